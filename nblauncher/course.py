@@ -1,0 +1,68 @@
+"""Where a course keeps its things on the host (DESIGN section 3, "On the host")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+STATE_ROOT = Path("/var/lib/nblauncher")
+RUN_ROOT = Path("/run/nblauncher")
+LOG_ROOT = Path("/var/log/nblauncher")
+
+
+@dataclass(frozen=True, slots=True)
+class CoursePaths:
+    """Folders and files of one course. All are root's; the modes are set where each is made."""
+
+    course: str
+
+    @property
+    def state(self) -> Path:
+        """0700 root: ledger, hashes, TLS, last accepted inputs."""
+        return STATE_ROOT / self.course
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "course.db"
+
+    @property
+    def hashes(self) -> Path:
+        """0600 root: {username: "argon2:…"} as JSON."""
+        return self.state / "hashes.json"
+
+    @property
+    def tls(self) -> Path:
+        """ca.pem (the certificate alone), ca.key, and a leaf certificate and key per server; 0600 root."""
+        return self.state / "tls"
+
+    @property
+    def accepted(self) -> Path:
+        """The last accepted config and roster, for unattended starts."""
+        return self.state / "accepted"
+
+    @property
+    def run(self) -> Path:
+        """0711 root: sockets and runtime folders; gone after a reboot."""
+        return RUN_ROOT / self.course
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def tickets_socket(self) -> Path:
+        return self.run / "tickets.sock"
+
+    @property
+    def students_run(self) -> Path:
+        """0711 root: holds `UID/`, 0700 of the student (JUPYTER_RUNTIME_DIR)."""
+        return self.run / "student"
+
+    @property
+    def logs(self) -> Path:
+        """0700 root: nblauncher.log and one capped log per student's server."""
+        return LOG_ROOT / self.course
+
+
+def host_database() -> Path:
+    return STATE_ROOT / "host.db"

@@ -1,0 +1,81 @@
+"""Becoming somebody else, for good. The only module that calls setresuid.
+
+Everything here acts on the calling process. `drop_to` belongs in a forked child: there is no way back from it.
+Sources: credentials(7), prctl(2), setresuid(2), initgroups(3).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from nblauncher.errors import HostError
+from nblauncher.model import Account
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def drop_to(account: Account) -> None:
+    """Turn this process into the account's, supplementary groups included, and prove that root is gone.
+
+    Also renews what the kernel forgets or keeps over a change of uid: dumpable stays off (the account's other
+    processes cannot ptrace us) and the umask is 077. A parent-death signal must be set again afterwards.
+
+    Raises HostError when any id is not the account's afterwards; the caller must exit then.
+    """
+    if account.uid == 0:
+        raise HostError(f"refusing to become {account.username}: uid 0 is not a student or teacher to drop to")
+    os.umask(0o077)
+    os.initgroups(account.username, account.gid)
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    if os.getresuid() != (account.uid,) * 3 or os.getresgid() != (account.gid,) * 3:
+        raise HostError(f"could not become {account.username}: the ids are still {os.getresuid()} {os.getresgid()}")
+    if set(os.getgroups()) - {account.gid} != set(os.getgrouplist(account.username, account.gid)) - {account.gid}:
+        raise HostError(f"could not become {account.username}: the supplementary groups are {os.getgroups()}")
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise HostError(f"could not become {account.username}: root could be taken back")
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGKILL this process when its parent dies (PR_SET_PDEATHSIG); exits at once when the parent already did.
+
+    A change of uid clears the setting, so call it again after `drop_to`.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def forbid_new_privileges() -> None:
+    """no_new_privs: setuid programs (sudo, su, at) give nothing to this process and its children any more."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_dumpable(is_dumpable: bool) -> None:
+    """Whether the process's own user may ptrace it and read its /proc entries; off after every change of uid."""
+    _prctl(_PR_SET_DUMPABLE, int(is_dumpable))
+
+
+def adopt_orphans() -> None:
+    """Become the child subreaper: descendants whose parent died become our children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

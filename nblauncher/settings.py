@@ -1,0 +1,79 @@
+"""notebooks.cfg: one schema for the parser, the checks and the commented sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nblauncher.model import Material
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    create: bool = True
+    """False: accounts come from elsewhere (LDAP); students are guests (DESIGN promise 1)."""
+    home: Path = Path("/home")
+    shell: str = "/bin/bash"
+    uid_range: range = range(20000, 30000)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveSettings:
+    """Limits of one student's retrieval: bytes for max_file and max_student, entries, levels."""
+
+    target: Path
+    max_file: int = 100_000_000
+    max_student: int = 1_000_000_000
+    max_files: int = 20_000
+    max_depth: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    names: tuple[str, ...] = ()
+    """Names of the host as students type them; the first one stands in every URL."""
+    bind: tuple[str, ...] = ()
+    """Addresses to listen on; empty: the v4 and v6 wildcard."""
+    port: int = 8000
+    """The front page's port; students get the following ones."""
+    frontend: str = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    mode: str = "class-ca"
+    """class-ca | files | off"""
+    certificate: Path | None = None
+    key: Path | None = None
+    share_key_with_students: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NotebookSettings:
+    interface: str = "notebook"
+    """notebook | lab"""
+    spawner: str = "process"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_deadline: int = 120
+    """Seconds a server may take until its URL answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole, checked notebooks.cfg. Every path is absolute."""
+
+    course: str
+    students: Path
+    credentials: Path
+    material: Material
+    retrieve: RetrieveSettings
+    owner: str = ""
+    """The teacher's account; empty: who ran sudo, else root."""
+    accounts: AccountSettings = AccountSettings()
+    profile: str = ""
+    web: WebSettings = WebSettings()
+    tls: TlsSettings = TlsSettings()
+    notebook: NotebookSettings = NotebookSettings()
+    file: Path | None = None
+    """Where it was read from."""

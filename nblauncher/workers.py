@@ -1,0 +1,253 @@
+"""Forked children that work as somebody else and answer over a framed pipe (DESIGN promise 2).
+
+A worker forks without exec, so the student whose uid it takes cannot ptrace it (ptrace(2): not dumpable). It keeps
+no descriptor but the ones it is given, dies with its parent, and answers with JSON; nothing it says is unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nblauncher import privileges
+from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
+from nblauncher.model import Account
+
+MAX_PAYLOAD = 1 << 20
+"""Bytes of file content in one frame."""
+
+_MAX_HEADER = 1 << 22
+_FRAME = struct.Struct("!II")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message: a JSON object and up to MAX_PAYLOAD bytes."""
+
+    header: Mapping[str, Any]
+    payload: bytes = b""
+
+
+def write_frame(descriptor: int, header: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
+    """Write one whole frame. Names that are not UTF-8 travel as surrogate escapes (os.fsdecode)."""
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    if len(text) > _MAX_HEADER or len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"frame too large: {len(text)} + {len(payload)} bytes")
+    _write_all(descriptor, _FRAME.pack(len(text), len(payload)) + text)
+    if payload:
+        _write_all(descriptor, payload)
+
+
+def read_frame(descriptor: int, stall: float | None = None) -> Frame | None:
+    """The next frame, or None at the end. HostError when it is malformed or nothing arrives for `stall` seconds."""
+    prefix = _read_exactly(descriptor, _FRAME.size, stall, may_end=True)
+    if not prefix:
+        return None
+    header_size, payload_size = _FRAME.unpack(prefix)
+    if header_size > _MAX_HEADER or payload_size > MAX_PAYLOAD:
+        raise HostError(f"a file worker sent a frame of {header_size} + {payload_size} bytes")
+    try:
+        header = json.loads(_read_exactly(descriptor, header_size, stall))
+    except ValueError as error:
+        raise HostError(f"a file worker sent a frame that is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise HostError("a file worker sent a frame that is not an object")
+    return Frame(header, _read_exactly(descriptor, payload_size, stall) if payload_size else b"")
+
+
+@dataclass
+class Worker:
+    """A running child. `result` collects its answer; `stop` ends it. One of them must be called."""
+
+    account: Account
+    pid: int
+    answer: int
+    pidfd: int
+    _frames: list[Frame] = field(default_factory=list)
+
+    def result(self, timeout: float) -> Any:
+        """What the function returned, as JSON made it.
+
+        Raises the NblauncherError that the function raised, and HostError when the child died, was killed, or took
+        longer than `timeout` seconds (it is then killed). Any other exception of the function is a bug and comes
+        back as RuntimeError with the child's traceback.
+        """
+        try:
+            answer = self._receive(timeout)
+        finally:
+            status = self.stop()
+        if answer is None:
+            raise HostError(f"a file worker of {self.account.username} ended without an answer ({_exit_words(status)})")
+        if "result" in answer:
+            return answer["result"]
+        kind = {"InputError": InputError, "RefusedError": RefusedError}.get(str(answer.get("kind")), HostError)
+        if "problem" in answer:
+            raise kind(str(answer["problem"]), str(answer.get("hint", "")))
+        raise RuntimeError(f"a worker of {self.account.username} failed:\n{answer.get('traceback')}")
+
+    def fileno(self) -> int:
+        """Readable when the answer (or the end) is there, so that a caller may wait for several workers."""
+        return self.answer
+
+    def stop(self) -> int:
+        """Kill the child if it still runs, reap it and close our ends. Returns its wait status."""
+        if self.pid == 0:
+            return 0
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.answer)
+        os.close(self.pidfd)
+        self.pid = 0
+        return status
+
+    def _receive(self, timeout: float) -> Mapping[str, Any] | None:
+        try:
+            frame = read_frame(self.answer, timeout)
+        except TimeoutError as error:
+            raise HostError(
+                f"a file worker of {self.account.username} was still not done after {timeout:.0f} s and was ended"
+            ) from error
+        return None if frame is None else frame.header
+
+
+def start(account: Account, function: Callable[..., Any], *arguments: object, keep: Collection[int] = ()) -> Worker:
+    """Fork a child that becomes `account`, runs `function(*arguments)` and answers with its JSON-able return value.
+
+    `keep` lists the descriptors that the child may hold; its standard streams are /dev/null. A worker for uid 0 (a
+    teacher who is root) stays root; whoever acts below a student's home checks that the student is not. `function`
+    must import nothing new from a folder that the account can write, and takes no lock.
+    """
+    parent_pid = os.getpid()
+    answer, answer_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _serve(account, function, arguments, parent_pid, answer_end, frozenset(keep))
+    os.close(answer_end)
+    return Worker(account, pid, answer, os.pidfd_open(pid))
+
+
+def run_as(
+    account: Account,
+    function: Callable[..., Any],
+    *arguments: object,
+    keep: Collection[int] = (),
+    timeout: float = 60.0,
+) -> Any:
+    """`start` and `result` in one: run `function(*arguments)` as the account and return what it returned."""
+    return start(account, function, *arguments, keep=keep).result(timeout)
+
+
+def close_descriptors(keep: Collection[int]) -> None:
+    """Close every descriptor of this process but `keep`."""
+    previous = -1
+    for descriptor in sorted(keep):
+        os.closerange(previous + 1, descriptor)
+        previous = descriptor
+    os.closerange(previous + 1, os.sysconf("SC_OPEN_MAX") if sys.platform == "darwin" else (1 << 31) - 1)
+
+
+def _serve(
+    account: Account,
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+    parent_pid: int,
+    answer: int,
+    keep: frozenset[int],
+) -> None:
+    """The child's whole life. Never returns into the parent's code."""
+    status = 1
+    try:
+        gc.disable()
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        privileges.die_with_parent(parent_pid)
+        close_descriptors({answer} | keep)
+        _use_null_streams()
+        if account.uid != 0:
+            privileges.drop_to(account)
+            privileges.die_with_parent(parent_pid)
+        write_frame(answer, _answer(function, arguments))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _use_null_streams() -> None:
+    """Standard streams lead nowhere: a terminal of root's must not be within a student's reach."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _answer(function: Callable[..., Any], arguments: tuple[object, ...]) -> Mapping[str, Any]:
+    try:
+        return {"result": function(*arguments)}
+    except NblauncherError as error:
+        return {"kind": type(error).__name__, "problem": error.problem, "hint": error.hint}
+    except OSError as error:
+        return {"problem": _os_words(error)}
+    except BaseException:
+        # The worker's boundary: a bug in here must reach the parent's log, not the student's terminal.
+        return {"traceback": traceback.format_exc()}
+
+
+def _os_words(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "disk full"
+    if error.errno == errno.EDQUOT:
+        return "disk quota exceeded"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def _exit_words(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.waitstatus_to_exitcode(status)}"
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read_exactly(descriptor: int, size: int, stall: float | None, *, may_end: bool = False) -> bytes:
+    parts: list[bytes] = []
+    missing = size
+    while missing:
+        if stall is not None and not _is_readable(descriptor, stall):
+            raise TimeoutError(f"nothing arrived for {stall:.0f} s")
+        part = os.read(descriptor, missing)
+        if not part:
+            if may_end and missing == size:
+                return b""
+            raise HostError("a file worker ended in the middle of a frame")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _is_readable(descriptor: int, timeout: float) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + timeout
+    while (remaining := deadline - time.monotonic()) > 0:
+        if poller.poll(remaining * 1000):
+            return True
+    return False

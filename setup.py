@@ -1,0 +1,38 @@
+"""Package metadata. Install with ./install.sh or pip into a virtual environment, never into the system Python."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="nblauncher",
+    version=next(
+        line.split('"')[1] for line in Path("nblauncher/__init__.py").read_text().splitlines() if "__version__" in line
+    ),
+    description="One command turns a spreadsheet of students into a running Jupyter classroom on one Linux host",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=find_packages(include=["nblauncher", "nblauncher.*"]),
+    include_package_data=True,
+    package_data={"nblauncher": ["py.typed", "web/templates/*", "web/static/*", "samples/*", "samples/**/*"]},
+    install_requires=[
+        "click>=8.1",
+        "PyYAML>=6.0",
+        "passlib>=1.7.4",
+        "argon2-cffi>=21.3",
+        "tornado>=6.4",
+        "notebook>=7.2,<8",
+        "pexpect>=4.8",
+        "cryptography>=41",
+        "psutil>=5.9",
+        "rich>=13",
+        "jinja2>=3.1",
+        "segno>=1.5",
+    ],
+    entry_points={
+        "console_scripts": [
+            "nblauncher = nblauncher.cli:main",
+            "ipython_dir = nblauncher.ipython_dir:main",
+        ]
+    },
+)
