@@ -171,3 +171,14 @@ class TlsFiles:
 
     certificate: bytes
     key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """A file as it stood in a home right after we wrote it. Times in nanoseconds; size in bytes."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int

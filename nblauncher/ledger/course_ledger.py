@@ -1,0 +1,147 @@
+"""course.db: what one course has done for each of its students. Everything is bound to the uid it was done for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher.ledger.database import Database
+from nblauncher.model import HandedOut
+
+SCHEMA = """
+CREATE TABLE students (
+    username TEXT PRIMARY KEY, uid INTEGER NOT NULL, has_passwords INTEGER NOT NULL DEFAULT 0,
+    desired TEXT NOT NULL DEFAULT 'down'
+);
+CREATE TABLE handed_out (
+    username TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    PRIMARY KEY (username, kind, path)
+);
+CREATE TABLE retrievals (
+    number INTEGER PRIMARY KEY, scope TEXT NOT NULL, folder TEXT NOT NULL, username TEXT NOT NULL, uid INTEGER NOT NULL,
+    digest TEXT NOT NULL, is_complete INTEGER NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """One student's part of a published retrieval: which folder it went to and what it amounted to."""
+
+    scope: str
+    folder: str
+    username: str
+    uid: int
+    digest: str
+    """Of paths, sizes and sha256 of everything stored; two equal digests are equal work."""
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CourseLedger:
+    """Methods are single transactions; HostError when the database is damaged, newer or cannot be written."""
+
+    file: Path
+
+    @property
+    def _database(self) -> Database:
+        return Database(self.file, SCHEMA, version=1)
+
+    def uids(self) -> dict[str, int]:
+        """For which uid each student's records were made; records of another uid are void."""
+        with self._database.reading() as connection:
+            return {row["username"]: row["uid"] for row in connection.execute("SELECT username, uid FROM students")}
+
+    def with_passwords(self) -> frozenset[str]:
+        """Students whose passwords were generated, hashed, written for the teacher and set."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT username FROM students WHERE has_passwords").fetchall()
+        return frozenset(row["username"] for row in rows)
+
+    def desired(self) -> dict[str, str]:
+        """What each student's server should be: `up` or `down`."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT username, desired FROM students").fetchall()
+        return {row["username"]: row["desired"] for row in rows}
+
+    def handed_out(self, username: str, kind: str) -> dict[str, HandedOut]:
+        """What the student was given of `material` or `profile`, by path below the target folder."""
+        return self.all_handed_out(kind, (username,)).get(username, {})
+
+    def all_handed_out(self, kind: str, usernames: Iterable[str] | None = None) -> dict[str, dict[str, HandedOut]]:
+        """`handed_out` of many students in one query; of all students when no names are given."""
+        wanted = None if usernames is None else frozenset(usernames)
+        result: dict[str, dict[str, HandedOut]] = {}
+        with self._database.reading() as connection:
+            if wanted is not None and len(wanted) == 1:
+                rows = connection.execute(
+                    "SELECT * FROM handed_out WHERE kind = ? AND username = ?", (kind, next(iter(wanted)))
+                )
+            else:
+                rows = connection.execute("SELECT * FROM handed_out WHERE kind = ?", (kind,))
+            for row in rows:
+                if wanted is None or row["username"] in wanted:
+                    result.setdefault(row["username"], {})[row["path"]] = HandedOut(
+                        row["sha256"], row["size"], row["mtime_ns"], row["inode"], row["ctime_ns"]
+                    )
+        return result
+
+    def last_retrievals(self, scope: str) -> dict[str, Retrieval]:
+        """Each student's newest published retrieval of the scope."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM retrievals WHERE scope = ? ORDER BY number", (scope,)).fetchall()
+        return {
+            row["username"]: Retrieval(
+                row["scope"], row["folder"], row["username"], row["uid"], row["digest"], bool(row["is_complete"])
+            )
+            for row in rows
+        }
+
+    def begin_students(self, uids: Mapping[str, int]) -> None:
+        """Know these students. Where the uid is another than before, everything recorded for the old one is void."""
+        with self._database.transaction() as connection:
+            for username, uid in uids.items():
+                row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
+                if row is not None and row["uid"] == uid:
+                    continue
+                for table in ("students", "handed_out", "retrievals"):
+                    connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
+                connection.execute("INSERT INTO students (username, uid) VALUES (?, ?)", (username, uid))
+
+    def set_passwords_done(self, usernames: Iterable[str]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE students SET has_passwords = 1 WHERE username = ?", [(username,) for username in usernames]
+            )
+
+    def set_desired(self, usernames: Iterable[str], desired: str) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE students SET desired = ? WHERE username = ?", [(desired, username) for username in usernames]
+            )
+
+    def record_handed_out(self, username: str, kind: str, files: Mapping[str, HandedOut]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO handed_out VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (username, kind, path, one.sha256, one.size, one.mtime_ns, one.inode, one.ctime_ns)
+                    for path, one in files.items()
+                ],
+            )
+
+    def record_retrievals(self, retrievals: Iterable[Retrieval]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO retrievals (scope, folder, username, uid, digest, is_complete) VALUES (?, ?, ?, ?, ?, ?)",
+                [(one.scope, one.folder, one.username, one.uid, one.digest, one.is_complete) for one in retrievals],
+            )
+
+    def forget(self, username: str) -> None:
+        """The student has left the course."""
+        self_tables = ("students", "handed_out", "retrievals")
+        with self._database.transaction() as connection:
+            for table in self_tables:
+                connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608

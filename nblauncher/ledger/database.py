@@ -1,0 +1,85 @@
+"""A SQLite file that is open only for the length of one transaction, so that it is never open across a fork."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher.errors import HostError
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One file, 0600 root, with a schema and its version. `file` may be missing until the first write."""
+
+    file: Path
+    schema: str
+    version: int
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction; it commits when the block ends and rolls back when the block raises.
+
+        Raises HostError when the file is damaged, made by a newer nblauncher, or cannot be written.
+        """
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        with self._opened(self.file.as_posix()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._bring_up(connection)
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction; an empty database when the file is not there. HostError as for `transaction`."""
+        is_there = self.file.exists()
+        with self._opened(f"file:{self.file}?mode=ro" if is_there else ":memory:") as connection:
+            if not is_there or self._version_of(connection) == 0:
+                connection.close()
+                with self._opened(":memory:") as empty:
+                    self._bring_up(empty)
+                    yield empty
+            else:
+                connection.execute("BEGIN")
+                yield connection
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = sqlite3.connect(name, timeout=10, isolation_level=None, uri=name.startswith("file:"))
+            try:
+                connection.row_factory = sqlite3.Row
+                self._check_version(connection)
+                yield connection
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise HostError(
+                f"the ledger {self.file} cannot be used: {error}",
+                "Nothing was changed after this point. If the disk is full, free some space; "
+                "if the file is damaged, restore it from a backup before you go on.",
+            ) from error
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        found = self._version_of(connection)
+        if found > self.version:
+            raise HostError(
+                f"the ledger {self.file} was written by a newer nblauncher (version {found}, this one knows "
+                f"{self.version})",
+                "Install that nblauncher again; nothing was changed.",
+            )
+
+    def _version_of(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        if self._version_of(connection) == 0:
+            for statement in self.schema.split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {self.version}")

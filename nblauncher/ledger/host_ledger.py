@@ -1,0 +1,200 @@
+"""host.db: every account we made or recorded, its courses, the uids we ever used, and every port."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher.errors import HostError
+from nblauncher.ledger.database import Database
+from nblauncher.model import Account
+
+SCHEMA = """
+CREATE TABLE courses (
+    course TEXT PRIMARY KEY, owner TEXT NOT NULL, owner_uid INTEGER NOT NULL, config TEXT NOT NULL,
+    front_port INTEGER NOT NULL, group_made INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE accounts (
+    username TEXT PRIMARY KEY, uid INTEGER NOT NULL UNIQUE, gid INTEGER NOT NULL, home TEXT NOT NULL,
+    shell TEXT NOT NULL, nonce TEXT NOT NULL, is_guest INTEGER NOT NULL, stage TEXT NOT NULL
+);
+CREATE TABLE memberships (
+    course TEXT NOT NULL, username TEXT NOT NULL, PRIMARY KEY (course, username)
+);
+CREATE TABLE ports (
+    port INTEGER PRIMARY KEY, course TEXT NOT NULL, username TEXT NOT NULL, UNIQUE (course, username)
+);
+CREATE TABLE spent_uids (uid INTEGER PRIMARY KEY)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An account as we recorded it. `stage`: intended (perhaps half made), made, removing."""
+
+    account: Account
+    is_guest: bool
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A student of a course: the account's name and the port that is theirs for good."""
+
+    username: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class CourseRecord:
+    """A course of this host and whose it is."""
+
+    course: str
+    owner: str
+    owner_uid: int
+    config: str
+    front_port: int
+    group_made: bool
+    """Whether the course's group was made by us (and may be removed by us)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostLedger:
+    """Methods are single transactions; HostError when the database is damaged, newer or cannot be written."""
+
+    file: Path
+
+    @property
+    def _database(self) -> Database:
+        return Database(self.file, SCHEMA, version=1)
+
+    # What we know.
+
+    def courses(self) -> tuple[CourseRecord, ...]:
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM courses ORDER BY course").fetchall()
+        return tuple(
+            CourseRecord(
+                row["course"], row["owner"], row["owner_uid"], row["config"], row["front_port"], bool(row["group_made"])
+            )
+            for row in rows
+        )
+
+    def course(self, course: str) -> CourseRecord | None:
+        return next((record for record in self.courses() if record.course == course), None)
+
+    def claims(self) -> dict[str, Claim]:
+        """Every account that we made or recorded, of all courses, by username."""
+        with self._database.reading() as connection:
+            return {row["username"]: _claim(row) for row in connection.execute("SELECT * FROM accounts")}
+
+    def members(self, course: str) -> dict[str, Membership]:
+        """The course's students in the order in which they joined."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT m.username, p.port FROM memberships m JOIN ports p USING (course, username) "
+                "WHERE course = ? ORDER BY m.rowid",
+                (course,),
+            ).fetchall()
+        return {row["username"]: Membership(row["username"], row["port"]) for row in rows}
+
+    def courses_of(self, username: str) -> tuple[str, ...]:
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT course FROM memberships WHERE username = ? ORDER BY course", (username,))
+            return tuple(row["course"] for row in rows)
+
+    def ports(self) -> dict[int, tuple[str, str]]:
+        """Every port that belongs to somebody: port → (course, username)."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM ports").fetchall()
+        return {row["port"]: (row["course"], row["username"]) for row in rows}
+
+    def spent_uids(self) -> frozenset[int]:
+        """Uids that we gave to somebody at any time; none is ever given again."""
+        with self._database.reading() as connection:
+            return frozenset(row["uid"] for row in connection.execute("SELECT uid FROM spent_uids"))
+
+    # What we are about to do, and what is done.
+
+    def record_course(self, record: CourseRecord) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO courses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (course) DO UPDATE SET "
+                "owner = excluded.owner, owner_uid = excluded.owner_uid, config = excluded.config, "
+                "front_port = excluded.front_port, group_made = max(group_made, excluded.group_made)",
+                (
+                    record.course,
+                    record.owner,
+                    record.owner_uid,
+                    record.config,
+                    record.front_port,
+                    int(record.group_made),
+                ),
+            )
+
+    def claim_accounts(self, accounts: Iterable[Account], *, is_guest: bool) -> None:
+        """Write the intention to make (or, for guests, to serve) these accounts. Their uids are spent for ever.
+
+        A claim of the same name is replaced: the account was deleted by hand or is made anew after a crash.
+        """
+        stage = "made" if is_guest else "intended"
+        with self._database.transaction() as connection:
+            for account in accounts:
+                row = connection.execute("SELECT username FROM accounts WHERE uid = ?", (account.uid,)).fetchone()
+                if row is not None and row["username"] != account.username:
+                    raise HostError(f"uid {account.uid} of {account.username} is already recorded for {row[0]}")
+                connection.execute(
+                    "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        account.username,
+                        account.uid,
+                        account.gid,
+                        str(account.home),
+                        account.shell,
+                        account.nonce,
+                        int(is_guest),
+                        stage,
+                    ),
+                )
+                if not is_guest:
+                    connection.execute("INSERT OR IGNORE INTO spent_uids VALUES (?)", (account.uid,))
+
+    def set_stage(self, usernames: Iterable[str], stage: str) -> None:
+        """`made` when the account is complete (again), `removing` before the first act of a removal."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE accounts SET stage = ? WHERE username = ?", [(stage, username) for username in usernames]
+            )
+
+    def join(self, course: str, ports: Mapping[str, int]) -> None:
+        """Make these students members of the course, each with the port given; a port that is kept stays kept."""
+        with self._database.transaction() as connection:
+            for username, port in ports.items():
+                connection.execute("INSERT OR IGNORE INTO memberships VALUES (?, ?)", (course, username))
+                connection.execute(
+                    "INSERT INTO ports VALUES (?, ?, ?) ON CONFLICT (course, username) DO NOTHING",
+                    (port, course, username),
+                )
+
+    def leave(self, course: str, username: str) -> None:
+        """The student is no longer in the course; an account without a course is forgotten, its uid stays spent."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM memberships WHERE course = ? AND username = ?", (course, username))
+            connection.execute("DELETE FROM ports WHERE course = ? AND username = ?", (course, username))
+            connection.execute(
+                "DELETE FROM accounts WHERE username = ? AND username NOT IN (SELECT username FROM memberships)",
+                (username,),
+            )
+
+    def forget_course(self, course: str) -> None:
+        """The last student is gone: the course's record and ports go too."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM courses WHERE course = ?", (course,))
+            connection.execute("DELETE FROM ports WHERE course = ?", (course,))
+
+
+def _claim(row: sqlite3.Row) -> Claim:
+    account = Account(row["username"], row["uid"], row["gid"], Path(row["home"]), row["shell"], row["nonce"])
+    return Claim(account, bool(row["is_guest"]), row["stage"])

@@ -1,0 +1,46 @@
+"""Who may change things: one nblauncher at a time for a course, and one for the host's accounts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nblauncher.errors import BusyError
+
+PATIENCE = 10.0
+"""Seconds to wait for another run before giving up (exit code 6)."""
+
+
+@contextmanager
+def locked(file: Path, what: str) -> Iterator[int]:
+    """Hold an exclusive flock(2) on `file`, made 0600 when missing. Yields the descriptor.
+
+    Hand the descriptor to useradd, userdel and chpasswd: as long as one of them runs, the lock is held, also when
+    we are killed. Raises BusyError after PATIENCE seconds, naming `what` is being changed.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _wait_for(descriptor, what)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    f"another nblauncher is still changing {what} after {PATIENCE:.0f} s",
+                    "Nothing was changed. Wait until it is done, then run the command again.",
+                ) from None
+            time.sleep(0.1)
