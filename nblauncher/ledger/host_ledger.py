@@ -18,7 +18,8 @@ CREATE TABLE courses (
 );
 CREATE TABLE accounts (
     username TEXT PRIMARY KEY, uid INTEGER NOT NULL UNIQUE, gid INTEGER NOT NULL, home TEXT NOT NULL,
-    shell TEXT NOT NULL, nonce TEXT NOT NULL, is_guest INTEGER NOT NULL, stage TEXT NOT NULL
+    shell TEXT NOT NULL, nonce TEXT NOT NULL, is_guest INTEGER NOT NULL, stage TEXT NOT NULL,
+    has_password INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE memberships (
     course TEXT NOT NULL, username TEXT NOT NULL, PRIMARY KEY (course, username)
@@ -26,7 +27,8 @@ CREATE TABLE memberships (
 CREATE TABLE ports (
     port INTEGER PRIMARY KEY, course TEXT NOT NULL, username TEXT NOT NULL, UNIQUE (course, username)
 );
-CREATE TABLE spent_uids (uid INTEGER PRIMARY KEY)
+CREATE TABLE spent_uids (uid INTEGER PRIMARY KEY);
+CREATE TABLE spent_ports (course TEXT NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (course, port))
 """
 
 
@@ -37,6 +39,8 @@ class Claim:
     account: Account
     is_guest: bool
     stage: str
+    has_password: bool = False
+    """Whether a system password was set and handed to the teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,11 @@ class HostLedger:
         with self._database.reading() as connection:
             return {row["username"]: _claim(row) for row in connection.execute("SELECT * FROM accounts")}
 
+    def claim(self, username: str) -> Claim | None:
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT * FROM accounts WHERE username = ?", (username,)).fetchone()
+        return None if row is None else _claim(row)
+
     def members(self, course: str) -> dict[str, Membership]:
         """The course's students in the order in which they joined."""
         with self._database.reading() as connection:
@@ -111,10 +120,22 @@ class HostLedger:
             rows = connection.execute("SELECT * FROM ports").fetchall()
         return {row["port"]: (row["course"], row["username"]) for row in rows}
 
+    def members_elsewhere(self, course: str) -> frozenset[str]:
+        """Students who are in another course as well."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT username FROM memberships WHERE course != ?", (course,)).fetchall()
+        return frozenset(row["username"] for row in rows)
+
     def spent_uids(self) -> frozenset[int]:
         """Uids that we gave to somebody at any time; none is ever given again."""
         with self._database.reading() as connection:
             return frozenset(row["uid"] for row in connection.execute("SELECT uid FROM spent_uids"))
+
+    def spent_ports(self, course: str) -> frozenset[int]:
+        """Ports that students of the course have or had; nobody else of the course gets one of them."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT port FROM spent_ports WHERE course = ?", (course,)).fetchall()
+        return frozenset(row["port"] for row in rows)
 
     # What we are about to do, and what is done.
 
@@ -146,7 +167,7 @@ class HostLedger:
                 if row is not None and row["username"] != account.username:
                     raise HostError(f"uid {account.uid} of {account.username} is already recorded for {row[0]}")
                 connection.execute(
-                    "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
                     (
                         account.username,
                         account.uid,
@@ -161,12 +182,24 @@ class HostLedger:
                 if not is_guest:
                     connection.execute("INSERT OR IGNORE INTO spent_uids VALUES (?)", (account.uid,))
 
-    def set_stage(self, usernames: Iterable[str], stage: str) -> None:
-        """`made` when the account is complete (again), `removing` before the first act of a removal."""
+    def made_account(self, account: Account) -> None:
+        """The account is complete (again); its gid is as the host gave it."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE accounts SET stage = 'made', gid = ? WHERE username = ? AND uid = ?",
+                (account.gid, account.username, account.uid),
+            )
+
+    def passwords_set(self, usernames: Iterable[str]) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE accounts SET stage = ? WHERE username = ?", [(stage, username) for username in usernames]
+                "UPDATE accounts SET has_password = 1 WHERE username = ?", [(username,) for username in usernames]
             )
+
+    def begin_removal(self, username: str) -> None:
+        """Before the first act of a removal: from here on the account may be locked."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE accounts SET stage = 'removing' WHERE username = ?", (username,))
 
     def join(self, course: str, ports: Mapping[str, int]) -> None:
         """Make these students members of the course, each with the port given; a port that is kept stays kept."""
@@ -177,6 +210,7 @@ class HostLedger:
                     "INSERT INTO ports VALUES (?, ?, ?) ON CONFLICT (course, username) DO NOTHING",
                     (port, course, username),
                 )
+                connection.execute("INSERT OR IGNORE INTO spent_ports VALUES (?, ?)", (course, port))
 
     def leave(self, course: str, username: str) -> None:
         """The student is no longer in the course; an account without a course is forgotten, its uid stays spent."""
@@ -193,8 +227,9 @@ class HostLedger:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM courses WHERE course = ?", (course,))
             connection.execute("DELETE FROM ports WHERE course = ?", (course,))
+            connection.execute("DELETE FROM spent_ports WHERE course = ?", (course,))
 
 
 def _claim(row: sqlite3.Row) -> Claim:
     account = Account(row["username"], row["uid"], row["gid"], Path(row["home"]), row["shell"], row["nonce"])
-    return Claim(account, bool(row["is_guest"]), row["stage"])
+    return Claim(account, bool(row["is_guest"]), row["stage"], bool(row["has_password"]))

@@ -1,0 +1,108 @@
+"""The teacher's credentials file: output, never input to anything that root does.
+
+Written by a child that is the teacher. A cell that a spreadsheet would take for a formula gets a leading apostrophe
+(OWASP "CSV Injection"), so that opening the file runs nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher import workers
+from nblauncher.errors import HostError
+from nblauncher.model import Account, Secret
+
+COLUMNS = ("username", "name", "email", "url", "notebook_password", "system_password")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """One row. `url` is the front page's address for the student; a missing system password says why in words."""
+
+    username: str
+    name: str
+    email: str
+    url: str
+    notebook_password: Secret
+    system_password: Secret
+
+    def cells(self) -> dict[str, str]:
+        texts = (
+            self.username,
+            self.name,
+            self.email,
+            self.url,
+            self.notebook_password.reveal(),
+            self.system_password.reveal(),
+        )
+        return dict(zip(COLUMNS, map(_harmless, texts), strict=True))
+
+
+def write(owner: Account, file: Path, rows: Iterable[Credentials], *, gone: Iterable[str] = ()) -> None:
+    """Add or replace these students' rows, drop those of `gone`, and have it all on disk when this returns.
+
+    Runs as the owner; the file is 0600 and replaced atomically. HostError when it cannot be written, or when what is
+    there is not a credentials file.
+    """
+    cells = {row.username: row.cells() for row in rows}
+    try:
+        workers.run_as(owner, _rewrite, file, cells, frozenset(gone))
+    except HostError as error:
+        raise HostError(f"the credentials file {file} could not be written: {error.problem}", error.hint) from error
+
+
+def _rewrite(file: Path, new: Mapping[str, Mapping[str, str]], gone: frozenset[str]) -> None:
+    """As the owner."""
+    rows = {row["username"]: row for row in _read(file) if row["username"] not in gone}
+    rows.update({username: dict(cells) for username, cells in new.items()})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    _replace(file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    with os.fdopen(descriptor, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise HostError("the file that is there is not one of ours", "Move it away and run the command again.")
+            return [{column: row.get(column) or "" for column in COLUMNS} for row in reader]
+        except csv.Error as error:
+            raise HostError(
+                f"the file that is there cannot be read ({error})", "Move it away and run again."
+            ) from error
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, file)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _harmless(cell: str) -> str:
+    return f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell

@@ -1,0 +1,57 @@
+"""The one place that chooses the implementations of the seams, and bundles what a step may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher.accounts import Accounts
+from nblauncher.accounts.linux import LinuxAccounts
+from nblauncher.course import CoursePaths, host_database
+from nblauncher.frontends import FrontEnd
+from nblauncher.frontends.direct import DirectFrontEnd
+from nblauncher.ledger import CourseLedger, HostLedger
+from nblauncher.model import Account
+from nblauncher.settings import Settings
+
+
+@dataclass(frozen=True)
+class Host:
+    """This machine as one course sees it. Steps get it in `apply`; it holds no secret and no open file but the locks."""
+
+    settings: Settings
+    owner: Account
+    """The teacher: whose files the roster, the material, the credentials and the retrieved work are."""
+    accounts: Accounts
+    frontend: FrontEnd
+    ledger: HostLedger
+    course_ledger: CourseLedger
+    paths: CoursePaths
+    locks: tuple[int, ...] = ()
+    """Descriptors that useradd, userdel and chpasswd inherit, so that a killed run still excludes the next one."""
+
+    @property
+    def group(self) -> str:
+        """The course's supplementary group."""
+        return f"nbl-{self.settings.course}"
+
+
+def this_host(settings: Settings, owner: Account) -> Host:
+    paths = CoursePaths(settings.course)
+    return Host(
+        settings=settings,
+        owner=owner,
+        accounts=LinuxAccounts(),
+        frontend=DirectFrontEnd(settings),
+        ledger=HostLedger(host_database()),
+        course_ledger=CourseLedger(paths.ledger),
+        paths=paths,
+    )
+
+
+def host_lock(host: Host) -> Path:
+    return host.ledger.file.with_name("host.lock")
+
+
+def course_lock(host: Host) -> Path:
+    return host.paths.state / "lock"

@@ -1,0 +1,232 @@
+"""A plan is data: phases of steps. `apply` carries it out, and is the only place where the host changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import select
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nblauncher import workers
+from nblauncher.errors import HostError, NblauncherError
+from nblauncher.host import Host
+from nblauncher.model import Account
+
+log = logging.getLogger(__name__)
+
+Details = Mapping[str, Any]
+"""What a step adds to a student's entry in the report; JSON-able."""
+
+_ROOT = Account("root", 0, 0, Path("/root"))
+_LONGEST_STEP = 24 * 3600.0
+
+
+class Step(Protocol):
+    """One change. A frozen dataclass with `describe` and `apply`."""
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        """For whom it is; empty for the whole course. A step for many has it as a field, so that failed ones drop out."""
+        ...
+
+    def describe(self) -> str:
+        """The dry-run line, the log line, the progress line."""
+        ...
+
+    def apply(self, host: Host) -> Mapping[str, Details] | None:
+        """Make the change. Returns details by username; raises NblauncherError, or SomeFailed for some of many."""
+        ...
+
+
+class SomeFailed(NblauncherError):
+    """A step for many students worked for all but these (username → why)."""
+
+    def __init__(self, failures: Mapping[str, str], hint: str = "") -> None:
+        super().__init__(", ".join(f"{username} ({why})" for username, why in failures.items()), hint)
+        self.failures = failures
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One kind of change for everybody. With `parallel` above 1 each step runs in a forked process of its own."""
+
+    title: str
+    steps: tuple[Step, ...]
+    parallel: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Phases run in order for the whole class. `notes` are told to the teacher and change nothing."""
+
+    phases: tuple[Phase, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(step for phase in self.phases for step in phase.steps)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.steps
+
+
+@dataclass
+class StudentReport:
+    """`status`: done, unchanged, failed or skipped; `error` says why in words."""
+
+    username: str
+    status: str = "unchanged"
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_incomplete(self) -> bool:
+        return any(exclusion.get("incomplete") for exclusion in self.details.get("exceptions", ()))
+
+
+@dataclass
+class Report:
+    """What became of a plan, student by student."""
+
+    students: dict[str, StudentReport]
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    was_interrupted: bool = False
+
+    @classmethod
+    def of(cls, usernames: Iterable[str]) -> Report:
+        return cls({username: StudentReport(username) for username in usernames})
+
+    def __getitem__(self, username: str) -> StudentReport:
+        return self.students.setdefault(username, StudentReport(username))
+
+    @property
+    def failed(self) -> tuple[StudentReport, ...]:
+        return tuple(student for student in self.students.values() if student.status == "failed")
+
+    @property
+    def done(self) -> tuple[StudentReport, ...]:
+        return tuple(student for student in self.students.values() if student.status == "done")
+
+    @property
+    def is_partial(self) -> bool:
+        return bool(self.failed) or any(student.is_incomplete for student in self.students.values())
+
+    def fail(self, username: str, why: str) -> None:
+        student = self[username]
+        student.status, student.error = "failed", why
+        log.error("%s: %s", username, why)
+
+    def add(self, username: str, details: Details) -> None:
+        student = self[username]
+        if student.status != "failed":
+            student.status = "done"
+        student.details.update(details)
+
+
+Notify = Callable[[str, int, int], None]
+"""Called after each step with its line, how many steps are done, and how many there are."""
+
+
+def apply(plan: Plan, host: Host, report: Report, notify: Notify = lambda _line, _done, _total: None) -> Report:
+    """Carry the plan out. One student's failure is one student's; a failure of the whole course's step ends it.
+
+    Ctrl-C ends it after the step in hand; what was done is in the report, the rest is `skipped`.
+    """
+    done = 0
+    total = len(plan.steps)
+    try:
+        for phase in plan.phases:
+            log.info("phase: %s", phase.title)
+            outcomes = _in_parallel(phase, host, report) if phase.parallel > 1 else _in_turn(phase, host, report)
+            for line in outcomes:
+                done += 1
+                notify(line, done, total)
+    except KeyboardInterrupt:
+        report.was_interrupted = True
+        for student in report.students.values():
+            if student.status == "unchanged":
+                student.status = "skipped"
+    return report
+
+
+def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[str]:
+    for step in _alive(phase.steps, report):
+        log.info("%s", step.describe())
+        try:
+            _record(step, step.apply(host), report)
+        except NblauncherError as error:
+            _record_failure(step, error, report)
+        yield step.describe()
+
+
+def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
+    """Forked processes instead of threads: the steps fork workers, and forking with threads is not safe."""
+    waiting = list(_alive(phase.steps, report))
+    running: dict[int, tuple[Step, workers.Worker]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < phase.parallel:
+                step = waiting.pop(0)
+                log.info("%s", step.describe())
+                worker = workers.start(_ROOT, _apply_as_json, step, host, keep=log_descriptors())
+                running[worker.fileno()] = (step, worker)
+            readable, _, _ = select.select(list(running), [], [])
+            for descriptor in readable:
+                step, worker = running.pop(descriptor)
+                try:
+                    _record(step, worker.result(_LONGEST_STEP), report)
+                except NblauncherError as error:
+                    _record_failure(step, error, report)
+                yield step.describe()
+    finally:
+        for _step, worker in running.values():
+            worker.stop()
+
+
+def log_descriptors() -> tuple[int, ...]:
+    """The log's own descriptors, which forked steps of root keep."""
+    return tuple(
+        handler.stream.fileno() for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
+    )
+
+
+def _apply_as_json(step: Step, host: Host) -> Mapping[str, Details]:
+    return step.apply(host) or {}
+
+
+def _alive(steps: Iterable[Step], report: Report) -> Iterable[Step]:
+    """The steps that still have somebody to serve."""
+    for step in steps:
+        wanted = tuple(name for name in step.usernames if report[name].status != "failed")
+        if wanted == step.usernames:
+            yield step
+        elif wanted:
+            yield dataclasses.replace(step, usernames=wanted)  # type: ignore[type-var]
+
+
+def _record(step: Step, details: Mapping[str, Details] | None, report: Report) -> None:
+    for username in step.usernames:
+        report.add(username, {})
+    for username, more in (details or {}).items():
+        report.add(username, more)
+
+
+def _record_failure(step: Step, error: NblauncherError, report: Report) -> None:
+    if isinstance(error, SomeFailed):
+        for username in step.usernames:
+            if username not in error.failures:
+                report.add(username, {})
+        for username, why in error.failures.items():
+            report.fail(username, why)
+    elif len(step.usernames) == 1:
+        report.fail(step.usernames[0], error.problem if not error.hint else f"{error.problem} ({error.hint})")
+    elif step.usernames and isinstance(error, HostError):
+        for username in step.usernames:
+            report.fail(username, error.problem)
+    else:
+        raise error

@@ -1,0 +1,120 @@
+"""What is there now: the ledger's memory held against the host. Looks, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+from nblauncher.accounts import state_of
+from nblauncher.errors import HostError
+from nblauncher.host import Host
+from nblauncher.ledger import Claim, CourseRecord, Membership
+from nblauncher.model import Account, AccountState
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a plan may know about the host. Keys are usernames."""
+
+    course: str
+    record: CourseRecord | None = None
+    """None before the course's first setup."""
+    members: Mapping[str, Membership] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    """Accounts of every course on this host."""
+    found: Mapping[str, Account] = field(default_factory=dict)
+    states: Mapping[str, AccountState] = field(default_factory=dict)
+    objections: Mapping[str, str] = field(default_factory=dict)
+    """Why an account that is not ours must not even be a guest."""
+    locked: frozenset[str] = frozenset()
+    in_group: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
+    """Students who are in another course of this host as well."""
+    with_passwords: frozenset[str] = frozenset()
+    """Students whose passwords of this course are set, for the account they have now."""
+    taken_ports: frozenset[int] = frozenset()
+    """Ports of other courses, and ports that some other program listens on."""
+    spent_ports: frozenset[int] = frozenset()
+    desired: Mapping[str, str] = field(default_factory=dict)
+
+    def state(self, username: str) -> AccountState:
+        return self.states.get(username, AccountState.ABSENT)
+
+
+def survey(host: Host, usernames: Iterable[str]) -> Facts:
+    """Facts about these students, and about everybody who is in the course already. Changes nothing."""
+    course = host.settings.course
+    claims = host.ledger.claims()
+    members = host.ledger.members(course)
+    uids = host.course_ledger.uids()
+    wanted = dict.fromkeys([*usernames, *members])
+    found = {name: account for name in wanted if (account := host.accounts.lookup(name)) is not None}
+    states = {name: account_state(claims.get(name), found.get(name)) for name in wanted}
+    same_uid = {name for name, account in found.items() if uids.get(name) == account.uid}
+    owned_ports = host.ledger.ports()
+    return Facts(
+        course=course,
+        record=host.ledger.course(course),
+        members=members,
+        claims=claims,
+        found=found,
+        states=states,
+        objections={
+            name: why
+            for name, account in found.items()
+            if states[name] in (AccountState.FOREIGN, AccountState.GUEST)
+            and (why := host.accounts.objection(account)) is not None
+        },
+        locked=frozenset(name for name in wanted if name in claims and claims[name].stage == "removing"),
+        in_group=host.accounts.members_of(host.group),
+        elsewhere=host.ledger.members_elsewhere(course),
+        with_passwords=frozenset(host.course_ledger.with_passwords() & same_uid),
+        taken_ports=frozenset(port for port, (owner, _) in owned_ports.items() if owner != course)
+        | (listening_ports() - frozenset(port for port, (owner, _) in owned_ports.items() if owner == course)),
+        spent_ports=host.ledger.spent_ports(course),
+        desired=host.course_ledger.desired(),
+    )
+
+
+def account_state(claim: Claim | None, found: Account | None) -> AccountState:
+    """What to call the pair of what we recorded and what the host has (DESIGN promise 1)."""
+    if claim is None:
+        return AccountState.ABSENT if found is None else AccountState.FOREIGN
+    if claim.is_guest:
+        if found is None:
+            return AccountState.VANISHED
+        return AccountState.GUEST if found.uid == claim.account.uid else AccountState.FOREIGN
+    if claim.stage == "intended" and (found is None or found.uid == claim.account.uid):
+        return AccountState.HALF_MADE
+    return state_of(claim.account, found)
+
+
+def student_account(host: Host, username: str) -> Account:
+    """The account of a student whom we may serve now: ours (also changed by hand), or a recorded guest.
+
+    Every step asks again right before it acts. HostError says why we keep our hands off.
+    """
+    claim = host.ledger.claim(username)
+    found = host.accounts.lookup(username)
+    state = account_state(claim, found)
+    if found is not None and state in (AccountState.COMPLETE, AccountState.CHANGED, AccountState.GUEST):
+        if found.uid == 0:
+            raise HostError(f"{username} has uid 0")
+        return found
+    raise HostError(
+        {
+            AccountState.ABSENT: "the account does not exist",
+            AccountState.VANISHED: "the account was deleted by hand",
+            AccountState.HALF_MADE: "the account was only half made",
+        }.get(state, "the account is not one we made"),
+        "run `nblauncher setup`",
+    )
+
+
+def listening_ports() -> frozenset[int]:
+    """TCP ports that somebody listens on, v4 or v6 (/proc/net/tcp, tcp6)."""
+    return frozenset(
+        connection.laddr.port for connection in psutil.net_connections("tcp") if connection.status == psutil.CONN_LISTEN
+    )
