@@ -9,7 +9,7 @@ from nblauncher.accounts import Accounts
 from nblauncher.accounts.linux import LinuxAccounts
 from nblauncher.course import CoursePaths, host_database
 from nblauncher.frontends import FrontEnd
-from nblauncher.frontends.direct import DirectFrontEnd
+from nblauncher.frontends.direct import direct, survey_host_names
 from nblauncher.ledger import CourseLedger, HostLedger
 from nblauncher.model import Account
 from nblauncher.settings import Settings
@@ -17,7 +17,7 @@ from nblauncher.settings import Settings
 
 @dataclass(frozen=True)
 class Host:
-    """This machine as one course sees it. Steps get it in `apply`; it holds no secret and no open file but the locks."""
+    """This machine as one course sees it. It holds no secret and no open file but the locks."""
 
     settings: Settings
     owner: Account
@@ -42,7 +42,7 @@ def this_host(settings: Settings, owner: Account) -> Host:
         settings=settings,
         owner=owner,
         accounts=LinuxAccounts(),
-        frontend=DirectFrontEnd(settings),
+        frontend=direct(settings, survey_host_names()),
         ledger=HostLedger(host_database()),
         course_ledger=CourseLedger(paths.ledger),
         paths=paths,

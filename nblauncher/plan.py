@@ -29,7 +29,7 @@ class Step(Protocol):
 
     @property
     def usernames(self) -> tuple[str, ...]:
-        """For whom it is; empty for the whole course. A step for many has it as a field, so that failed ones drop out."""
+        """For whom it is; empty: the whole course. A step for many has it as a field, so that failed ones drop out."""
         ...
 
     def describe(self) -> str:

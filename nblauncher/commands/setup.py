@@ -226,7 +226,7 @@ class SetPasswords:
             username=student.username,
             name=student.name,
             email=student.email,
-            url=host.frontend.sign_in_url(student.username),
+            url=host.frontend.front_page_for(student.username),
             notebook_password=passwords.generate(),
             system_password=passwords.generate()
             if student.username in self.with_system_password

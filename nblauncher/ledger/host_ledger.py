@@ -210,7 +210,10 @@ class HostLedger:
                     "INSERT INTO ports VALUES (?, ?, ?) ON CONFLICT (course, username) DO NOTHING",
                     (port, course, username),
                 )
-                connection.execute("INSERT OR IGNORE INTO spent_ports VALUES (?, ?)", (course, port))
+                connection.execute(
+                    "INSERT OR IGNORE INTO spent_ports SELECT course, port FROM ports WHERE course = ? AND username = ?",
+                    (course, username),
+                )
 
     def leave(self, course: str, username: str) -> None:
         """The student is no longer in the course; an account without a course is forgotten, its uid stays spent."""

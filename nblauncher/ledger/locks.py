@@ -16,23 +16,23 @@ PATIENCE = 10.0
 
 
 @contextmanager
-def locked(file: Path, what: str) -> Iterator[int]:
+def locked(file: Path, what: str, *, patience: float = PATIENCE) -> Iterator[int]:
     """Hold an exclusive flock(2) on `file`, made 0600 when missing. Yields the descriptor.
 
     Hand the descriptor to useradd, userdel and chpasswd: as long as one of them runs, the lock is held, also when
-    we are killed. Raises BusyError after PATIENCE seconds, naming `what` is being changed.
+    we are killed. Raises BusyError after `patience` seconds, naming `what` is being changed.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _wait_for(descriptor, what)
+        _wait_for(descriptor, what, patience)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _wait_for(descriptor: int, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _wait_for(descriptor: int, what: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,7 +40,7 @@ def _wait_for(descriptor: int, what: str) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise BusyError(
-                    f"another nblauncher is still changing {what} after {PATIENCE:.0f} s",
+                    f"another nblauncher is still changing {what} after {patience:.0f} s",
                     "Nothing was changed. Wait until it is done, then run the command again.",
                 ) from None
             time.sleep(0.1)

@@ -1,0 +1,134 @@
+"""What every command needs first: the config, the roster, whose course it is, and the host behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pwd
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher import inputs, roster, settings
+from nblauncher.course import host_database
+from nblauncher.errors import InputError, RefusedError
+from nblauncher.host import Host, this_host
+from nblauncher.ledger import HostLedger
+from nblauncher.model import Account, Roster
+from nblauncher.settings import Settings
+
+SYSTEM_CONFIG = Path("/etc/nblauncher/notebooks.cfg")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who typed the command: `person` is who ran sudo, or the user of the process."""
+
+    is_root: bool
+    person: Account
+
+
+@dataclass(frozen=True)
+class Session:
+    """Inputs as they are now and the host they are about."""
+
+    host: Host
+    caller: Caller
+    roster: Roster | None
+    """None when the command did not ask for the roster."""
+    contents: tuple[tuple[str, bytes], ...]
+    """The config and the roster as read, under the names they are kept by."""
+
+    @property
+    def settings(self) -> Settings:
+        return self.host.settings
+
+
+def caller(environment: Mapping[str, str]) -> Caller:
+    """Of this process, from its uid and, for root, from SUDO_UID (sudo(8))."""
+    uid = os.geteuid()
+    if uid == 0 and environment.get("SUDO_UID", "").isdigit():
+        return Caller(True, _account_of(int(environment["SUDO_UID"])))
+    return Caller(uid == 0, _account_of(uid))
+
+
+def config_file(given: Path | None, files: Iterable[Path]) -> Path:
+    """The config to use; InputError when there is none."""
+    named = [file for file in files if file.suffix.lower() != ".csv"]
+    if len(named) > 1 or (named and given):
+        raise InputError(f"more than one config was given: {', '.join(map(str, filter(None, [given, *named])))}")
+    if given or named:
+        return (given or named[0]).absolute()
+    for candidate in (Path("notebooks.cfg").absolute(), SYSTEM_CONFIG):
+        if candidate.exists():
+            return candidate
+    raise InputError(
+        "there is no notebooks.cfg here and no /etc/nblauncher/notebooks.cfg",
+        "Write one with `nblauncher init`, or name it with -c.",
+    )
+
+
+def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool) -> Session:
+    """Read and check the inputs, as the people they belong to.
+
+    The roster is read when the command needs it or when it was given on the command line. Raises InputError with
+    every problem of config and roster at once.
+    """
+    given_rosters = [file for file in files if file.suffix.lower() == ".csv"]
+    if len(given_rosters) > 1:
+        raise InputError(f"more than one roster was given: {', '.join(map(str, given_rosters))}")
+    file = config_file(config, files)
+    trusted = _trusted_uids(who, file)
+    config_bytes = inputs.read_trusted(file, allowed_uids=trusted)
+    parsed = settings.parse(config_bytes, file)
+    if given_rosters:
+        parsed = dataclasses.replace(parsed, students=given_rosters[0].absolute())
+    owner = _owner(who, parsed)
+    contents = [("notebooks.cfg", config_bytes)]
+    students = None
+    if needs_roster or given_rosters:
+        roster_bytes = inputs.read_trusted(parsed.students, allowed_uids=trusted | {owner.uid})
+        students = roster.parse(roster_bytes, parsed.students.name)
+        contents.append(("students.csv", roster_bytes))
+    return Session(this_host(parsed, owner), who, students, tuple(contents))
+
+
+def require_root(who: Caller, command: str) -> None:
+    if not who.is_root:
+        raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")
+
+
+def _trusted_uids(who: Caller, config: Path) -> frozenset[int]:
+    recorded = frozenset[int]()
+    if who.is_root:
+        recorded = frozenset(
+            course.owner_uid for course in HostLedger(host_database()).courses() if course.config == str(config)
+        )
+    return frozenset({0, who.person.uid}) | recorded
+
+
+def _owner(who: Caller, parsed: Settings) -> Account:
+    """The course's owner: as configured, else as recorded at setup, else who ran sudo, else root."""
+    record = HostLedger(host_database()).course(parsed.course) if who.is_root else None
+    name = parsed.owner or (record.owner if record else "") or who.person.username
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise InputError(f'owner: there is no account "{name}" on this host', "Nothing was changed.") from None
+    if record is not None and record.owner_uid != entry.pw_uid:
+        raise RefusedError(
+            f"course {parsed.course} belongs to {record.owner} (uid {record.owner_uid}), not to {name}",
+            "Choose another course name, or set owner in the config back.",
+        )
+    return _account(entry)
+
+
+def _account_of(uid: int) -> Account:
+    try:
+        return _account(pwd.getpwuid(uid))
+    except KeyError:
+        raise RefusedError(f"uid {uid} has no account on this host") from None
+
+
+def _account(entry: pwd.struct_passwd) -> Account:
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir), entry.pw_shell)

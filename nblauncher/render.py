@@ -1,0 +1,112 @@
+"""Plans, reports and states as text for people or as the one JSON object of `--json`. Returns strings, prints none."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nblauncher.errors import NblauncherError
+from nblauncher.plan import Plan, Report, StudentReport
+from nblauncher.printable import printable
+
+ENVELOPE_VERSION = 1
+
+
+def envelope(
+    command: str,
+    status: str,
+    exit_code: int,
+    students: Sequence[Mapping[str, Any]] = (),
+    errors: Sequence[str] = (),
+    **more: Any,
+) -> str:
+    """The object of `--json` (docs/reference.md). `status`: ok, partial, refused or failed."""
+    return json.dumps(
+        {
+            "nblauncher": ENVELOPE_VERSION,
+            "command": command,
+            "status": status,
+            "exit_code": exit_code,
+            **more,
+            "students": list(students),
+            "errors": list(errors),
+        },
+        indent=2,
+        ensure_ascii=True,
+    )
+
+
+def student_entry(student: StudentReport) -> dict[str, Any]:
+    return {"username": student.username, "status": student.status, "error": student.error, **student.details}
+
+
+def plan_text(command: str, plan: Plan) -> str:
+    """The plan of a dry run or before a question: a line a step."""
+    lines = [f"Note: {printable(note)}" for note in plan.notes]
+    if plan.is_empty:
+        return "\n".join([*lines, f"{command}: nothing to do."])
+    return "\n".join([*lines, f"{command} would:", *(f"  {printable(step.describe())}" for step in plan.steps)])
+
+
+def problem_text(error: NblauncherError) -> str:
+    """`Error: what happened`, every problem on a line of its own, and what to do, as in docs/reference.md."""
+    lines = [f"Error: {printable(error.problems[0])}"]
+    lines += [f"       {printable(problem)}" for problem in error.problems[1:]]
+    if error.hint:
+        lines += [f"       {line}" for line in error.hint.splitlines()]
+    return "\n".join(lines)
+
+
+def failures_text(report: Report, deed: str, hint: str) -> str:
+    """Who failed and why, and how the others are; empty when nobody failed."""
+    if not report.failed:
+        return ""
+    total, failed = len(report.students), len(report.failed)
+    who = ", ".join(f"{student.username} ({printable(student.error or '')})" for student in report.failed)
+    others = f"The other {total - failed} are done. " if total > failed else ""
+    return f"Error: {failed} of {total} students were not {deed}: {who}\n       {others}{hint}"
+
+
+def exceptions_text(report: Report, *, most: int = 50) -> str:
+    """What was left out or done otherwise than planned, a line each."""
+    lines = [
+        f"  {student.username}: {printable(one['path'])}: {printable(one['reason'])}"
+        + (" (incomplete)" if one.get("incomplete") else "")
+        for student in report.students.values()
+        for one in student.details.get("exceptions", ())
+    ]
+    if len(lines) > most:
+        lines = [*lines[:most], f"  … and {len(lines) - most} more (see --json)"]
+    return "\n".join(lines)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> str:
+    """A plain table; cells from outside are escaped. `width` is the terminal's, in columns."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
+    stream = io.StringIO()
+    Console(file=stream, width=max(width, 60), no_color=True, highlight=False).print(grid)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def bytes_text(count: int | None) -> str:
+    """12.3 MB; decimal units, as in the config."""
+    if count is None:
+        return "-"
+    if count < 1000:
+        return f"{count} B"
+    size, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}"

@@ -1,0 +1,83 @@
+"""The teacher's credentials file."""
+
+import csv
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nblauncher import credentials
+from nblauncher.credentials import COLUMNS, Credentials
+from nblauncher.errors import HostError
+from nblauncher.model import Account, Secret
+
+ME = Account("me", os.getuid() and os.getuid(), os.getgid(), Path("/"))
+
+
+def row(username, name="", password="abcd"):
+    return Credentials(username, name, "", f"https://host:8000/{username}", Secret(password), Secret("efgh"))
+
+
+def cells(file):
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "credentials.csv"
+
+
+needs_root_as_owner = pytest.mark.skipif(os.getuid() != 0, reason="a worker drops from root")
+
+
+@needs_root_as_owner
+def test_the_file_is_private_and_has_the_six_columns(file):
+    credentials.write(ME, file, [row("ada", "Ada")])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert tuple(cells(file)[0]) == COLUMNS
+    assert cells(file)[0]["notebook_password"] == "abcd"
+
+
+@needs_root_as_owner
+def test_new_rows_are_added_old_ones_stay_and_the_same_name_is_replaced(file):
+    credentials.write(ME, file, [row("ada"), row("bob")])
+    credentials.write(ME, file, [row("bob", password="new"), row("eve")], gone=["ada"])
+    assert [(one["username"], one["notebook_password"]) for one in cells(file)] == [("bob", "new"), ("eve", "abcd")]
+
+
+@needs_root_as_owner
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "  =cmd()", "\t=x"])
+def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(file, cell):
+    credentials.write(ME, file, [row("ada", cell)])
+    assert cells(file)[0]["name"] == f"'{cell}"
+
+
+@needs_root_as_owner
+def test_quotes_newlines_and_other_scripts_in_names_survive(file):
+    name = 'O\'Brien, "Zoë"\nДва'
+    credentials.write(ME, file, [row("ada", name)])
+    credentials.write(ME, file, [row("bob")])
+    assert cells(file)[0]["name"] == name
+
+
+@needs_root_as_owner
+def test_a_file_that_is_not_ours_is_never_overwritten(file):
+    file.write_text("my,own,sheet\n1,2,3\n")
+    with pytest.raises(HostError, match="not one of ours"):
+        credentials.write(ME, file, [row("ada")])
+    assert file.read_text() == "my,own,sheet\n1,2,3\n"
+
+
+@needs_root_as_owner
+def test_a_link_in_its_place_is_not_followed(file, tmp_path):
+    (tmp_path / "elsewhere").write_text("")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostError):
+        credentials.write(ME, file, [row("ada")])
+    assert (tmp_path / "elsewhere").read_text() == ""
+
+
+def test_passwords_do_not_show_in_the_row():
+    assert "abcd" not in repr(row("ada"))

@@ -1,0 +1,152 @@
+"""host.db and course.db."""
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from nblauncher.errors import BusyError, HostError
+from nblauncher.ledger import CourseLedger, CourseRecord, HostLedger, Retrieval, locked, locks
+from nblauncher.model import Account, HandedOut
+
+ADA = Account("ada", 20001, 20001, Path("/home/ada"), "/bin/bash", "nbl-1")
+BOB = Account("bob", 20002, 20002, Path("/home/bob"), "/bin/bash", "nbl-2")
+SHEET = HandedOut("00", 3, 1, 2, 3)
+
+
+@pytest.fixture
+def host(tmp_path):
+    return HostLedger(tmp_path / "state" / "host.db")
+
+
+@pytest.fixture
+def course(tmp_path):
+    return CourseLedger(tmp_path / "state" / "course.db")
+
+
+def test_an_empty_ledger_reads_as_empty_and_makes_no_file(host):
+    assert (host.claims(), host.members("c"), host.courses(), host.spent_uids()) == ({}, {}, (), frozenset())
+    assert not host.file.exists()
+
+
+def test_the_ledger_is_for_root_alone(host):
+    host.claim_accounts([ADA], is_guest=False)
+    assert stat.S_IMODE(host.file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(host.file.parent.stat().st_mode) == 0o700
+
+
+def test_a_claim_is_an_intention_until_the_account_is_made(host):
+    host.claim_accounts([ADA], is_guest=False)
+    assert host.claim("ada").stage == "intended"
+    host.made_account(ADA)
+    assert host.claim("ada").stage == "made"
+    assert host.claim("ada").account == ADA
+
+
+def test_two_names_never_share_a_uid(host):
+    host.claim_accounts([ADA], is_guest=False)
+    with pytest.raises(HostError, match="already recorded for ada"):
+        host.claim_accounts([Account("eve", ADA.uid, 1, Path("/home/eve"))], is_guest=False)
+    assert "eve" not in host.claims()
+
+
+def test_an_account_without_a_course_is_forgotten_but_its_uid_stays_spent(host):
+    host.claim_accounts([ADA], is_guest=False)
+    host.join("c1", {"ada": 8001})
+    host.join("c2", {"ada": 9001})
+    host.leave("c1", "ada")
+    assert host.claim("ada") is not None
+    host.leave("c2", "ada")
+    assert host.claim("ada") is None
+    assert host.spent_uids() == {ADA.uid}
+
+
+def test_a_port_is_kept_for_good_and_never_given_again_in_the_course(host):
+    host.join("c1", {"ada": 8001})
+    host.join("c1", {"ada": 8044})
+    assert host.members("c1")["ada"].port == 8001
+    host.leave("c1", "ada")
+    assert host.spent_ports("c1") == {8001}
+
+
+def test_members_come_in_the_order_in_which_they_joined(host):
+    host.join("c1", {"zoe": 8001})
+    host.join("c1", {"ada": 8002})
+    assert list(host.members("c1")) == ["zoe", "ada"]
+
+
+def test_a_course_is_recorded_once_and_can_be_forgotten(host):
+    record = CourseRecord("c1", "prof", 1000, "/etc/c1.cfg", 8000, True)
+    host.record_course(record)
+    host.record_course(record)
+    assert host.courses() == (record,)
+    host.forget_course("c1")
+    assert host.courses() == ()
+
+
+def test_records_of_an_old_uid_are_void(course):
+    course.begin_students({"ada": 20001, "bob": 20002})
+    course.record_handed_out("ada", "material", {"lab.ipynb": SHEET})
+    course.record_handed_out("bob", "material", {"lab.ipynb": SHEET})
+    course.set_passwords_done(["ada"])
+    course.record_retrievals([Retrieval("changed", "t", "ada", 20001, "d", True)])
+    course.begin_students({"ada": 20009, "bob": 20002})
+    assert course.handed_out("ada", "material") == {}
+    assert course.with_passwords() == frozenset()
+    assert course.last_retrievals("changed") == {}
+    assert course.handed_out("bob", "material") == {"lab.ipynb": SHEET}
+
+
+def test_what_was_handed_out_is_kept_apart_by_kind_and_student(course):
+    course.begin_students({"ada": 1, "bob": 2})
+    course.record_handed_out("ada", "material", {"a": SHEET})
+    course.record_handed_out("ada", "profile", {"b": SHEET})
+    assert course.all_handed_out("material") == {"ada": {"a": SHEET}}
+    assert course.handed_out("ada", "profile") == {"b": SHEET}
+
+
+def test_a_damaged_ledger_stops_the_program(host):
+    host.claim_accounts([ADA], is_guest=False)
+    host.file.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(HostError, match="cannot be used"):
+        host.claims()
+
+
+def test_a_newer_ledger_stops_the_program(host):
+    host.claim_accounts([ADA], is_guest=False)
+    connection = sqlite3.connect(host.file)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(HostError, match="newer nblauncher"):
+        host.claim_accounts([BOB], is_guest=False)
+
+
+def test_a_failed_transaction_leaves_nothing(host):
+    host.claim_accounts([ADA], is_guest=False)
+    with pytest.raises(HostError):
+        host.claim_accounts([BOB, Account("eve", ADA.uid, 1, Path("/home/eve"))], is_guest=False)
+    assert set(host.claims()) == {"ada"}
+
+
+def test_a_second_run_waits_and_then_says_who_is_busy(tmp_path):
+    file = tmp_path / "lock"
+    pid = os.fork()
+    if pid == 0:
+        with locked(file, "course c1"):
+            (tmp_path / "held").touch()
+            os.read(os.open(tmp_path / "end", os.O_RDONLY), 1)
+        os._exit(0)
+    os.mkfifo(tmp_path / "end")
+    try:
+        while not (tmp_path / "held").exists():
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        assert locks.PATIENCE == 10
+        with pytest.raises(BusyError, match="course c1"), locked(file, "course c1", patience=0.2):
+            pass
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    with locked(file, "course c1"):
+        assert file.exists()
