@@ -1,0 +1,118 @@
+"""The front page's process: `python -I -m nblauncher.web`, run by the supervisor as the account `nblauncher`.
+
+Everything arrives by descriptor and is read before the first request: listening sockets, config, certificate and key
+(sealed memfds), the line to the supervisor, the listening socket for tickets. It ends when the supervisor does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from dataclasses import dataclass
+
+from nblauncher import privileges
+from nblauncher.model import TlsFiles
+from nblauncher.tickets import TicketBook
+from nblauncher.web.checker import PasswordChecker
+from nblauncher.web.door import Door
+from nblauncher.web.guesses import Guesses
+from nblauncher.web.inputs import ClassPage, parse_config, read_and_close, server_context
+from nblauncher.web.pages import FrontPage, application
+from nblauncher.web.redemptions import Redemptions
+from nblauncher.web.supervisor_link import SupervisorLink
+
+log = logging.getLogger("nblauncher.web")
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What the supervisor gave us."""
+
+    class_page: ClassPage
+    tls: ssl.SSLContext | None
+    listening: tuple[socket.socket, ...]
+    supervisor: socket.socket
+    tickets: socket.socket
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until the supervisor is gone or SIGTERM comes. Returns the exit status; refuses to be root."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Failed handshakes of strangers are not news, and their text is theirs.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+    if 0 in (*os.getresuid(), *os.getresgid()):
+        log.error("the front page does not run as root")
+        return 4
+    inherited = take_over(parse_arguments(arguments))
+    # From here on the key is in memory: no core dump, no ptrace by another course's front page (the same account).
+    privileges.set_dumpable(False)
+    privileges.forbid_new_privileges()
+    asyncio.run(serve(inherited))
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nblauncher.web", allow_abbrev=False)
+    parser.add_argument("--listen", required=True, type=lambda text: [int(part) for part in text.split(",")])
+    for name in ("--config", "--supervisor", "--tickets"):
+        parser.add_argument(name, required=True, type=int, metavar="FD")
+    for name in ("--tls-certificate", "--tls-key"):
+        parser.add_argument(name, type=int, metavar="FD")
+    return parser.parse_args(arguments)
+
+
+def take_over(given: argparse.Namespace) -> Inherited:
+    """Read and close what is to be read; adopt the sockets."""
+    for descriptor in (*given.listen, given.supervisor, given.tickets):
+        os.set_inheritable(descriptor, False)
+    class_page = parse_config(read_and_close(given.config))
+    tls = None
+    if class_page.has_tls:
+        tls = server_context(TlsFiles(read_and_close(given.tls_certificate), read_and_close(given.tls_key)))
+    return Inherited(
+        class_page,
+        tls,
+        tuple(socket.socket(fileno=descriptor) for descriptor in given.listen),
+        socket.socket(fileno=given.supervisor),
+        socket.socket(fileno=given.tickets),
+    )
+
+
+async def serve(inherited: Inherited) -> None:
+    """Answer requests and redeem tickets until the end."""
+    of = inherited.class_page
+    checker = PasswordChecker({username: student.hashed for username, student in of.students.items()})
+    book = TicketBook()
+    supervisor = await SupervisorLink.over(inherited.supervisor)
+    redemptions = Redemptions(
+        inherited.tickets, book, {username: student.uid for username, student in of.students.items()}
+    )
+    door = Door(application(FrontPage(of, checker, Guesses(), book, supervisor)), inherited.tls)
+    door.open(inherited.listening)
+    supervisor.say_ready()
+    log.info("the front page is ready")
+    await _the_end(supervisor)
+    door.close()
+    redemptions.close()
+    checker.close()
+    await supervisor.close()
+
+
+async def _the_end(supervisor: SupervisorLink) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.ended.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    with contextlib.suppress(asyncio.CancelledError):
+        await supervisor.ended.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

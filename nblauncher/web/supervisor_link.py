@@ -1,0 +1,81 @@
+"""The front page's line to the supervisor: JSON lines over the inherited socket. Its end is the end of the class."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from nblauncher.model import ServerState
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+"""Seconds to wait for an answer."""
+
+_MAX_LINE = 1 << 16
+
+
+class SupervisorLink:
+    """Asks how a student's server is. `ended` is set when the supervisor is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[ServerState]] = {}
+        self.ended = asyncio.Event()
+        self._listening = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def over(cls, connection: socket.socket) -> SupervisorLink:
+        """The link over an inherited, connected stream socket."""
+        return cls(*await asyncio.open_unix_connection(sock=connection, limit=_MAX_LINE))
+
+    def say_ready(self) -> None:
+        """Tell the supervisor that requests are answered now."""
+        self._send({"ready": True})
+
+    async def state(self, username: str, *, patience: float = PATIENCE) -> ServerState:
+        """How the student's server is; UNKNOWN when the supervisor does not say within `patience` seconds."""
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._send({"ask": "state", "username": username, "id": number})
+        try:
+            return await asyncio.wait_for(answer, patience)
+        except asyncio.TimeoutError:
+            return ServerState.UNKNOWN
+        finally:
+            del self._asked[number]
+
+    async def close(self) -> None:
+        self._listening.cancel()
+        self._writer.close()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if not self.ended.is_set():
+            self._writer.write(json.dumps(message).encode("ascii") + b"\n")
+
+    async def _listen(self) -> None:
+        try:
+            while line := await self._reader.readline():
+                self._receive(line)
+        except (OSError, ValueError):
+            # ValueError: a line beyond the limit. Whoever sends that is not the supervisor we know.
+            log.error("the line to the supervisor broke")
+        finally:
+            self.ended.set()
+
+    def _receive(self, line: bytes) -> None:
+        try:
+            said = json.loads(line)
+            answer, state = self._asked.get(said["id"]), ServerState(said["state"])
+        except (ValueError, KeyError, TypeError):
+            log.warning("the supervisor said something that is no answer")
+            return
+        if answer is not None and not answer.done():
+            answer.set_result(state)
