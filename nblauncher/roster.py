@@ -1,0 +1,321 @@
+"""students.csv: bytes in, a checked `Roster` out. Pure; reading the file is `inputs.read_trusted`.
+
+Only the header decides the delimiter, only `username` is judged, and every problem is found in one pass. The other
+cells may hold anything, even newlines: they never reach a system file (DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from nblauncher.errors import InputError
+from nblauncher.model import Roster, Student
+from nblauncher.printable import printable
+
+MAX_BYTES = 1 << 20
+USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+COLUMNS = ("username", "name", "email", "student_id", "section", "seat", "extra_time")
+
+_DELIMITERS = ",;\t"
+_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong in a line, and what the username could be instead."""
+
+    line: int
+    words: str
+    suggestion: str = ""
+
+
+def parse(data: bytes, source: str) -> Roster:
+    """The roster in `data`; `source` is what messages call the file.
+
+    Raises InputError with every problem, each with its line. Nothing is repaired silently; a name may be suggested.
+    """
+    text = _decode(data, source)
+    rows, problems = _rows(text)
+    if not rows and not problems:
+        raise InputError(f"{source} is empty", "Its first line names the columns; username is the one that it needs.")
+    if rows:
+        students, more = _students(rows)
+        problems += more
+        if not problems and not students:
+            raise InputError(f"{source} has a header and no students", "Add a line per student.")
+    if problems:
+        raise _input_error(sorted(problems, key=lambda problem: problem.line), source)
+    return Roster(tuple(students))
+
+
+def suggest(text: str) -> str:
+    """A legal username that looks like `text`, or "" when that would be guessing (letters of another script)."""
+    decomposed = unicodedata.normalize("NFKD", text.strip().casefold())
+    plain = "".join(character for character in decomposed if not unicodedata.combining(character))
+    if any(not character.isascii() and character.isalnum() for character in plain):
+        return ""
+    words = re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")
+    if words[:1].isdigit():
+        words = f"s{words}"
+    return words[:31].rstrip("-_")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A cell of a student who is in both rosters."""
+
+    username: str
+    column: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterDiff:
+    """What a changed roster changes. A student who vanished from it is reported, never removed."""
+
+    added: tuple[Student, ...] = ()
+    vanished: tuple[Student, ...] = ()
+    changed: tuple[Change, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.added or self.vanished or self.changed)
+
+    def describe(self) -> tuple[str, ...]:
+        """A line per difference, safe to show."""
+        return (
+            *(f"+ {student.username}{_called(student)}" for student in self.added),
+            *(f"- {student.username}{_called(student)}" for student in self.vanished),
+            *(
+                f'~ {change.username}: {printable(change.column)} was "{printable(change.old)}", '
+                f'is "{printable(change.new)}"'
+                for change in self.changed
+            ),
+        )
+
+
+def diff(old: Roster, new: Roster) -> RosterDiff:
+    """The differences, in the order of the rosters. The order of rows and of columns is none."""
+    before = {student.username: student for student in old}
+    after = {student.username: student for student in new}
+    return RosterDiff(
+        added=tuple(student for student in new if student.username not in before),
+        vanished=tuple(student for student in old if student.username not in after),
+        changed=tuple(
+            change
+            for student in new
+            if student.username in before
+            for change in _changes(before[student.username], student)
+        ),
+    )
+
+
+def _decode(data: bytes, source: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{source} is larger than 1 MiB: this is not a roster", "Nothing was changed.")
+    if data[:2] in _ENCODINGS:
+        raise InputError(
+            f"{source} byte 1: this is UTF-16, not UTF-8", 'Save it again as "CSV UTF-8". Nothing was changed.'
+        )
+    if b"\0" in data:
+        where = data.index(b"\0")
+        raise InputError(
+            f"{source} line {_line_of(data[:where])}, byte {where + 1}: a NUL byte; this is not a text file in UTF-8",
+            'Save it again as "CSV UTF-8". Nothing was changed.',
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # utf-8-sig counts from behind the mark.
+        where = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        word = printable(_word_around(data, where).decode("cp1252", "replace"))
+        raise InputError(
+            f"{source} line {_line_of(data[:where])}, byte {where + 1}: not UTF-8 "
+            f'(read as Windows-1252 it would say "{word}")',
+            'Save it again as "CSV UTF-8". Nothing was changed.',
+        ) from None
+
+
+def _line_of(before: bytes) -> int:
+    return 1 + len(re.findall(rb"\r\n|\r|\n", before))
+
+
+def _word_around(data: bytes, where: int) -> bytes:
+    before, after = re.split(rb"[,;\t\r\n]", data[:where])[-1], re.split(rb"[,;\t\r\n]", data[where:])[0]
+    return before[-20:] + after[:20]
+
+
+Row = tuple[int, list[str]]
+"""The line in which a row begins, and its cells."""
+
+
+def _rows(text: str) -> tuple[list[Row], list[Problem]]:
+    """Every row that is not blank; the first is the header. Line numbers count every newline style."""
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return rows, problems
+        except csv.Error as error:
+            problems.append(Problem(line, _csv_words(error)))
+            continue
+        if any(cell.strip() for cell in cells):
+            rows.append((line, cells))
+
+
+def _csv_words(error: csv.Error) -> str:
+    words = str(error)
+    if "unexpected end of data" in words:
+        return "a quote opens in this row and is never closed"
+    if "field limit" in words:
+        return "a cell is longer than 131072 characters; is a quote missing?"
+    if "expected after" in words:
+        return 'a quoted cell must end at a delimiter; write a quote inside it twice ("")'
+    return f"this is not CSV: {printable(words)}"
+
+
+def _delimiter(text: str) -> str:
+    """The one that makes a `username` column of the header line, else the one that makes the most columns."""
+    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+
+    def columns(delimiter: str) -> list[str]:
+        try:
+            return next(csv.reader([header.rstrip("\r\n")], delimiter=delimiter), [])
+        except csv.Error:
+            return []
+
+    return max(
+        _DELIMITERS,
+        key=lambda delimiter: ("username" in map(_key, columns(delimiter)), len(columns(delimiter))),
+    )
+
+
+def _key(text: str) -> str:
+    """What two headers, or two usernames, have in common when a person takes them for the same."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def _students(rows: Sequence[Row]) -> tuple[list[Student], list[Problem]]:
+    (header_line, header), *body = rows
+    columns, problems = _columns(header_line, header)
+    students = []
+    for line, cells in body:
+        if len(cells) != len(header):
+            problems.append(Problem(line, f"{_counted(len(cells))}, but the header has {len(header)}"))
+            continue
+        unnamed = [cell for column, cell in zip(columns, cells, strict=True) if not column and cell.strip()]
+        if unnamed:
+            problems.append(Problem(line, f'the cell "{printable(unnamed[0])}" is in a column without a name'))
+        students.append(_student(line, dict(zip(columns, cells, strict=True))))
+    if "username" in columns:
+        problems += _username_problems(students)
+    return students, problems
+
+
+def _counted(number: int) -> str:
+    return f"{number} cell" if number == 1 else f"{number} cells"
+
+
+def _columns(line: int, header: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """Our names for known columns, the file's own for others, "" for the unnamed ones that spreadsheets leave."""
+    columns = []
+    problems = []
+    seen: set[str] = set()
+    for cell in header:
+        key = _key(cell)
+        known = key.replace(" ", "_").replace("-", "_")
+        column = known if known in COLUMNS else cell.strip()
+        key = column if column in COLUMNS else key
+        if key and key in seen:
+            problems.append(Problem(line, f'the column "{printable(cell.strip())}" is there twice'))
+        seen.add(key)
+        columns.append(column)
+    if "username" not in columns:
+        near = difflib.get_close_matches("username", [key for key in seen if key], 1, 0.6)
+        found = ", ".join(f'"{printable(column)}"' for column in columns if column)
+        hint = f'; is "{printable(near[0])}" meant to be it?' if near else f"; found {found}"
+        problems.append(Problem(line, f"there is no column username{hint}"))
+    return columns, problems
+
+
+def _student(line: int, cells: dict[str, str]) -> Student:
+    known = {column: cells.get(column, "") for column in COLUMNS}
+    extra = tuple((column, cell) for column, cell in cells.items() if column and column not in COLUMNS)
+    return Student(**known, extra=extra, line=line)
+
+
+def _username_problems(students: Sequence[Student]) -> Iterator[Problem]:
+    taken = Counter(_key(student.username) for student in students)
+    first_lines: dict[str, int] = {}
+    for student in students:
+        words = _wrong_with(student.username)
+        if words:
+            suggestion = suggest(student.username)
+            is_free = taken[suggestion] == (suggestion == _key(student.username))
+            yield Problem(student.line, words, suggestion if is_free else "")
+        first = first_lines.setdefault(_key(student.username), student.line)
+        if first != student.line and student.username.strip():
+            yield Problem(student.line, f'username "{printable(student.username)}" is already in line {first}')
+
+
+def _wrong_with(username: str) -> str:
+    if USERNAME.fullmatch(username):
+        return ""
+    if not username.strip():
+        return "the username is empty"
+    shown = f'username "{printable(username[:60])}"'
+    if username != username.strip():
+        return f"{shown} begins or ends with white space"
+    foreign = next((c for c in unicodedata.normalize("NFKD", username) if not c.isascii() and c.isalpha()), "")
+    if foreign:
+        letter = f'"{foreign}" is {unicodedata.name(foreign, "a letter without a name")}'
+        return f"{shown} may use only a-z, 0-9, - and _ ({letter})"
+    if len(username) > 31:
+        return f"{shown} has {len(username)} characters; 31 are the most"
+    if re.fullmatch(r"[a-z0-9_-]+", username):
+        return f"{shown} must begin with a letter a-z"
+    return f"{shown} may use only a-z, 0-9, - and _"
+
+
+def _input_error(problems: Sequence[Problem], source: str) -> InputError:
+    if len(problems) == 1:
+        only = problems[0]
+        hint = f' Try "{only.suggestion}".' if only.suggestion else ""
+        return InputError(f"{source} line {only.line}: {only.words}", f"Nothing was changed.{hint}")
+    return InputError(
+        [
+            f"{source} line {problem.line}: {problem.words}"
+            + (f'; try "{problem.suggestion}"' if problem.suggestion else "")
+            for problem in problems
+        ],
+        "Nothing was changed.",
+    )
+
+
+def _called(student: Student) -> str:
+    return f" ({printable(student.name)})" if student.name else ""
+
+
+def _changes(old: Student, new: Student) -> Iterator[Change]:
+    for field in fields(Student):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name not in ("extra", "line") and before != after:
+            yield Change(new.username, field.name, before, after)
+    extra_before, extra_after = dict(old.extra), dict(new.extra)
+    for column in dict.fromkeys([*extra_after, *extra_before]):
+        before, after = extra_before.get(column, ""), extra_after.get(column, "")
+        if before != after:
+            yield Change(new.username, column, before, after)
