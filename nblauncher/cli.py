@@ -28,6 +28,7 @@ from nblauncher.commands.session import Session
 from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
+from nblauncher.model import Roster
 from nblauncher.plan import Notify, Plan, Report, apply
 from nblauncher.printable import printable
 
@@ -181,9 +182,8 @@ def _students_of(session: Session, call: Call) -> tuple[str, ...]:
     return tuple(name for name in known if not call.only or name in call.only)
 
 
-def _wanted_roster(session: Session, call: Call) -> Any:
-    assert session.roster is not None
-    return session.roster.only(_students_of(session, call))
+def _wanted_roster(session: Session, call: Call) -> Roster:
+    return (session.roster or Roster()).only(_students_of(session, call))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher.errors import HostError
+from nblauncher.errors import HostError, RefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A read transaction; an empty database when the file is not there. HostError as for `transaction`."""
-        is_there = self.file.exists()
+        is_there = self._is_there()
         with self._opened(f"file:{self.file}?mode=ro" if is_there else ":memory:") as connection:
             if not is_there or self._version_of(connection) == 0:
                 connection.close()
@@ -47,6 +47,15 @@ class Database:
             else:
                 connection.execute("BEGIN")
                 yield connection
+
+    def _is_there(self) -> bool:
+        try:
+            self.file.stat()
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            raise RefusedError(f"the ledger {self.file} is for root alone", "Run the command with sudo.") from None
+        return True
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[sqlite3.Connection]:

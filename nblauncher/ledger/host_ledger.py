@@ -211,7 +211,8 @@ class HostLedger:
                     (port, course, username),
                 )
                 connection.execute(
-                    "INSERT OR IGNORE INTO spent_ports SELECT course, port FROM ports WHERE course = ? AND username = ?",
+                    "INSERT OR IGNORE INTO spent_ports "
+                    "SELECT course, port FROM ports WHERE course = ? AND username = ?",
                     (course, username),
                 )
 

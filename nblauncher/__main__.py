@@ -1,0 +1,5 @@
+"""`python -m nblauncher`."""
+
+from nblauncher.cli import main
+
+main()

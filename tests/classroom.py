@@ -1,0 +1,123 @@
+"""A real class for tests: a teacher's folder, a config, a roster of nbt... students, and the real command line."""
+
+from __future__ import annotations
+
+import csv
+import grp
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from nblauncher.course import RUN_ROOT, CoursePaths
+
+COMMAND = [sys.executable, "-I", "-m", "nblauncher"]
+
+
+class Classroom:
+    """Files below `folder` (root-owned, reachable by students); everything on the host goes in `close`."""
+
+    def __init__(self, folder: Path, course: str, names: list[str], *, port: int, first_uid: int) -> None:
+        self.folder, self.course, self.names, self.port = folder, course, list(names), port
+        self.config: dict[str, Any] = {
+            "course": course,
+            "accounts": {"uid_range": f"{first_uid}-{first_uid + 49}"},
+            "material": {"source": "material", "target": "tutorial"},
+            "web": {"port": port},
+        }
+        self.paths = CoursePaths(course)
+        (folder / "material").mkdir()
+        (folder / "material" / "lab1.txt").write_text("measure the pendulum\n")
+        self.write()
+
+    @property
+    def credentials(self) -> dict[str, dict[str, str]]:
+        with (self.folder / "credentials.csv").open(encoding="utf-8", newline="") as stream:
+            return {row["username"]: row for row in csv.DictReader(stream)}
+
+    def write(self, names: list[str] | None = None, **more: Any) -> None:
+        """Write config and roster; `more` replaces whole sections of the config."""
+        self.names = list(names) if names is not None else self.names
+        self.config.update(more)
+        (self.folder / "notebooks.cfg").write_text(yaml.safe_dump(self.config))
+        rows = "".join(f"{name},Student {name}\n" for name in self.names)
+        (self.folder / "students.csv").write_text(f"username,name\n{rows}")
+
+    def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SUDO_")}
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **popen,
+        )
+
+    def run(self, *arguments: str, expect: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run `nblauncher ARGUMENTS` in the folder and check its exit code."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"{arguments} did not end in {timeout} s:\n{out}\n{err}") from None
+        assert expect is None or process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def json(self, *arguments: str, expect: int | None = 0) -> dict[str, Any]:
+        return json.loads(self.run(*arguments, "--json", expect=expect).stdout)
+
+    def home(self, name: str) -> Path:
+        return Path(pwd.getpwnam(name).pw_dir)
+
+    def close(self) -> None:
+        """Whatever the test left: servers, accounts, groups, state."""
+        self.run("shutdown", "--yes", expect=None)
+        for supervisor in psutil.process_iter(["cmdline"]):
+            if supervisor.info["cmdline"] and supervisor.info["cmdline"][-2:] == ["nblauncher.supervisor", self.course]:
+                supervisor.kill()
+        names = set(self.names) | {entry.pw_name for entry in pwd.getpwall() if self._is_ours(entry)}
+        for name in names:
+            remove_account(name)
+        for group in (f"nbl-{self.course}",):
+            if any(entry.gr_name == group for entry in grp.getgrall()):
+                subprocess.run(["groupdel", group], check=True)
+        for folder in (self.paths.state, self.paths.logs, RUN_ROOT / self.course):
+            subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=True)
+
+    def _is_ours(self, entry: pwd.struct_passwd) -> bool:
+        first = int(self.config["accounts"]["uid_range"].split("-")[0])
+        return entry.pw_name.startswith("nbt") and first <= entry.pw_uid < first + 50
+
+
+def remove_account(name: str) -> None:
+    """End the account's processes by pid and delete it with its home."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return
+    assert name.startswith("nbt"), name
+    deadline = time.monotonic() + 20
+    while pids := [
+        one.pid for one in psutil.process_iter(["uids"]) if one.info["uids"] and entry.pw_uid in one.info["uids"]
+    ]:
+        assert time.monotonic() < deadline, f"processes of {name} do not end: {pids}"
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", entry.pw_dir], check=True)
