@@ -1,4 +1,4 @@
-"""notebooks.cfg: one schema for the parser, the checks and the commented sample."""
+"""The values of a whole, checked notebooks.cfg."""
 
 from __future__ import annotations
 

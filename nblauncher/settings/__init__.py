@@ -1,0 +1,28 @@
+"""notebooks.cfg: one schema for the parser, the checks, the commented sample and the reference. Pure."""
+
+from __future__ import annotations
+
+from nblauncher.settings.parser import parse
+from nblauncher.settings.rules import conflicts
+from nblauncher.settings.sample import reference, sample
+from nblauncher.settings.values import (
+    AccountSettings,
+    NotebookSettings,
+    RetrieveSettings,
+    Settings,
+    TlsSettings,
+    WebSettings,
+)
+
+__all__ = [
+    "AccountSettings",
+    "NotebookSettings",
+    "RetrieveSettings",
+    "Settings",
+    "TlsSettings",
+    "WebSettings",
+    "conflicts",
+    "parse",
+    "reference",
+    "sample",
+]

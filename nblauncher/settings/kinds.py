@@ -1,0 +1,211 @@
+"""What a value in notebooks.cfg may be: a YAML node in, a Python value or a ValueError with its words out."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nblauncher.printable import printable
+
+Kind = Callable[[yaml.Node, Path], Any]
+"""Turns a node into a value; the path is the folder that relative paths are relative to."""
+
+COURSE = re.compile(r"[a-z][a-z0-9-]{0,19}")
+
+_TAG = "tag:yaml.org,2002:"
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\.?"
+)
+_OURS = re.compile(r"HOME|USER|LOGNAME|SHELL|PATH|LD_.*|PYTHON.*|JUPYTER_.*")
+
+
+def text(pattern: str = "(?s:.*)", words: str = "") -> Kind:
+    """Text that matches the whole pattern; `words` says what it may be."""
+
+    def read(node: yaml.Node, _folder: Path) -> str:
+        value = _text_of(node)
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{quoted(value)} is not {words}")
+        if not value.isprintable():
+            raise ValueError(f"{quoted(value)} has control characters")
+        return value
+
+    return read
+
+
+def choice(*values: str) -> Kind:
+    """One of a few words. YAML reads a bare `off` as a boolean; here it is the word."""
+
+    def read(node: yaml.Node, _folder: Path) -> str:
+        if not isinstance(node, yaml.ScalarNode) or node.value not in values:
+            allowed = values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+            raise ValueError(f"{shown(node)} is not {'' if len(values) == 1 else 'one of '}{allowed}")
+        return str(node.value)
+
+    return read
+
+
+def boolean(node: yaml.Node, _folder: Path) -> bool:
+    if node.tag != f"{_TAG}bool":
+        raise ValueError(f"{shown(node)} is not true or false")
+    return str(node.value).lower() in ("true", "yes", "on")
+
+
+def whole_number(least: int, most: int) -> Kind:
+    def read(node: yaml.Node, _folder: Path) -> int:
+        if node.tag != f"{_TAG}int" or not re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,18})", node.value):
+            raise ValueError(f"{shown(node)} is not a whole number")
+        value = int(node.value)
+        if not least <= value <= most:
+            raise ValueError(f"{value} is not between {least} and {most}")
+        return value
+
+    return read
+
+
+def size(node: yaml.Node, _folder: Path) -> int:
+    """Bytes, written with a unit: `100 MB`, `1.5 GB`, `512 MiB`."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)", node.value) if _is_scalar(node) else None
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{shown(node)} is not a size with a unit, such as 100 MB or 1 GB")
+    value = int(Decimal(match[1]) * unit)
+    if not 0 < value < 2**60:
+        raise ValueError(f"{shown(node)} is not a size that a file can have")
+    return value
+
+
+def uid_range(node: yaml.Node, _folder: Path) -> range:
+    """`20000-29999`, both ends included."""
+    match = re.fullmatch(r"([0-9]{1,9}) ?- ?([0-9]{1,9})", node.value) if _is_scalar(node) else None
+    if match is None:
+        raise ValueError(f"{shown(node)} is not a range such as 20000-29999")
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise ValueError(f"{shown(node)} ends before it begins")
+    if first <= 65535 and last >= 65534:
+        raise ValueError(f"{shown(node)} holds 65534 or 65535, which mean nobody")
+    return range(first, last + 1)
+
+
+def path(node: yaml.Node, folder: Path) -> Path:
+    """A path, made absolute: relative ones are relative to the config's folder."""
+    value = _text_of(node)
+    if not value or not value.isprintable():
+        raise ValueError(f"{quoted(value)} is not a path")
+    if value.startswith("~"):
+        raise ValueError(f"{quoted(value)}: ~ means another folder for everybody; write the whole path")
+    return Path(os.path.normpath(folder / value))
+
+
+def absolute_path(node: yaml.Node, folder: Path) -> Path:
+    if not _text_of(node).startswith("/"):
+        raise ValueError(f"{shown(node)} must be a whole path, beginning with /")
+    return path(node, folder)
+
+
+def program(node: yaml.Node, folder: Path) -> str:
+    return str(absolute_path(node, folder))
+
+
+def folder_below_home(node: yaml.Node, _folder: Path) -> str:
+    """A plain relative path, no hidden folder in it: material must not land in ~/.ssh."""
+    value = _text_of(node)
+    parts = value.split("/")
+    is_plain = all(part and not part.startswith(".") and len(os.fsencode(part)) <= 255 for part in parts)
+    if not is_plain or not value.isprintable() or value != value.strip() or value.startswith("~"):
+        raise ValueError(f"{quoted(value)} is not a plain folder name below the home (no /, .. or . at a beginning)")
+    return value
+
+
+def hosts(node: yaml.Node, folder: Path) -> tuple[str, ...]:
+    return _each(node, _host)
+
+
+def addresses(node: yaml.Node, folder: Path) -> tuple[str, ...]:
+    return _each(node, _address)
+
+
+def environment(node: yaml.Node, _folder: Path) -> dict[str, str]:
+    """Names and texts. The names that make a server safe are ours."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{shown(node)} is not a list of `NAME: value`")
+    values: dict[str, str] = {}
+    for key, value in node.value:
+        name = str(key.value) if _is_scalar(key) else ""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{shown(key)} is not a name for a variable (letters, digits and _)")
+        if _OURS.fullmatch(name):
+            raise ValueError(f"{name} is set by nblauncher and cannot be set here")
+        if name in values:
+            raise ValueError(f"{name} is there twice")
+        try:
+            values[name] = _text_of(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if "\0" in values[name]:
+            raise ValueError(f"{name} holds a NUL byte")
+    return values
+
+
+def is_null(node: yaml.Node) -> bool:
+    return node.tag == f"{_TAG}null"
+
+
+def shown(node: yaml.Node) -> str:
+    """The node as a person would call it."""
+    if isinstance(node, yaml.ScalarNode):
+        return quoted(node.value) if node.value else "an empty value"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a group of keys"
+
+
+def quoted(value: str) -> str:
+    return f'"{printable(value if len(value) <= 60 else value[:57] + "...")}"'
+
+
+def _is_scalar(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode)
+
+
+def _text_of(node: yaml.Node) -> str:
+    if is_null(node):
+        raise ValueError('there is no value; write "" or remove the line')
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError(f"{shown(node)} is not a text")
+    if node.tag != f"{_TAG}str":
+        what = node.tag.removeprefix(_TAG)
+        raise ValueError(f"{shown(node)} is not a text for YAML ({printable(what)}); put it in quotes")
+    return str(node.value)
+
+
+def _each(node: yaml.Node, read: Callable[[str], str]) -> tuple[str, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise ValueError(f"{shown(node)} is not a list such as [one, two]")
+    values = tuple(read(_text_of(item)) for item in node.value)
+    if len(set(values)) != len(values):
+        raise ValueError("the same value is there twice")
+    return values
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        try:
+            return _address(value)
+        except ValueError:
+            raise ValueError(f"{quoted(value)} is not the name or address of a host (no https://, no port)") from None
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError(f"{quoted(value)} is not an IP address") from None

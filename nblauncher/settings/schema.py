@@ -1,0 +1,116 @@
+"""Every key of notebooks.cfg, once: what it may be, its default as one would write it, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nblauncher.settings import kinds
+from nblauncher.settings.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`default` is YAML; None: nothing is set, and `example` shows what could be."""
+
+    kind: Kind
+    default: str | None
+    explanation: str
+    example: str = ""
+    is_required: bool = False
+
+
+_SOME_NAME = r"|[^\s:/-][^\s:/]*"
+
+SCHEMA: Mapping[str, Key] = {
+    "course": Key(
+        kinds.text(kinds.COURSE.pattern, "a course name: a letter a-z, then up to 19 of a-z, 0-9 and -"),
+        "physics101",
+        "The course's name. Its group, state, logs and sockets carry it; two courses on a host need two names.",
+        is_required=True,
+    ),
+    "students": Key(kinds.path, "students.csv", "The roster: a CSV file with a column `username`."),
+    "owner": Key(
+        kinds.text(_SOME_NAME, "the name of an account"),
+        '""',
+        "The teacher's account. Empty: whoever runs sudo, or root.",
+    ),
+    "credentials": Key(
+        kinds.path, "credentials.csv", "Where the students' passwords are written, for the teacher's eyes only."
+    ),
+    "accounts.create": Key(
+        kinds.boolean,
+        "true",
+        "Make an account for each student. false: accounts come from elsewhere (LDAP, shared homes) and are never "
+        "locked, given a password or deleted.",
+    ),
+    "accounts.home": Key(kinds.absolute_path, "/home", "The folder in which new homes are made."),
+    "accounts.shell": Key(kinds.program, "/bin/bash", "The login shell of new accounts."),
+    "accounts.uid_range": Key(
+        kinds.uid_range, "20000-29999", "The uids for new accounts, both ends included. A uid is never used twice."
+    ),
+    "profile": Key(
+        kinds.text(r"|[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "the name of an IPython profile (letters, digits, - and _)"),
+        '""',
+        "The IPython profile of the owner to hand out to every student. Empty: none.",
+    ),
+    "material.source": Key(kinds.path, "material", "The folder that `send` hands out to every student."),
+    "material.target": Key(kinds.folder_below_home, "tutorial", "What that folder is called in the students' homes."),
+    "retrieve.target": Key(kinds.path, "retrieved", "The folder that `retrieve` brings the students' work to."),
+    "retrieve.max_file": Key(kinds.size, "100 MB", "A larger file is left where it is, and listed."),
+    "retrieve.max_student": Key(kinds.size, "1 GB", "The most that is retrieved from one student."),
+    "retrieve.max_files": Key(
+        kinds.whole_number(1, 10_000_000), "20000", "The most files and folders that are retrieved from one student."
+    ),
+    "retrieve.max_depth": Key(kinds.whole_number(1, 1000), "64", "How many folders deep the work may be."),
+    "web.names": Key(
+        kinds.hosts,
+        "[]",
+        "The host's names (or addresses) as students type them; the first one stands in every address. Empty: the "
+        "host's own name or address.",
+    ),
+    "web.bind": Key(kinds.addresses, "[]", "The addresses to listen on. Empty: all, IPv4 and IPv6."),
+    "web.port": Key(
+        kinds.whole_number(1024, 65000),
+        "8000",
+        "The port of the front page. Students get the following ones, one each, and keep them.",
+    ),
+    "web.frontend": Key(kinds.choice("direct"), "direct", "direct: every student's server has a port of its own."),
+    "tls.mode": Key(
+        kinds.choice("class-ca", "files", "off"),
+        "class-ca",
+        "class-ca: certificates signed by the class's own authority. files: your certificate and key. off: no "
+        "encryption, anybody on the network can read passwords.",
+    ),
+    "tls.certificate": Key(
+        kinds.path, None, "With mode files: the certificate and its chain, PEM.", "/etc/ssl/class/fullchain.pem"
+    ),
+    "tls.key": Key(
+        kinds.path, None, "With mode files: the private key, PEM, without a passphrase.", "/etc/ssl/class/privkey.pem"
+    ),
+    "tls.share_key_with_students": Key(
+        kinds.boolean,
+        "false",
+        "With mode files and frontend direct every student can read the key, and could pose as this host on the "
+        "network. true says that you know.",
+    ),
+    "notebook.interface": Key(kinds.choice("notebook", "lab"), "notebook", "What students see: notebook or lab."),
+    "notebook.spawner": Key(kinds.choice("process"), "process", "process: one process per student's server."),
+    "notebook.environment": Key(
+        kinds.environment, "{}", 'Variables for servers and kernels, such as {OMP_NUM_THREADS: "1"}.'
+    ),
+    "notebook.start_deadline": Key(
+        kinds.whole_number(5, 3600), "120", "Seconds that a server may take until it answers."
+    ),
+}
+
+SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in SCHEMA if "." in key))
+
+SECTION_WORDS: Mapping[str, str] = {
+    "accounts": "The students' accounts on this host.",
+    "material": "What is handed out.",
+    "retrieve": "What comes back, and its limits for one student.",
+    "web": "How the class is reached.",
+    "tls": "Encryption.",
+    "notebook": "The students' notebook servers.",
+}
