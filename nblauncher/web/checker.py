@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -71,8 +71,15 @@ class Turns:
 class PasswordChecker:
     """Answers whether a name and password belong together; an unknown name takes as long as a known one."""
 
-    def __init__(self, hashes: Mapping[str, str], *, threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        hashes: Mapping[str, str],
+        *,
+        threads: int = THREADS,
+        verify: Callable[[str, str], bool] = passwords.is_right,
+    ) -> None:
         self._hashes = hashes
+        self._verify = verify
         self._nobodys_hash = passwords.jupyter_hash(passwords.generate())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
         self._free_threads = threads
@@ -100,9 +107,7 @@ class PasswordChecker:
             if check.verdict.done():
                 continue
             self._free_threads -= 1
-            running = asyncio.get_running_loop().run_in_executor(
-                self._pool, passwords.is_right, check.typed, check.hashed
-            )
+            running = asyncio.get_running_loop().run_in_executor(self._pool, self._verify, check.typed, check.hashed)
             running.add_done_callback(lambda done, check=check: self._finish(check, done))  # type: ignore[misc]
 
     def _finish(self, check: _Check, done: asyncio.Future[bool]) -> None:

@@ -1,0 +1,366 @@
+"""What a visitor gets from the front page, over real HTTP to the application in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from nblauncher import passwords
+from nblauncher.model import Secret, ServerState
+from nblauncher.tickets import TicketBook
+from nblauncher.web.checker import PasswordChecker
+from nblauncher.web.door import Door
+from nblauncher.web.guesses import Guesses
+from nblauncher.web.inputs import ClassPage, Enrolled
+from nblauncher.web.pages import FrontPage, application
+
+PASSWORD = "abcd-efgh-jkmn-pqrs"
+HASH = passwords.jupyter_hash(Secret(PASSWORD))
+
+
+class Supervisor:
+    """Answers what the test says."""
+
+    def __init__(self) -> None:
+        self.answer = ServerState.READY
+
+    async def state(self, username: str) -> ServerState:
+        return self.answer
+
+
+@dataclass
+class Visit:
+    client: httpx.AsyncClient
+    front_page: FrontPage
+    supervisor: Supervisor
+    port: int
+    door: Door
+
+    async def sign_in(self, username: str, password: str, **headers: str) -> httpx.Response:
+        return await self.client.post("/", data={"username": username, "password": password}, headers=headers)
+
+
+def visit(scenario: Callable[[Visit], Awaitable[Any]], *, ca_pem: bytes | None = b"PEM", has_tls: bool = False) -> Any:
+    async def run() -> Any:
+        of = ClassPage(
+            course="physics101",
+            interface="notebook",
+            front_port=8000,
+            hosts=frozenset({"127.0.0.1", "localhost", "class.example", "::1"}),
+            has_tls=has_tls,
+            ca_pem=ca_pem,
+            ca_fingerprint="AB:CD",
+            students={"ada": Enrolled(1, 8001, HASH), "bob": Enrolled(2, 8002, HASH)},
+        )
+        checker = PasswordChecker({name: student.hashed for name, student in of.students.items()})
+        supervisor = Supervisor()
+        front_page = FrontPage(of, checker, Guesses(), TicketBook(), supervisor)  # type: ignore[arg-type]
+        door = Door(application(front_page), None)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        door.open([listening])
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                return await asyncio.wait_for(scenario(Visit(client, front_page, supervisor, port, door)), 60)
+        finally:
+            door.close()
+            checker.close()
+
+    return asyncio.run(run())
+
+
+def hidden(response: httpx.Response, name: str) -> str:
+    return re.search(rf'name="{name}" value="([^"]*)"', response.text)[1]  # type: ignore[index]
+
+
+def test_a_name_fills_the_form_whether_or_not_it_exists():
+    async def scenario(front: Visit):
+        return [await front.client.get(path) for path in ("/ada", "/eve", "/ada/", "/")]
+
+    known, unknown, slash, nobody = visit(scenario)
+    assert 'value="ada"' in known.text
+    assert known.text.replace("ada", "eve") == unknown.text
+    assert slash.text == known.text
+    assert 'name="username" type="text" value=""' in nobody.text
+    assert {one.status_code for one in (known, unknown, nobody)} == {200}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/Ada", "/a.b", "/" + "a" * 32, "/a%0ab", "/a/b", "/user/ada/tree", "/static/nothing.css", "/-rf", "/%3Cb%3E"],
+)
+def test_what_is_no_username_is_not_found(path):
+    async def scenario(front: Visit):
+        return await front.client.get(path)
+
+    response = visit(scenario)
+    assert response.status_code == 404
+    assert "There is nothing here" in response.text
+
+
+def test_a_right_password_leads_to_the_students_own_port_on_the_host_they_came_by():
+    async def scenario(front: Visit):
+        response = await front.client.post(
+            "/", data={"username": "bob", "password": PASSWORD}, headers={"Host": "class.example:9"}
+        )
+        return response, front.front_page.tickets.redeem(hidden(response, "ticket"))
+
+    response, holder = visit(scenario)
+    assert 'action="http://class.example:8002/user/bob/nblauncher/ticket"' in response.text
+    assert "form-action http://class.example:8002;" in response.headers["Content-Security-Policy"]
+    assert holder == "bob"
+    nonce = re.search(r'<script nonce="([^"]+)"', response.text)[1]  # type: ignore[index]
+    assert f"script-src 'nonce-{nonce}'" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("typed", [PASSWORD, PASSWORD.upper(), "abcdefgh jkmnpqrs", f"  {PASSWORD}\t"])
+def test_a_password_is_right_however_it_is_spaced(typed):
+    async def scenario(front: Visit):
+        return await front.sign_in(" Ada ", typed)
+
+    assert visit(scenario).status_code == 200
+
+
+@pytest.mark.parametrize("typed", ["", "wrong", PASSWORD + "x", "é", "\x00", "x" * 5000, PASSWORD[:-1]])
+def test_wrong_passwords_and_unknown_names_get_the_same_answer(typed):
+    async def scenario(front: Visit):
+        return [await front.sign_in(name, typed) for name in ("ada", "eve")]
+
+    known, unknown = visit(scenario)
+    assert known.status_code == unknown.status_code == 403
+    assert known.text.replace("ada", "eve") == unknown.text
+    assert 'role="alert"' in known.text
+    volatile = {"date", "etag"}
+    assert {k: v for k, v in known.headers.items() if k not in volatile} == {
+        k: v for k, v in unknown.headers.items() if k not in volatile
+    }
+
+
+def test_an_unknown_name_is_never_let_in_and_a_hostile_one_never_echoed():
+    async def scenario(front: Visit):
+        return [await front.sign_in(name, PASSWORD) for name in ("eve", '"><script>', "", "a" * 100)]
+
+    for response in visit(scenario):
+        assert response.status_code == 403
+        assert "<script" not in response.text
+
+
+def test_a_right_password_is_answered_while_wrong_ones_wait():
+    async def scenario(front: Visit):
+        for _ in range(20):
+            front.front_page.guesses.wrong("127.0.0.1", "ada")
+        wrong = asyncio.ensure_future(front.sign_in("ada", "wrong"))
+        right = await front.sign_in("ada", PASSWORD)
+        was_waiting = not wrong.done()
+        wrong.cancel()
+        return right, was_waiting
+
+    right, was_waiting = visit(scenario)
+    assert right.status_code == 200
+    assert "Opening your notebooks" in right.text
+    assert was_waiting
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_sign_in_sent_by_another_page_is_refused_unheard(headers):
+    async def scenario(front: Visit):
+        return await front.sign_in("ada", PASSWORD, **headers), len(front.front_page.tickets)
+
+    response, tickets_out = visit(scenario)
+    assert response.status_code == 403
+    assert "another page" in response.text
+    assert tickets_out == 0
+
+
+def test_our_own_page_may_sign_in():
+    async def scenario(front: Visit):
+        return await front.sign_in(
+            "ada", PASSWORD, **{"Origin": f"http://127.0.0.1:{front.port}", "Sec-Fetch-Site": "same-origin"}
+        )
+
+    assert visit(scenario).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/ada", "/ca.pem", "/nowhere/at/all", "/static/page.css"])
+def test_an_unknown_host_gets_a_400_that_names_the_key(path):
+    async def scenario(front: Visit):
+        return await front.client.get(path, headers={"Host": "evil.example:8000"})
+
+    response = visit(scenario)
+    assert response.status_code == 400
+    assert "web.names" in response.text
+    assert "evil.example:8000" in response.text
+
+
+PATHS = ("/", "/ada", "/nowhere/at/all", "/ca.html", "/ca.pem", "/static/page.css", "/Ada")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
+def test_every_answer_carries_the_headers_and_none_that_stays(path, method):
+    async def scenario(front: Visit):
+        return await front.client.request(method, path)
+
+    headers = visit(scenario).headers
+    assert headers["Server"] == "nblauncher"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["Referrer-Policy"] == "strict-origin"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert path.startswith("/static/") or headers["Cache-Control"] == "no-store"
+    assert "Set-Cookie" not in headers
+    assert "Strict-Transport-Security" not in headers
+
+
+def test_the_certificate_is_offered_with_its_fingerprint():
+    async def scenario(front: Visit):
+        return [await front.client.get(path) for path in ("/ca.pem", "/ca.html", "/")]
+
+    file, page, form = visit(scenario)
+    assert file.content == b"PEM"
+    assert file.headers["Content-Type"] == "application/x-x509-ca-cert"
+    assert file.headers["Content-Disposition"] == "attachment; filename=physics101-ca.pem"
+    assert "<span>AB</span>:<wbr><span>CD</span>" in page.text
+    assert 'href="/ca.html"' in form.text
+
+
+def test_without_a_class_ca_none_is_offered():
+    async def scenario(front: Visit):
+        return [await front.client.get(path) for path in ("/ca.pem", "/ca.html", "/")]
+
+    file, page, form = visit(scenario, ca_pem=None)
+    assert (file.status_code, page.status_code) == (404, 404)
+    assert "ca.html" not in form.text
+
+
+def test_a_starting_server_is_waited_for_without_typing_the_password_again():
+    async def scenario(front: Visit):
+        front.supervisor.answer = ServerState.STARTING
+        first = await front.sign_in("ada", PASSWORD)
+        second = await front.client.post("/", data={"waiting": hidden(first, "waiting")})
+        front.supervisor.answer = ServerState.READY
+        third = await front.client.post("/", data={"waiting": hidden(second, "waiting")})
+        again = await front.client.post("/", data={"waiting": hidden(second, "waiting")})
+        return first, second, third, again
+
+    first, second, third, again = visit(scenario)
+    assert "are starting" in first.text
+    assert "are starting" in second.text
+    assert "/user/ada/nblauncher/ticket" in third.text
+    assert "sign in again" in again.text
+    assert "ticket" not in again.text
+
+
+@pytest.mark.parametrize("state", [ServerState.UNKNOWN, ServerState.ASLEEP])
+def test_what_may_still_become_ready_is_waited_for(state):
+    async def scenario(front: Visit):
+        front.supervisor.answer = state
+        return await front.sign_in("ada", PASSWORD)
+
+    assert "are starting" in visit(scenario).text
+
+
+@pytest.mark.parametrize("state", [ServerState.FAILED, ServerState.STOPPED])
+def test_a_server_that_is_down_is_a_matter_for_the_teacher(state):
+    async def scenario(front: Visit):
+        front.supervisor.answer = state
+        return await front.sign_in("ada", PASSWORD), len(front.front_page.tickets)
+
+    response, tickets_out = visit(scenario)
+    assert "tell your teacher" in response.text
+    assert tickets_out == 0
+
+
+def test_plain_http_to_a_tls_class_is_sent_to_https_and_nowhere_else():
+    async def scenario(front: Visit):
+        return [
+            await front.client.get("/ada?x=1"),
+            await front.client.get(
+                f"http://127.0.0.1:{front.port}//evil.example/", headers={"Host": "class.example:8000"}
+            ),
+            await front.sign_in("ada", PASSWORD),
+            await front.client.get("/", headers={"Host": "evil.example"}),
+            front.port,
+        ]
+
+    plain, double_slash, posted, foreign, port = visit(scenario, has_tls=True)
+    assert plain.headers["Location"] == f"https://127.0.0.1:{port}/ada?x=1"
+    assert double_slash.headers["Location"] == "https://class.example:8000//evil.example/"
+    assert (plain.status_code, posted.status_code, foreign.status_code) == (303, 303, 400)
+    assert "ticket" not in posted.text
+
+
+def test_a_body_beyond_the_limit_is_not_read():
+    async def scenario(front: Visit):
+        try:
+            return (await front.sign_in("ada", "x" * 100_000)).status_code
+        except httpx.TransportError:
+            return "disconnected"
+
+    assert visit(scenario) in (400, 413, "disconnected")
+
+
+def test_no_log_line_names_a_student(caplog):
+    caplog.set_level(logging.DEBUG, logger="nblauncher")
+    caplog.set_level(logging.DEBUG, logger="tornado")
+
+    async def scenario(front: Visit):
+        for _ in range(3):
+            front.front_page.guesses.wrong("127.0.0.1", "ada")
+        await front.client.get("/ada")
+        await front.sign_in("ada", "wrong-password")
+        await front.sign_in("ada", PASSWORD)
+
+    visit(scenario)
+    assert "wrong guesses from 127.0.0.1" in caplog.text
+    assert "ada" not in caplog.text
+    assert "wrong-password" not in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind():
+    async def scenario(front: Visit):
+        for _ in range(20):
+            front.front_page.guesses.wrong("127.0.0.1", "ada")
+        with pytest.raises(httpx.ReadTimeout):
+            await front.client.post("/", data={"username": "ada", "password": "wrong"}, timeout=0.5)
+        while len(front.door):
+            await asyncio.sleep(0.01)
+        return [task for task in asyncio.all_tasks() if "_post" in repr(task)]
+
+    assert visit(scenario) == []
+
+
+def test_a_whole_address_cannot_take_more_than_its_share_and_the_oldest_idle_goes_first():
+    async def scenario(front: Visit):
+        front.door._max_per_address = 5
+        silent = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(20)]
+        response = await front.client.get("/")
+        first = await asyncio.wait_for(silent[0][0].read(), 30)
+        count = len(front.door)
+        for _, writer in silent:
+            writer.close()
+        return response.status_code, first, count
+
+    status, first, count = visit(scenario)
+    assert status == 200
+    assert first == b""
+    assert count <= 5
