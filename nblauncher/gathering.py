@@ -1,0 +1,304 @@
+"""The student's side of a retrieval: a child that is the student reads the home and streams it to the teacher's child.
+
+What travels, one frame each (workers.Frame): `file` with all its bytes, or `begin`, `data`... and `end` (or `void`,
+when the file changed meanwhile); `same`, a file that the store already has; `excluded`; `tick`, a sign of life while
+nothing is sent; and `finish`. Paths are as in the store: below `work/` or `home/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import files, workers
+from nblauncher.errors import HostError
+from nblauncher.model import HandedOut
+from nblauncher.scope import CHANGED, HOME, Scope, Stored, stamp_of
+from nblauncher.settings import RetrieveSettings
+
+_ATTEMPTS = 4
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+_TICK_SECONDS = 1.0
+
+
+def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, known: int, stall: float) -> str:
+    """Stream one home to `output`. Runs as the student; answers with the same digest as `listing`.
+
+    `known` is where the teacher's child says first which files the store still has. HostError when the home cannot be
+    read at all; BrokenPipeError when nobody reads what we send any more.
+    """
+    stored = _read_known(known, stall)
+    root = _open_home(home)
+    gathering = _Gathering(scope, limits, output, root, stored)
+    base = root if scope.kind == HOME else gathering.open_material(root)
+    digest = hashlib.sha256()
+    if base is not None:
+        for entry in _walk(base, scope, limits):
+            digest.update(_line(entry, scope))
+            gathering.take(entry)
+    gathering.judge_links()
+    gathering.send({"kind": "finish"})
+    return digest.hexdigest()
+
+
+def listing(home: Path, scope: Scope, limits: RetrieveSettings) -> str:
+    """A digest of the names, kinds, sizes, times and inodes of all that HOME walks. Runs as the student."""
+    digest = hashlib.sha256()
+    for entry in _walk(_open_home(home), scope, limits):
+        digest.update(_line(entry, scope))
+    return digest.hexdigest()
+
+
+def _open_home(home: Path) -> int:
+    """The way to the home may contain links, which are the administrator's; the home must be the student's own."""
+    try:
+        root = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"the home {home} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
+    if os.fstat(root).st_uid != os.geteuid():
+        raise HostError(f"the home {home} belongs to uid {os.fstat(root).st_uid}, not to the student")
+    return root
+
+
+def _walk(base: int, scope: Scope, limits: RetrieveSettings) -> Iterator[files.Entry]:
+    """What we handed out does not count as the student's entries."""
+    max_entries = limits.max_files + len(scope.handed_out)
+    return files.walk(base, max_depth=limits.max_depth, max_entries=max_entries, is_left_out=scope.is_cache)
+
+
+def _line(entry: files.Entry, scope: Scope) -> bytes:
+    """A listing's line. Of a cache only the name counts."""
+    status = entry.status
+    if status is None or scope.is_cache(entry):
+        stamp: tuple[int, ...] = ()
+    else:
+        stamp = (status.st_mode, *stamp_of(status))
+    return json.dumps([entry.path, stamp, entry.obstacle]).encode("ascii") + b"\n"
+
+
+def _read_known(known: int, stall: float) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
+    while (frame := workers.read_frame(known, stall)) is not None:
+        for path, stamp, sha256 in frame.header["stored"]:
+            stored[path] = Stored(tuple(stamp), sha256)
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    path: str
+    target: tuple[int, int] | None
+
+
+class _Gathering:
+    """One home's collection under way."""
+
+    def __init__(
+        self, scope: Scope, limits: RetrieveSettings, output: int, root: int, stored: Mapping[str, Stored]
+    ) -> None:
+        self._scope = scope
+        self._limits = limits
+        self._output = output
+        self._stored = stored
+        self._home = os.readlink(f"/proc/self/fd/{root}")
+        self._device = os.fstat(root).st_dev
+        self._accounted = {_identity(os.fstat(root))}
+        self._links: list[_Link] = []
+        self._counted = 0
+        self._sent_at = time.monotonic()
+
+    def open_material(self, root: int) -> int | None:
+        """The material folder, or None after saying why there is none."""
+        try:
+            base = files.open_below(root, self._scope.target)
+        except FileNotFoundError:
+            self.exclude("work", "the material folder is not there", incomplete=False)
+            return None
+        except OSError as error:
+            is_replaced = error.errno in (errno.ENOTDIR, errno.ELOOP)
+            self.exclude("work", "a link or file is in its place" if is_replaced else files.words_of(error))
+            return None
+        if os.fstat(base).st_dev != self._device:
+            self.exclude("work", files.OTHER_DEVICE)
+            return None
+        self._accounted.add(_identity(os.fstat(base)))
+        return base
+
+    def send(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        workers.write_frame(self._output, header, payload)
+        self._sent_at = time.monotonic()
+
+    def exclude(self, path: str, reason: str, *, incomplete: bool = True) -> None:
+        self.send({"kind": "excluded", "path": path, "reason": reason, "incomplete": incomplete})
+
+    def tick(self) -> None:
+        if time.monotonic() - self._sent_at > _TICK_SECONDS:
+            self.send({"kind": "tick"})
+
+    def take(self, entry: files.Entry) -> None:
+        self.tick()
+        path = self._scope.store_path(entry.path)
+        if self._scope.is_cache(entry):
+            self.exclude(path, "a cache", incomplete=False)
+        elif entry.obstacle or entry.status is None:
+            self.exclude(path, entry.obstacle)
+        elif entry.is_folder:
+            self._accounted.add(_identity(entry.status))
+        elif entry.is_file:
+            self._take_file(entry, entry.status, path)
+        elif stat.S_ISLNK(entry.status.st_mode):
+            self._take_link(entry, path)
+        else:
+            self.exclude(path, _KINDS.get(stat.S_IFMT(entry.status.st_mode), "a special file"), incomplete=False)
+
+    def _take_file(self, entry: files.Entry, status: os.stat_result, path: str) -> None:
+        sent = self._scope.sent(path) if self._scope.kind == CHANGED else None
+        if sent and (sent.size, sent.mtime_ns, sent.ctime_ns, sent.inode) == stamp_of(status):
+            self._accounted.add(_identity(status))
+            return
+        stored = self._stored.get(path)
+        if stored and stored.stamp == stamp_of(status) and self._scope.kind != HOME and self._fits(status):
+            self._send_same(path, status, stored.sha256)
+            return
+        for attempt in range(_ATTEMPTS):
+            time.sleep(0.05 * attempt)
+            try:
+                if self._read_file(entry, path, sent, stored):
+                    return
+            except OSError as error:
+                self.exclude(path, files.words_of(error))
+                return
+        self.exclude(path, "changed while it was read")
+
+    def _read_file(self, entry: files.Entry, path: str, sent: HandedOut | None, stored: Stored | None) -> bool:
+        """Send, skip or exclude the file as it is now; False when it changed meanwhile."""
+        descriptor, status = files.open_file(entry.name, entry.folder)
+        try:
+            reason = self._reason_to_refuse(descriptor, status)
+            if reason:
+                self.exclude(path, reason)
+                return True
+            known = {one.sha256 for one in (sent, stored) if one and one.size == status.st_size}
+            sha256 = files.sha256_of(descriptor, status.st_size, self.tick) if known else ""
+            if sha256 not in known:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                return self._send_bytes(descriptor, status, path)
+            if _has_changed(descriptor, status):
+                return False
+            if sent and sha256 == sent.sha256:
+                self._accounted.add(_identity(status))
+            else:
+                self._send_same(path, status, sha256)
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _reason_to_refuse(self, descriptor: int, status: os.stat_result) -> str:
+        """Why the file must not be read, '' when it may.
+
+        Before a home is deleted only files that are cheap to make large have a limit: those with holes.
+        """
+        if status.st_dev != self._device:
+            return files.OTHER_DEVICE
+        if self._scope.kind == HOME and not files.is_sparse(descriptor, status):
+            return ""
+        if status.st_size > self._limits.max_file:
+            kind = "a sparse file larger" if self._scope.kind == HOME else "larger"
+            return f"{kind} than max_file ({self._limits.max_file} bytes)"
+        if not self._fits(status):
+            return f"with it there would be more than max_student ({self._limits.max_student} bytes)"
+        return ""
+
+    def _fits(self, status: os.stat_result) -> bool:
+        return self._counted + status.st_size <= self._limits.max_student
+
+    def _send_same(self, path: str, status: os.stat_result, sha256: str) -> None:
+        self.send(_header("same", path, status) | {"sha256": sha256})
+        self._account(status)
+
+    def _send_bytes(self, descriptor: int, status: os.stat_result, path: str) -> bool:
+        """False when the file changed meanwhile; what was sent of it is then void."""
+        if status.st_size <= files.CHUNK:
+            data = b"".join(files.chunks(descriptor, status.st_size))
+            if _has_changed(descriptor, status, len(data)):
+                return False
+            self.send(_header("file", path, status), data)
+        else:
+            self.send(_header("begin", path, status))
+            size = 0
+            try:
+                for data in files.chunks(descriptor, status.st_size):
+                    self.send({"kind": "data"}, data)
+                    size += len(data)
+                is_void = _has_changed(descriptor, status, size)
+            except BrokenPipeError:
+                raise
+            except OSError:
+                self.send({"kind": "void"})
+                raise
+            self.send({"kind": "void" if is_void else "end"})
+            if is_void:
+                return False
+        self._account(status)
+        return True
+
+    def _account(self, status: os.stat_result) -> None:
+        self._accounted.add(_identity(status))
+        if self._scope.kind != HOME or status.st_blocks * 512 < status.st_size:
+            self._counted += status.st_size
+
+    def _take_link(self, entry: files.Entry, path: str) -> None:
+        """Remember what the link leads to when that is a file or folder in the home."""
+        try:
+            descriptor = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=entry.folder)
+        except OSError as error:
+            # Behind a folder of the home that may not be searched there could be work; elsewhere it is nobody's.
+            is_hidden = error.errno == errno.EACCES and self._points_home(entry)
+            self.exclude(path, "a link to what cannot be read" if is_hidden else "a link", incomplete=is_hidden)
+            return
+        try:
+            status = os.fstat(descriptor)
+            where = os.readlink(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        is_home = where.startswith(self._home + "/") and (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
+        self._links.append(_Link(path, _identity(status) if is_home else None))
+
+    def _points_home(self, entry: files.Entry) -> bool:
+        folder = os.readlink(f"/proc/self/fd/{entry.folder}")
+        target = os.path.normpath(os.path.join(folder, os.readlink(entry.name, dir_fd=entry.folder)))
+        return target.startswith(self._home + "/")
+
+    def judge_links(self) -> None:
+        """A link is incomplete when it leads to something in the home that did not come along itself."""
+        for link in self._links:
+            if link.target is None or link.target in self._accounted:
+                self.exclude(link.path, "a link", incomplete=False)
+            else:
+                self.exclude(link.path, "a link to work in the home that is not retrieved itself")
+
+
+def _header(kind: str, path: str, status: os.stat_result) -> dict[str, Any]:
+    return {"kind": kind, "path": path, "stamp": stamp_of(status)}
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _has_changed(descriptor: int, status: os.stat_result, size: int | None = None) -> bool:
+    """Whether the file is another than when it was opened, or gave another number of bytes."""
+    return stamp_of(os.fstat(descriptor)) != stamp_of(status) or size not in (None, status.st_size)

@@ -1,0 +1,317 @@
+"""The teacher's side of a retrieval: a child that is the teacher writes one student's stream below a staging folder.
+
+It believes nothing that comes through the pipe: every path is checked again, every file is created anew (O_EXCL) as
+0600 in 0700 folders of this run, and every limit holds here too. What it cannot check is only what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nblauncher import files, manifest, workers
+from nblauncher.errors import HostError
+from nblauncher.manifest import Record
+from nblauncher.model import Exclusion
+from nblauncher.scope import HOME, Scope, Stamp
+from nblauncher.settings import RetrieveSettings
+from nblauncher.tree import Tree, sync
+
+STOPPED = "the copy was stopped before its end"
+STALLED = "the copy stalled or was stopped"
+
+_RESERVE = 512_000_000
+"""Bytes of the store's disk that we never fill, or a twentieth of a small disk."""
+_RESERVED_INODES = 1000
+_TOLD_AT_A_TIME = 200
+_UNUSABLE_NAME = (errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to receive: one student's work of one scope, into the folder `staging` below `target`."""
+
+    target: Path
+    staging: str
+    username: str
+    scope: Scope
+    limits: RetrieveSettings
+    time: str
+    previous: str = ""
+    """The published folder of the student's last retrieval; files that still stand there are linked."""
+
+
+def receive(order: Order, stream: int, known: int, stall: float) -> Mapping[str, Any]:
+    """Write the student's folder with its manifest. Runs as the teacher; answers with what the folder amounts to.
+
+    HostError when the stream stalls, ends early or breaks its rules, when the disk is full, or when, for HOME, a file
+    that is read again from disk is not what came through the pipe.
+    """
+    target = os.open(order.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    staging = files.open_folder(order.staging, target)
+    os.mkdir(order.username, 0o700, dir_fd=staging)
+    receiving = _Receiving(order, Tree(files.open_folder(order.username, staging)))
+    receiving.find_standing(target)
+    receiving.tell(known)
+    os.close(known)
+    while (frame := _next(stream, stall)).header.get("kind") != "finish":
+        receiving.take(frame)
+    return receiving.finish()
+
+
+def _next(stream: int, stall: float) -> workers.Frame:
+    try:
+        frame = workers.read_frame(stream, stall)
+    except TimeoutError as error:
+        raise HostError(STALLED) from error
+    if frame is None:
+        raise HostError(STOPPED)
+    return frame
+
+
+@dataclass
+class _Incoming:
+    """A file on its way in; `descriptor` is -1 when the store cannot hold it and its bytes are dropped."""
+
+    path: str
+    parts: tuple[str, ...]
+    stamp: Stamp
+    descriptor: int
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+
+class _Receiving:
+    """One student's folder under way."""
+
+    def __init__(self, order: Order, tree: Tree) -> None:
+        self._order = order
+        self._tree = tree
+        self._previous: Tree | None = None
+        self._standing: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}
+        self._exclusions: list[Exclusion] = []
+        self._incoming: _Incoming | None = None
+        self._bytes = 0
+
+    def find_standing(self, target: int) -> None:
+        """Which files of the last retrieval stand as we wrote them: by size and time, before a deletion by sha256."""
+        if not self._order.previous:
+            return
+        try:
+            folder = files.open_below(target, f"{self._order.previous}/{self._order.username}")
+        except OSError:
+            return
+        self._previous = Tree(folder)
+        for record in manifest.read(self._previous) or ():
+            if manifest.stands(self._previous, record, is_read=self._order.scope.kind == HOME):
+                self._standing[record.path] = record
+
+    def tell(self, known: int) -> None:
+        """Tell the student's child what it need not send again."""
+        stored = [[one.path, one.stamp, one.sha256] for one in self._standing.values()]
+        for start in range(0, len(stored), _TOLD_AT_A_TIME):
+            workers.write_frame(known, {"stored": stored[start : start + _TOLD_AT_A_TIME]})
+
+    def take(self, frame: workers.Frame) -> None:
+        header, kind = frame.header, frame.header.get("kind")
+        if (kind in ("data", "end", "void")) != (self._incoming is not None) and kind != "tick":
+            raise _broken(f"{kind!r} out of turn")
+        if kind == "file":
+            self._begin(header)
+            self._write(frame.payload)
+            self._end()
+        elif kind == "begin":
+            self._begin(header)
+        elif kind == "data":
+            self._write(frame.payload)
+        elif kind == "end":
+            self._end()
+        elif kind == "void":
+            self._drop()
+        elif kind == "same":
+            self._link(header)
+        elif kind == "excluded":
+            self._exclude(_text(header, "path"), _text(header, "reason"), header.get("incomplete") is not False)
+        elif kind != "tick":
+            raise _broken(f"{kind!r}")
+
+    def finish(self) -> Mapping[str, Any]:
+        if self._incoming is not None:
+            raise _broken("a file without an end")
+        if self._order.scope.kind == HOME:
+            self._verify()
+        is_complete = not any(exclusion.incomplete for exclusion in self._exclusions)
+        order = self._order
+        about = {"username": order.username, "scope": order.scope.kind, "time": order.time}
+        manifest.write(self._tree, about, self._records.values(), self._exclusions, is_complete=is_complete)
+        return {
+            "files": len(self._records),
+            "bytes": self._bytes,
+            "digest": manifest.digest(self._records.values()),
+            "exclusions": _most_important(self._exclusions),
+        }
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        path, parts, stamp = self._checked(header)
+        self._check_space(stamp[0])
+        try:
+            descriptor = self._tree.create(parts)
+        except OSError as error:
+            if error.errno not in _UNUSABLE_NAME:
+                raise
+            self._exclude(path, f"the store cannot hold this name: {os.strerror(error.errno).lower()}", True)
+            descriptor = -1
+        self._incoming = _Incoming(path, parts, stamp, descriptor)
+
+    def _write(self, data: bytes) -> None:
+        incoming = self._expected()
+        incoming.size += len(data)
+        if incoming.size > incoming.stamp[0]:
+            raise _broken("more bytes than announced")
+        incoming.digest.update(data)
+        view = memoryview(data)
+        while view and incoming.descriptor >= 0:
+            view = view[os.write(incoming.descriptor, view) :]
+
+    def _end(self) -> None:
+        incoming = self._expected()
+        if incoming.size != incoming.stamp[0]:
+            raise _broken("fewer bytes than announced")
+        self._incoming = None
+        if incoming.descriptor < 0:
+            return
+        stored_mtime = _set_time(incoming.descriptor, incoming.stamp[1])
+        os.close(incoming.descriptor)
+        self._record(incoming.path, incoming.digest.hexdigest(), incoming.stamp, stored_mtime)
+
+    def _drop(self) -> None:
+        incoming = self._expected()
+        self._incoming = None
+        if incoming.descriptor >= 0:
+            os.close(incoming.descriptor)
+            self._tree.delete(incoming.parts)
+
+    def _link(self, header: Mapping[str, Any]) -> None:
+        path, parts, stamp = self._checked(header)
+        record = self._standing.get(path)
+        if record is None or self._previous is None or record.sha256 != header.get("sha256") or record.size != stamp[0]:
+            raise _broken("a file that the store does not have")
+        try:
+            status = self._tree.link_from(self._previous, parts)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            self._copy(header, parts, record)
+            return
+        self._record(path, record.sha256, stamp, status.st_mtime_ns)
+
+    def _copy(self, header: Mapping[str, Any], parts: tuple[str, ...], record: Record) -> None:
+        """Where the file system makes no more links: the file's own bytes once more."""
+        if self._previous is None:
+            raise _broken("a file that the store does not have")
+        descriptor, _status = self._previous.open(parts)
+        self._begin(header)
+        for data in files.chunks(descriptor, record.size):
+            self._write(data)
+        os.close(descriptor)
+        self._end()
+        if self._records[record.path].sha256 != record.sha256:
+            raise HostError(f"{record.path} in {self._order.previous} changed while it was read")
+
+    def _record(self, path: str, sha256: str, stamp: Stamp, stored_mtime: int) -> None:
+        sent = self._order.scope.sent(path)
+        self._records[path] = Record(path, sha256, stamp, stored_mtime, sent.sha256 if sent else None)
+        self._bytes += stamp[0]
+
+    def _exclude(self, path: str, reason: str, incomplete: bool) -> None:
+        self._exclusions.append(Exclusion(path, reason[:200], incomplete))
+        self._check_count()
+
+    def _expected(self) -> _Incoming:
+        if self._incoming is None:
+            raise _broken("bytes of no file")
+        return self._incoming
+
+    def _checked(self, header: Mapping[str, Any]) -> tuple[str, tuple[str, ...], Stamp]:
+        """Path and stamp of an announced file; HostError when it lies outside, or over a limit."""
+        order = self._order
+        path = _text(header, "path")
+        parts = files.parts_of(path, max_depth=order.limits.max_depth + 1)
+        if len(parts) < 2 or parts[0] not in (("work", "home") if order.scope.kind == HOME else ("work",)):
+            raise _broken(f"a file at {path[:200]!r}")
+        stamp = header.get("stamp")
+        if not isinstance(stamp, list) or len(stamp) != 4 or any(type(number) is not int for number in stamp):
+            raise _broken("no size and times")
+        if stamp[0] < 0 or path in self._records:
+            raise _broken("a negative size or a file twice")
+        limits = order.limits
+        if order.scope.kind != HOME and (stamp[0] > limits.max_file or self._bytes + stamp[0] > limits.max_student):
+            raise _broken("more bytes than max_file or max_student")
+        self._check_count()
+        return path, parts, (stamp[0], stamp[1], stamp[2], stamp[3])
+
+    def _check_count(self) -> None:
+        most = self._order.limits.max_files + len(self._order.scope.handed_out)
+        if len(self._records) > most or len(self._exclusions) > 2 * most + 1000:
+            raise _broken("more entries than max_files")
+
+    def _check_space(self, size: int) -> None:
+        disk = os.fstatvfs(self._tree.root)
+        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
+        if size > disk.f_bavail * disk.f_frsize - reserve:
+            raise HostError(
+                f"disk full at {self._order.target}",
+                f"Free {(size + reserve) // 1_000_000 + 1} MB there; {reserve // 1_000_000} MB are kept in reserve.",
+            )
+        if disk.f_files and disk.f_favail < min(_RESERVED_INODES, disk.f_files // 20):
+            raise HostError(
+                f"disk full at {self._order.target}: hardly any inodes are left", "Delete some files there."
+            )
+
+    def _verify(self) -> None:
+        """Read every stored file again, from disk as far as the kernel lets us, and compare."""
+        sync(self._tree.root)
+        for record in self._records.values():
+            descriptor, status = self._tree.open(files.parts_of(record.path))
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if status.st_size != record.size or files.sha256_of(descriptor, status.st_size) != record.sha256:
+                raise HostError(f"{record.path} is not in the store as it was read", "Check the disk of the store.")
+            os.close(descriptor)
+
+
+def _set_time(descriptor: int, mtime_ns: int) -> int:
+    """Give the stored file the student's time where the file system can hold it; what it has then (ns)."""
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+    return os.fstat(descriptor).st_mtime_ns
+
+
+def _text(header: Mapping[str, Any], key: str) -> str:
+    value = header.get(key)
+    if not isinstance(value, str) or len(value) > 1 << 16:
+        raise _broken(f"no {key}")
+    return value
+
+
+def _broken(what: str) -> HostError:
+    return HostError(f"the student's copy broke its rules: {what}")
+
+
+_MOST_REPORTED = 200
+
+
+def _most_important(exclusions: list[Exclusion]) -> list[list[Any]]:
+    """What goes into reports: everything is in the manifest, the incomplete ones come first."""
+    ranked = sorted(exclusions, key=lambda exclusion: not exclusion.incomplete)
+    rows: list[list[Any]] = [[one.path[:4000], one.reason, one.incomplete] for one in ranked[:_MOST_REPORTED]]
+    rest = ranked[_MOST_REPORTED:]
+    if rest:
+        rows.append([manifest.NAME, f"lists {len(rest)} more", any(one.incomplete for one in rest)])
+    return rows

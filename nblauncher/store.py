@@ -1,0 +1,196 @@
+"""The teacher's store of retrievals: `TARGET/<time>/<username>/`, written under a staging name and renamed whole.
+
+Every function forks a child that is the teacher and does the work there; the caller may be root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import socket
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from nblauncher import deletion, files, manifest, workers
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.model import Account
+from nblauncher.tree import Tree, sync
+
+_STAGING = re.compile(r"\.\d{4}-\d\d-\d\dT\d{6}[+-]\d{4}\.partial-[0-9a-f]{16}")
+_LATEST = "latest"
+_NEW_LATEST = re.compile(r"\.latest-[0-9a-f]{16}")
+_TIMEOUT = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A folder that nobody looks into yet. `lock` keeps it from being cleaned away while this process lives."""
+
+    target: Path
+    name: str
+    time: datetime
+    lock: int
+
+
+def open_staging(owner: Account, target: Path, time: datetime) -> Staging:
+    """Make TARGET where it is missing, delete what crashed runs left in it, and begin a retrieval.
+
+    `time` is aware, in the host's zone. RefusedError when TARGET is not the teacher's alone; HostError otherwise.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        name = workers.run_as(owner, _open, target, time, theirs.fileno(), keep={theirs.fileno()}, timeout=_TIMEOUT)
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    return Staging(target, name, time, descriptors[0])
+
+
+def publish(owner: Account, staging: Staging) -> str:
+    """Write everything to disk, rename the folder to its time (`-2`, `-3` when taken) and point `latest` at it.
+
+    Answers with the name. The staging is closed.
+    """
+    name = workers.run_as(owner, _publish, staging.target, staging.name, _stamp(staging.time), timeout=_TIMEOUT)
+    os.close(staging.lock)
+    return str(name)
+
+
+def discard(owner: Account, staging: Staging) -> None:
+    """Delete the whole staging folder and close it."""
+    workers.run_as(owner, _discard, staging.target, staging.name, timeout=_TIMEOUT)
+    os.close(staging.lock)
+
+
+def discard_student(owner: Account, target: Path, staging: str, username: str) -> None:
+    """Delete what has arrived of one student, whose copy failed."""
+    workers.run_as(owner, _discard, target, f"{staging}/{username}", timeout=_TIMEOUT)
+
+
+def standing(owner: Account, target: Path, folder: str, usernames: Iterable[str]) -> frozenset[str]:
+    """For whom of these students the published folder still stands, with every file at its size and time."""
+    wanted = list(usernames)
+    return frozenset(workers.run_as(owner, _standing, target, folder, wanted, timeout=_TIMEOUT))
+
+
+def _stamp(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H%M%S%z")
+
+
+def _open(target: Path, time: datetime, channel: int) -> str:
+    folder = _open_target(target)
+    _clean(folder)
+    while True:
+        name = f".{_stamp(time)}.partial-{secrets.token_hex(8)}"
+        os.mkdir(name, 0o700, dir_fd=folder)
+        descriptor = files.open_folder(name, folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between mkdir and flock another run may have taken it for an abandoned one.
+        if os.fstat(descriptor).st_nlink > 0:
+            break
+        os.close(descriptor)
+    with socket.socket(fileno=channel) as connection:
+        socket.send_fds(connection, [b"1"], [descriptor])
+    return name
+
+
+def _open_target(target: Path) -> int:
+    os.makedirs(target, 0o700, exist_ok=True)
+    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid():
+        raise RefusedError(f"{target} belongs to uid {status.st_uid}, not to the teacher", "Set retrieve.target anew.")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise RefusedError(f"{target} may be written by others than the teacher", f"chmod go-w {target}")
+    try:
+        latest = os.stat(_LATEST, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return folder
+    if not stat.S_ISLNK(latest.st_mode):
+        raise RefusedError(f"{target}/{_LATEST} is not the link that we make there", "Move it away.")
+    return folder
+
+
+def _clean(folder: int) -> None:
+    """Delete the staging folders whose run is dead: nobody holds their lock."""
+    for name in os.listdir(folder):
+        if _NEW_LATEST.fullmatch(name) and stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=folder)
+        elif _STAGING.fullmatch(name):
+            _delete_abandoned(folder, name)
+
+
+def _delete_abandoned(folder: int, name: str) -> None:
+    try:
+        descriptor = files.open_folder(name, folder)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            deletion.delete_below(descriptor)
+            os.rmdir(name, dir_fd=folder)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _publish(target: Path, staging: str, stamp: str) -> str:
+    folder = _open_target(target)
+    sync(folder)
+    name = _rename(folder, staging, stamp)
+    os.fsync(folder)
+    new_link = f".latest-{secrets.token_hex(8)}"
+    os.symlink(name, new_link, dir_fd=folder)
+    os.rename(new_link, _LATEST, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+    return name
+
+
+def _rename(folder: int, staging: str, stamp: str) -> str:
+    for number in range(1, 1000):
+        name = stamp if number == 1 else f"{stamp}-{number}"
+        try:
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(staging, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return name
+    raise HostError(f"there are 999 retrievals of {stamp} already")
+
+
+def _discard(target: Path, path: str) -> None:
+    above, _, name = path.rpartition("/")
+    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        holder = files.open_below(folder, above)
+        descriptor = files.open_folder(name, holder)
+    except FileNotFoundError:
+        return
+    left = deletion.delete_below(descriptor).left
+    if left:
+        raise HostError(f"{target}/{path} could not be deleted: {left[0]}")
+    os.rmdir(name, dir_fd=holder)
+
+
+def _standing(target: Path, folder: str, usernames: list[str]) -> list[str]:
+    try:
+        root = files.open_below(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
+    except OSError:
+        return []
+    return [username for username in usernames if _stands(root, username)]
+
+
+def _stands(root: int, username: str) -> bool:
+    try:
+        tree = Tree(files.open_folder(username, root))
+    except OSError:
+        return False
+    try:
+        records = manifest.read(tree)
+        return records is not None and all(manifest.stands(tree, record, is_read=False) for record in records)
+    finally:
+        tree.close()
