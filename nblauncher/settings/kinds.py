@@ -136,6 +136,8 @@ def addresses(node: yaml.Node, folder: Path) -> tuple[str, ...]:
 
 def environment(node: yaml.Node, _folder: Path) -> dict[str, str]:
     """Names and texts. The names that make a server safe are ours."""
+    if is_null(node):  # every name of it commented out
+        return {}
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{shown(node)} is not a list of `NAME: value`")
     values: dict[str, str] = {}

@@ -74,7 +74,8 @@ def _folder_violations(settings: Settings) -> Iterator[tuple[str, str]]:
         # What lies inside the material reaches every student.
         for key, path in _places(settings):
             if key != "material.source" and _is_within(path, source):
-                yield key, f"{key}: {_shown(path)} is inside material.source and would be handed out to every student"
+                where = f"{key}: {_shown(path)} is inside material.source"
+                yield "material.source", f"{where} and would be handed out to every student"
     if target == Path("/") or target in (home_root, Path("/home"), Path("/root")):
         yield "retrieve.target", f"retrieve.target: {_shown(target)} is not a folder for students' work"
     elif source != target and _is_within(source, target):
