@@ -35,7 +35,7 @@ def sample_files() -> dict[str, bytes]:
     return {
         "notebooks.cfg": settings.sample().encode("utf-8"),
         "students.csv": samples.joinpath("students.csv").read_bytes(),
-        "material/welcome.ipynb": samples.joinpath("material", "welcome.ipynb").read_bytes(),
+        "material/welcome.ipynb": samples.joinpath("material/welcome.ipynb").read_bytes(),
     }
 
 
@@ -46,7 +46,7 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> list[str]:
         here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _cannot(folder, error) from None
-    written: list[str] = []
+    written: list[Path] = []
     try:
         _refuse_existing(folder, here, contents)
         for name, content in contents.items():
@@ -70,24 +70,30 @@ def _refuse_existing(folder: Path, here: int, contents: Mapping[str, bytes]) -> 
         )
 
 
-def _write_one(here: int, name: str, content: bytes, written: list[str]) -> None:
-    """One file by its descriptor; a folder on the way was checked to be absent, so we make it and never follow one."""
-    folder, _, _ = name.rpartition("/")
-    if folder:
-        os.mkdir(folder, dir_fd=here)
-        written.append(folder)
-    descriptor = os.open(name, _NEW, 0o644, dir_fd=here)
-    written.append(name)
+def _write_one(here: int, name: str, content: bytes, written: list[Path]) -> None:
+    """One file by descriptor. A folder on the way was checked to be absent: we make it and never follow a link."""
+    path = Path(name)
+    if path.parent == Path():
+        folder = os.dup(here)
+    else:
+        os.mkdir(path.parent, dir_fd=here)
+        written.append(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+    try:
+        descriptor = os.open(path.name, _NEW, 0o644, dir_fd=folder)
+    finally:
+        os.close(folder)
+    written.append(path)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
-def _take_back(here: int, written: list[str]) -> None:
-    for name in reversed(written):
-        if name.endswith((".cfg", ".csv", ".ipynb")):
-            os.unlink(name, dir_fd=here)
+def _take_back(here: int, written: list[Path]) -> None:
+    for path in reversed(written):
+        if path.suffix:
+            os.unlink(path, dir_fd=here)
         else:
-            os.rmdir(name, dir_fd=here)
+            os.rmdir(path, dir_fd=here)
 
 
 def _cannot(folder: Path, error: OSError) -> HostError:
