@@ -29,6 +29,21 @@ setup(
         "jinja2>=3.1",
         "segno>=1.5",
     ],
+    extras_require={
+        "test": [
+            "pytest>=8.1",
+            "hypothesis>=6",
+            "httpx>=0.25",
+            "websocket-client>=1.6",
+            "playwright>=1.40",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML",
+            "types-passlib",
+            "types-pexpect",
+            "types-psutil",
+        ]
+    },
     entry_points={
         "console_scripts": [
             "nblauncher = nblauncher.cli:main",
