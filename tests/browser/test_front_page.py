@@ -1,0 +1,169 @@
+"""The front page in a real Chromium that trusts the class CA, up to the student's own server (a stand-in)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nblauncher import tls
+from nblauncher.web.inputs import server_context
+from tests import front_page as tools
+
+pytestmark = [pytest.mark.browser, pytest.mark.system]
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CERTUTIL = shutil.which("certutil")
+PORT = 18720
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    "--host-resolver-rules=MAP bank.example 127.0.0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def front() -> Iterator[tools.FrontPageProcess]:
+    if CHROMIUM is None or CERTUTIL is None:
+        pytest.skip("NO BROWSER TEST: install chromium and certutil (libnss3-tools)")
+    with tools.accounts(26010) as people:
+        made = tools.FrontPageProcess(
+            PORT, {"nbtwada": (people["nbtwada"], PORT + 1), "nbtwbob": (people["nbtwbob"], PORT + 2)}
+        )
+        server = tools.StudentServer(people["nbtwada"], PORT + 1, made.tickets_path, made.leaf())
+        yield made
+        server.close()
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def browser(front, tmp_path_factory):
+    """Chromium with a home of its own, in whose NSS store the class CA is trusted."""
+    home = tmp_path_factory.mktemp("home")
+    store = home / ".pki" / "nssdb"
+    store.mkdir(parents=True)
+    subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-N", "--empty-password"], check=True)
+    authority = front.folder / "tls" / "ca.pem"
+    subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "class", "-i", str(authority)], check=True)
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(home)}
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context()
+    made = context.new_page()
+    made.set_default_timeout(30_000)
+    yield made
+    context.close()
+
+
+def sign_in(page, password: str) -> None:
+    page.fill("#password", password)
+    page.click("button[type=submit]")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_a_student_walks_from_the_front_page_to_their_own_server(front, page, tmp_path: Path, host):
+    page.goto(f"https://{host}:{PORT}/")
+    page.screenshot(path=tmp_path / "1-front-page.png")
+    page.fill("#username", "nbtwada")
+    sign_in(page, "wrong")
+    page.wait_for_selector("[role=alert]")
+    assert page.input_value("#username") == "nbtwada"
+    page.screenshot(path=tmp_path / "2-wrong-password.png")
+    sign_in(page, tools.PASSWORD.upper().replace("-", " "))
+    page.wait_for_selector("#who")
+    page.screenshot(path=tmp_path / "3-own-server.png")
+    assert "signed in" in page.inner_text("#who")
+    assert page.url == f"https://{host}:{PORT + 1}/user/nbtwada/tree"
+    (cookie,) = page.context.cookies()
+    assert cookie["path"] == "/user/nbtwada/", "the front page sets none"
+    assert cookie["value"] == f"https://{host}:{PORT}", "the ticket came with the front page's origin"
+
+
+def test_it_works_without_scripts(front, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"https://localhost:{PORT}/nbtwada")
+    sign_in(page, tools.PASSWORD)
+    page.click("text=Open my notebooks")
+    page.wait_for_selector("#who")
+    assert "signed in" in page.inner_text("#who")
+    context.close()
+
+
+def test_a_starting_server_is_waited_for_and_a_failed_one_said(front, page, tmp_path: Path):
+    front.states["nbtwada"] = "starting"
+    page.goto(f"https://localhost:{PORT}/nbtwada")
+    sign_in(page, tools.PASSWORD)
+    page.wait_for_selector("text=Your notebooks are starting")
+    page.screenshot(path=tmp_path / "starting.png")
+    front.states["nbtwada"] = "ready"
+    page.wait_for_selector("#who")
+    front.states["nbtwbob"] = "failed"
+    page.goto(f"https://localhost:{PORT}/nbtwbob")
+    sign_in(page, tools.PASSWORD)
+    page.wait_for_selector("text=could not be started")
+    page.screenshot(path=tmp_path / "failed.png")
+
+
+def test_a_form_on_another_students_server_cannot_sign_anybody_in(front, page):
+    page.goto(f"https://localhost:{PORT + 1}/")
+    page.set_content(
+        f'<form method=post action="https://localhost:{PORT}/"><input name=username value=nbtwada>'
+        f'<input name=password value="{tools.PASSWORD}"><button>go</button></form>'
+    )
+    page.click("button")
+    page.wait_for_selector("text=came from another page")
+
+
+def test_the_pages_keep_to_their_own_policy(front, page):
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    for path in ("", "nbtwada", "ca.html"):
+        page.goto(f"https://localhost:{PORT}/{path}")
+    assert page.inner_text("#fingerprint").replace("\n", "") == front.ca.fingerprint
+    assert problems == []
+
+
+@pytest.mark.parametrize("host", ["bank.example", "127.0.0.2"])
+def test_chromium_rejects_what_the_class_ca_signs_for_somebody_else(front, page, host):
+    """As if the CA's key were stolen: the certificate is right for the host, but the host is not the class's."""
+    stolen = tls.issue_leaf(front.ca, ["bank.example"], []) if host == "bank.example" else None
+    stolen = stolen or tls.issue_leaf(front.ca, [], [host])
+    with socket.create_server(("127.0.0.2", PORT + 3)) as listening:
+        threading.Thread(target=serve_pages, args=(listening, server_context(stolen)), daemon=True).start()
+        try:
+            with pytest.raises(sync_api.Error, match="ERR_CERT_INVALID"):
+                page.goto(f"https://{host}:{PORT + 3}/")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+def serve_pages(listening, context: ssl.SSLContext) -> None:
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        try:
+            with context.wrap_socket(connection, server_side=True) as secure:
+                secure.recv(4096)
+                secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+        except OSError:
+            continue
