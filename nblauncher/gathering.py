@@ -25,6 +25,7 @@ from nblauncher.scope import CHANGED, HOME, Scope, Stored, stamp_of
 from nblauncher.settings import RetrieveSettings
 
 _ATTEMPTS = 4
+_CLOCK_TICK_NS = 20_000_000
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -191,6 +192,8 @@ class _Gathering:
             if reason:
                 self.exclude(path, reason)
                 return True
+            if _is_fresh(status):
+                return False
             known = {one.sha256 for one in (sent, stored) if one and one.size == status.st_size}
             sha256 = files.sha256_of(descriptor, status.st_size, self.tick) if known else ""
             if sha256 not in known:
@@ -297,6 +300,11 @@ def _header(kind: str, path: str, status: os.stat_result) -> dict[str, Any]:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _is_fresh(status: os.stat_result) -> bool:
+    """Whether it was written so recently that a second write could leave the same times: within a tick of the clock."""
+    return 0 <= time.time_ns() - status.st_ctime_ns < _CLOCK_TICK_NS
 
 
 def _has_changed(descriptor: int, status: os.stat_result, size: int | None = None) -> bool:

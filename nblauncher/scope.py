@@ -35,10 +35,10 @@ class Scope:
     def store_path(self, path: str) -> str:
         """Where in the store a path goes, which is below the home for HOME and below the target otherwise."""
         if self.kind != HOME:
-            return files.join("work", path)
+            return files.join("work", path).rstrip("/")
         if path == self.target or path.startswith(self.target + "/"):
             return "work" + path[len(self.target) :]
-        return files.join("home", path)
+        return files.join("home", path).rstrip("/")
 
     def is_cache(self, entry: files.Entry) -> bool:
         """Whether it is one of the folders that are met but not entered. A file of that name is no cache."""

@@ -43,15 +43,20 @@ def as_student(account: Account, function: Callable[..., object], *arguments: ob
     if pid == 0:
         status = 1
         try:
-            os.setgroups([])
-            os.setresgid(account.gid, account.gid, account.gid)
-            os.setresuid(account.uid, account.uid, account.uid)
-            os.chdir(account.home / TARGET)
+            become(account)
             function(*arguments)
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def become(account: Account) -> None:
+    """Turn this (forked) process into the student's, in the material folder."""
+    os.setgroups([])
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    os.chdir(account.home / TARGET)
 
 
 def write(account: Account, path: str, content: bytes | str = b"work", *, below: str = TARGET) -> Path:
@@ -109,7 +114,7 @@ class Desk:
         return loaded
 
     def stored(self, name: str, account: Account) -> dict[str, bytes]:
-        """Every regular file of the student's folder but the manifest; fails on anything that is neither file nor folder."""
+        """Every file of the student's folder but the manifest; fails on what is neither file nor folder."""
         root = os.fsencode(self.folder(name, account))
         result = {}
         for folder, _folders, files in os.walk(root):

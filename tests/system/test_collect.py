@@ -13,7 +13,7 @@ from nblauncher import homes, store
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, HandedOut
 from nblauncher.scope import ALL, CHANGED, HOME, Scope
-from tests.students import TARGET, Desk, exclusions, made_account, made_desk, write
+from tests.students import TARGET, exclusions, made_account, made_desk, write
 
 pytestmark = pytest.mark.system
 
