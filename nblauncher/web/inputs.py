@@ -59,6 +59,24 @@ def parse_config(content: bytes) -> ClassPage:
     )
 
 
+def render_config(page: ClassPage) -> bytes:
+    """The JSON that `parse_config` reads, for whoever starts a front page. It holds the hashes: sealed memfds only."""
+    content = {
+        "course": page.course,
+        "interface": page.interface,
+        "front_port": page.front_port,
+        "hosts": sorted(page.hosts),
+        "tls": page.has_tls,
+        "ca_pem": None if page.ca_pem is None else page.ca_pem.decode("ascii"),
+        "ca_fingerprint": page.ca_fingerprint,
+        "students": {
+            username: {"uid": student.uid, "port": student.port, "hash": student.hashed}
+            for username, student in page.students.items()
+        },
+    }
+    return json.dumps(content).encode("ascii")
+
+
 def read_and_close(descriptor: int) -> bytes:
     """The whole content of a memfd or file, from its beginning; the descriptor is closed."""
     try:

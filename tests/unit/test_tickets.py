@@ -112,3 +112,28 @@ def test_what_is_no_ticket_is_not_even_sent(tmp_path):
 
 def test_is_yes_wants_the_word():
     assert is_yes(b'{"ok": true}\n')
+
+
+def test_a_full_queue_is_waited_for(tmp_path):
+    """Any student can fill it for a moment, and a unix socket then says EAGAIN at once."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(0)
+    hog = socket.socket(socket.AF_UNIX)
+    hog.connect(str(tmp_path / "s"))
+    answers = []
+    asking = threading.Thread(
+        target=lambda: answers.append(redeem(tmp_path / "s", TicketBook().issue("ada"), timeout=30))
+    )
+    with socket.socket(socket.AF_UNIX) as another, listener, hog:
+        another.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            another.connect(str(tmp_path / "s"))
+        asking.start()
+        listener.accept()[0].close()
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(64)
+            connection.sendall(answer_line(True))
+        asking.join()
+    assert answers == [True]

@@ -13,7 +13,7 @@ import pytest
 from nblauncher.model import ServerState
 from nblauncher.web.checker import PasswordChecker
 from nblauncher.web.guesses import WINDOW, Guesses, address_group
-from nblauncher.web.inputs import parse_config, read_and_close
+from nblauncher.web.inputs import ClassPage, Enrolled, parse_config, read_and_close, render_config
 from nblauncher.web.supervisor_link import SupervisorLink
 from nblauncher.web.visitors import arrival, form_target, is_foreign
 
@@ -250,11 +250,19 @@ def test_descriptors_are_read_whole_and_closed():
         os.fstat(descriptor)
 
 
-def test_hashes_do_not_show_in_a_repr():
-    student = {"uid": 1, "port": 2, "hash": "argon2:x"}
-    config = {"course": "c", "interface": "lab", "front_port": 1, "hosts": [], "tls": False, "ca_pem": None}
-    config |= {"ca_fingerprint": None, "students": {"ada": student}}
-    assert "argon2" not in repr(parse_config(json.dumps(config).encode()))
+def test_the_config_arrives_as_it_was_sent_and_shows_no_hash():
+    page = ClassPage(
+        course="physics101",
+        interface="lab",
+        front_port=8000,
+        hosts=HOSTS,
+        has_tls=True,
+        ca_pem=b"PEM",
+        ca_fingerprint="AB:CD",
+        students={"ada": Enrolled(20000, 8001, "argon2:x")},
+    )
+    assert parse_config(render_config(page)) == page
+    assert "argon2" not in repr(page)
 
 
 def linked(scenario):
