@@ -35,15 +35,31 @@ def drop_to(account: Account) -> None:
     os.initgroups(account.username, account.gid)
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
+    # The kernel turns it off by itself only while fs.suid_dumpable is 0, which an administrator may change.
+    set_dumpable(False)
     if os.getresuid() != (account.uid,) * 3 or os.getresgid() != (account.gid,) * 3:
         raise HostError(f"could not become {account.username}: the ids are still {os.getresuid()} {os.getresgid()}")
     if set(os.getgroups()) - {account.gid} != set(os.getgrouplist(account.username, account.gid)) - {account.gid}:
         raise HostError(f"could not become {account.username}: the supplementary groups are {os.getgroups()}")
-    try:
-        os.setuid(0)
-    except PermissionError:
-        return
-    raise HostError(f"could not become {account.username}: root could be taken back")
+    if _can_become_root():
+        raise HostError(f"could not become {account.username}: root could be taken back")
+
+
+def become_sweeper(uid: int, sweeper: Account) -> None:
+    """Turn this process into one that may signal every process of `uid`, and which none of them can signal.
+
+    kill(2) compares the sender's real and effective uid with the target's real and saved uid: ours are `sweeper`,
+    `uid` and `sweeper`. For a forked child whose parent is root; HostError when it could still signal that parent,
+    for then `kill(-1)` would end the whole machine.
+    """
+    if 0 in (uid, sweeper.uid) or uid == sweeper.uid:
+        raise HostError(f"refusing to sweep uid {uid} as uid {sweeper.uid}")
+    os.setgroups([])
+    os.setresgid(sweeper.gid, sweeper.gid, sweeper.gid)
+    os.setresuid(sweeper.uid, uid, sweeper.uid)
+    set_dumpable(False)
+    if os.getresuid() != (sweeper.uid, uid, sweeper.uid) or _can_become_root() or _can_signal(os.getppid()):
+        raise HostError(f"could not give up root to sweep uid {uid}: the ids are {os.getresuid()}")
 
 
 def is_root() -> bool:
@@ -73,6 +89,22 @@ def set_dumpable(is_dumpable: bool) -> None:
 def adopt_orphans() -> None:
     """Become the child subreaper: descendants whose parent died become our children."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _can_become_root() -> bool:
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return False
+    return True
+
+
+def _can_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    return True
 
 
 def _prctl(option: int, argument: int) -> None:

@@ -1,0 +1,162 @@
+"""A home from the outside: is it where it must be, whose is it, and away with it. Root never reads what is in it.
+
+The one look inside is at a home that `create` did not finish: nobody has ever been able to log in to it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.model import Account
+from nblauncher.processes import run
+
+SKELETON = Path("/etc/skel")
+_REMOVAL_TIMEOUT = 3600.0
+
+
+def refuse_unsafe_root(home_root: Path) -> None:
+    """RefusedError unless only root can put something into the folder of the homes, or swap it for another."""
+    real = Path(os.path.realpath(home_root))
+    for folder in (real, *real.parents):
+        try:
+            status = folder.lstat()
+        except FileNotFoundError:
+            raise RefusedError(f"accounts.home {home_root} does not exist", f"Make it: mkdir -m 755 {real}") from None
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+            raise RefusedError(
+                f"homes cannot be made in {home_root}: {folder} is not a folder that only root can write to"
+            )
+
+
+def refuse_existing(account: Account) -> None:
+    """RefusedError when the home's name is taken: useradd would hand whatever is there to the student."""
+    if os.path.lexists(account.home):
+        raise RefusedError(
+            f"{account.home} is there already, perhaps from an earlier account",
+            f"Move it away, then run the command again: mv {account.home} {account.home}.old",
+        )
+
+
+def make_private(account: Account) -> None:
+    """Prove that the new home is a folder of the account's, and take group's and others' rights from it.
+
+    HOME_MODE is not known to shadow before 4.8. HostError when the home is not as useradd must have made it.
+    """
+    try:
+        descriptor = os.open(account.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"useradd made no usable home {account.home} ({os.strerror(error.errno or 0)})") from error
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (account.uid, account.gid):
+            raise HostError(
+                f"the new home {account.home} belongs to {status.st_uid}:{status.st_gid}, "
+                f"not to {account.uid}:{account.gid}"
+            )
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def is_complete(account: Account) -> bool:
+    """Whether useradd finished the home: owner, group, mode, and everything from the skeleton, all of it theirs."""
+    try:
+        status = account.home.lstat()
+    except FileNotFoundError:
+        return False
+    theirs = (account.uid, account.gid)
+    if not stat.S_ISDIR(status.st_mode) or (status.st_uid, status.st_gid) != theirs or status.st_mode & 0o077:
+        return False
+    for path, model in _tree(SKELETON):
+        try:
+            copy = (account.home / path).lstat()
+        except OSError:
+            return False
+        if (copy.st_uid, copy.st_gid) != theirs or not _is_like(copy, model, may_be_shorter=False):
+            return False
+    return True
+
+
+def remove_unused(account: Account) -> None:
+    """Remove a home that `create` left unfinished. RefusedError when something in it is not from the skeleton."""
+    try:
+        status = account.home.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, account.uid):
+        raise RefusedError(f"{account.home} was not made for {account.username}", "It was left alone.")
+    models = dict(_tree(SKELETON))
+    for path, found in _tree(account.home):
+        model = models.get(path)
+        if model is None or found.st_uid not in (0, account.uid) or not _is_like(found, model, may_be_shorter=True):
+            raise RefusedError(
+                f"{account.home} has files that useradd did not put there ({path})",
+                f"Move it away, then run the command again: mv {account.home} {account.home}.old",
+            )
+    _remove(account.home)
+
+
+def remove(account: Account) -> None:
+    """`rm -rf --one-file-system` of exactly this home, after it was retrieved, verified and emptied.
+
+    RefusedError when it is not the account's, or something is mounted in it; HostError when a part of it stays.
+    """
+    refuse_unsafe_root(account.home.parent)
+    try:
+        status = account.home.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, account.uid):
+        raise RefusedError(f"{account.home} is not a folder of {account.username}'s", "It was left alone.")
+    if mounted := mounts_within(account.home):
+        raise RefusedError(
+            f"something is mounted in the home of {account.username}: {', '.join(mounted)}",
+            f"Unmount it, then run the command again: umount {mounted[-1]}",
+        )
+    _remove(account.home)
+
+
+def mounts_within(folder: Path) -> list[str]:
+    """Mount points at or below the folder, the deepest last (proc_pid_mountinfo(5))."""
+    real = os.path.realpath(folder)
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        for line in stream:
+            point = _unescaped(line.split(" ")[4])
+            if point == real or point.startswith(real + "/"):
+                found.append(point)
+    return sorted(found, key=lambda point: point.count("/"))
+
+
+def _remove(home: Path) -> None:
+    run(["rm", "-rf", "--one-file-system", "--", str(home)], timeout=_REMOVAL_TIMEOUT)
+    if os.path.lexists(home):
+        raise HostError(f"{home} could not be removed completely")
+
+
+def _tree(top: Path) -> list[tuple[str, os.stat_result]]:
+    """Relative path and lstat of everything below; no link is followed."""
+    found = []
+    for folder, folders, files, descriptor in os.fwalk(top, follow_symlinks=False):
+        for name in (*folders, *files):
+            path = os.path.relpath(os.path.join(folder, name), top)
+            found.append((path, os.stat(name, dir_fd=descriptor, follow_symlinks=False)))
+    return found
+
+
+def _is_like(copy: os.stat_result, model: os.stat_result, *, may_be_shorter: bool) -> bool:
+    if stat.S_IFMT(copy.st_mode) != stat.S_IFMT(model.st_mode):
+        return False
+    if not stat.S_ISREG(model.st_mode):
+        return True
+    return copy.st_size == model.st_size or (may_be_shorter and copy.st_size < model.st_size)
+
+
+def _unescaped(point: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        point = point.replace(code, character)
+    return point

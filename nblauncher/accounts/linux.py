@@ -1,0 +1,299 @@
+"""Accounts of a Linux host, made and changed by its own shadow tools. Everything here runs as root."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders, nonce_in, passwd, refuse_unless, schedules, sweep
+from nblauncher.accounts.passwd import shadow_tool
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.model import Account, AccountState, Secret
+
+log = logging.getLogger(__name__)
+
+_FRONT_PAGE, _SWEEPER = SYSTEM_ACCOUNTS
+_MAIL = Path("/var/mail")
+_EXPIRED = "1"  # the second day of 1970: keys, cron and at are refused as well (pam_unix, account)
+
+
+class LinuxAccounts:
+    """See `Accounts` for what each method promises."""
+
+    # Looking.
+
+    def lookup(self, username: str) -> Account | None:
+        found = passwd.find_user(username)
+        return None if found is None else _account(found)
+
+    def name_of(self, uid: int) -> str | None:
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return None
+
+    def uid_is_free(self, uid: int) -> bool:
+        return self.name_of(uid) is None and passwd.group_of_gid(uid) is None and not passwd.is_subordinate(uid)
+
+    def objection(self, account: Account) -> str | None:
+        lowest = passwd.system_number("UID_MIN", 1000)
+        if account.uid == 0:
+            return "it is root"
+        if account.uid < lowest:
+            return f"its uid {account.uid} is below {lowest}, so it is the system's"
+        for group, reason in passwd.privileged_groups_of(account):
+            return f'it is in group "{group}", which {reason}'
+        return None
+
+    def members_of(self, group: str) -> frozenset[str]:
+        found = passwd.find_group(group)
+        return frozenset() if found is None else frozenset(found.gr_mem)
+
+    def is_locked(self, account: Account) -> bool:
+        fields = passwd.shadow_fields(account.username)
+        return fields is not None and fields[1].startswith("!") and fields[7] == _EXPIRED
+
+    # Making.
+
+    def create(self, account: Account, *, locks: Collection[int] = ()) -> Account:
+        self._refuse_to_create(account)
+        shadow_tool(*_useradd(account), locks=locks)
+        return self._verified(account)
+
+    def repair(self, account: Account, *, locks: Collection[int] = ()) -> Account:
+        found = self.lookup(account.username)
+        if found is not None:
+            refuse_unless(AccountState.COMPLETE, account, found)
+            if self._is_whole(found):
+                return found
+        self.discard(account, locks=locks)
+        return self.create(account, locks=locks)
+
+    def discard(self, account: Account, *, locks: Collection[int] = ()) -> None:
+        passwd.refuse_odd_words(account)
+        found = self.lookup(account.username)
+        if found is not None:
+            refuse_unless(AccountState.COMPLETE, account, found)
+            self._refuse_while_running(account)
+        passwd.clear_stale_locks()
+        passwd.clear_crumbs()
+        home_folders.refuse_unsafe_root(account.home.parent)
+        home_folders.remove_unused(account)
+        self._remove_entries(account, locks)
+
+    def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
+        for username in SYSTEM_ACCOUNTS:
+            if self.lookup(username) is None:
+                shadow_tool(*_useradd_system(username), locks=locks)
+            self._refuse_unless_unprivileged(username)
+        sweeper = self._sweeper()
+        if strangers := sweep.processes_of(sweeper.uid):
+            raise RefusedError(f"process {strangers[0].pid} runs as {_SWEEPER}, which is reserved for nblauncher")
+
+    # Changing.
+
+    def reclaim(self, account: Account, *, locks: Collection[int] = ()) -> None:
+        passwd.refuse_odd_words(account)
+        refuse_unless(AccountState.CHANGED, account, self.lookup(account.username))
+        shadow_tool("usermod", "-c", account.nonce, "--", account.username, locks=locks)
+
+    def set_passwords(self, passwords: Mapping[str, Secret], *, locks: Collection[int] = ()) -> dict[str, str]:
+        failures = {name: why for name, secret in passwords.items() if (why := self._password_objection(name, secret))}
+        wanted = {name: secret for name, secret in passwords.items() if name not in failures}
+        if not wanted:
+            return failures
+        try:
+            _chpasswd(wanted, locks)
+        except HostError as error:
+            log.warning("chpasswd failed for the whole batch (%s); trying one by one", error)
+            for name, secret in wanted.items():
+                try:
+                    _chpasswd({name: secret}, locks)
+                except HostError as one:
+                    failures[name] = str(one)
+        return failures
+
+    def lock(self, account: Account, *, locks: Collection[int] = ()) -> None:
+        self._refuse_unless_ours(account)
+        shadow_tool("usermod", "-L", "-e", _EXPIRED, "--", account.username, locks=locks)
+        if not self.is_locked(account):
+            raise HostError(f"{account.username} could not be locked")
+
+    def unlock(self, account: Account, *, locks: Collection[int] = ()) -> None:
+        self._refuse_unless_ours(account)
+        shadow_tool("usermod", "-U", "-e", "", "--", account.username, locks=locks)
+
+    # Groups.
+
+    def ensure_group(self, group: str, *, locks: Collection[int] = ()) -> None:
+        passwd.refuse_odd_group(group)
+        found = passwd.find_group(group)
+        if found is None:
+            shadow_tool("groupadd", "--", group, locks=locks)
+        elif found.gr_gid < passwd.system_number("GID_MIN", 1000):
+            raise RefusedError(f"group {group} exists with gid {found.gr_gid}, which is the system's")
+
+    def add_to_group(self, accounts: Sequence[Account], group: str, *, locks: Collection[int] = ()) -> None:
+        for account in accounts:
+            found = self.lookup(account.username)
+            if found is None or found.uid != account.uid:
+                raise RefusedError(f"{account.username} is no longer the account with uid {account.uid}")
+        self._set_members(group, self.members_of(group) | {account.username for account in accounts}, locks)
+
+    def remove_from_group(self, accounts: Sequence[Account], group: str, *, locks: Collection[int] = ()) -> None:
+        self._set_members(group, self.members_of(group) - {account.username for account in accounts}, locks)
+
+    def remove_group(self, group: str, *, locks: Collection[int] = ()) -> None:
+        passwd.refuse_odd_group(group)
+        if passwd.find_group(group) is not None:
+            shadow_tool("groupdel", "--", group, locks=locks)
+
+    # Ending.
+
+    def remove_schedules(self, account: Account) -> tuple[str, ...]:
+        self._refuse_unless_ours(account)
+        return schedules.remove_schedules(account)
+
+    def kill_everything(self, account: Account) -> None:
+        self._refuse_unless_ours(account)
+        self._refuse_unless_unprivileged(_SWEEPER)
+        sweep.kill_all_of(account.uid, self._sweeper())
+
+    def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
+        passwd.refuse_odd_words(account)
+        if self.lookup(account.username) is None and not os.path.lexists(account.home):
+            return
+        self._refuse_unless_ours(account)
+        self._refuse_while_running(account)
+        home_folders.remove(account)
+        _remove_mail(account)
+        schedules.remove_schedules(account)
+        self._remove_entries(account, locks)
+
+    # What the above consist of.
+
+    def _refuse_to_create(self, account: Account) -> None:
+        passwd.refuse_odd_words(account)
+        name = account.username
+        if self.lookup(name) is not None or passwd.find_group(name) is not None:
+            raise RefusedError(f"an account or group {name} exists already", "It was left alone.")
+        if not self.uid_is_free(account.uid):
+            raise RefusedError(f"uid {account.uid} for {name} was taken by somebody else in the meantime")
+        if not os.access(account.shell, os.X_OK):
+            raise RefusedError(f"accounts.shell {account.shell} is not a program")
+        home_folders.refuse_unsafe_root(account.home.parent)
+        home_folders.refuse_existing(account)
+
+    def _verified(self, account: Account) -> Account:
+        found = self.lookup(account.username)
+        refuse_unless(AccountState.COMPLETE, account, found)
+        made = replace(account, gid=found.gid if found else account.gid)
+        if passwd.group_of_gid(made.gid) != made.username:
+            raise HostError(f"useradd gave {made.username} the group {made.gid}, which is not their own")
+        home_folders.make_private(made)
+        return made
+
+    def _is_whole(self, found: Account) -> bool:
+        return (
+            passwd.group_of_gid(found.gid) == found.username
+            and passwd.shadow_fields(found.username) is not None
+            and home_folders.is_complete(found)
+        )
+
+    def _remove_entries(self, account: Account, locks: Collection[int]) -> None:
+        """The account's lines in passwd, shadow and group, whichever are there."""
+        name = account.username
+        if self.lookup(name) is not None:
+            shadow_tool("userdel", "--", name, locks=locks)
+        if self.lookup(name) is not None:
+            raise HostError(f"the account {name} could not be deleted")
+        # userdel keeps the group where USERGROUPS_ENAB is off, and knows none when useradd died half-way.
+        group = passwd.find_group(name)
+        if group is not None and group.gr_gid in (account.uid, account.gid) and not group.gr_mem:
+            shadow_tool("groupdel", "--", name, locks=locks)
+
+    def _refuse_unless_ours(self, account: Account) -> None:
+        passwd.refuse_odd_words(account)
+        refuse_unless(AccountState.COMPLETE, account, self.lookup(account.username))
+
+    def _refuse_while_running(self, account: Account) -> None:
+        if running := sweep.processes_of(account.uid):
+            raise RefusedError(f"processes of {account.username} still run: {running[0].pid} ({running[0].name})")
+
+    def _password_objection(self, username: str, password: Secret) -> str | None:
+        found = self.lookup(username)
+        if found is None:
+            return "the account does not exist"
+        if not found.nonce or self.objection(found):
+            return "the account is not one we made"
+        if not password.reveal().isprintable() or not password.reveal():
+            return "the password has characters that cannot be set"
+        return None
+
+    def _set_members(self, group: str, members: frozenset[str], locks: Collection[int]) -> None:
+        """All at once: one gpasswd for a class, where one per student would cost as much as useradd."""
+        passwd.refuse_odd_group(group)
+        if passwd.find_group(group) is None:
+            raise HostError(f"there is no group {group}")
+        if members != self.members_of(group):
+            shadow_tool("gpasswd", "-M", ",".join(sorted(members)), group, locks=locks)
+
+    def _sweeper(self) -> Account:
+        sweeper = self.lookup(_SWEEPER)
+        if sweeper is None:
+            raise HostError(f"the system account {_SWEEPER} is missing", "Run `nblauncher setup`, which makes it.")
+        return sweeper
+
+    def _refuse_unless_unprivileged(self, username: str) -> None:
+        found = self.lookup(username)
+        if found is None:
+            raise HostError(f"the system account {username} is missing", "Run `nblauncher setup`, which makes it.")
+        groups = set(os.getgrouplist(username, found.gid))
+        twins = [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == found.uid and entry.pw_name != username]
+        if not 0 < found.uid < passwd.system_number("UID_MIN", 1000):
+            reason = f"its uid {found.uid} is not a system account's"
+        elif passwd.group_of_gid(found.gid) != username or groups != {found.gid}:
+            reason = "it is in other groups than its own"
+        elif os.path.basename(found.shell) not in ("nologin", "false"):
+            reason = f"its shell is {found.shell}"
+        elif twins:
+            reason = f"{twins[0]} has the same uid"
+        else:
+            return
+        raise RefusedError(f"the account {username} cannot serve as nblauncher's: {reason}")
+
+
+def _account(found: pwd.struct_passwd) -> Account:
+    home = Path(found.pw_dir)
+    return Account(found.pw_name, found.pw_uid, found.pw_gid, home, found.pw_shell, nonce_in(found.pw_gecos))
+
+
+def _useradd(account: Account) -> tuple[str, ...]:
+    keys = ("-K", "HOME_MODE=0700", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
+    identity = ("-u", str(account.uid), "-d", str(account.home), "-s", account.shell, "-c", account.nonce)
+    return ("useradd", "-m", "-U", *keys, *identity, "--", account.username)
+
+
+def _useradd_system(username: str) -> tuple[str, ...]:
+    shell = next((one for one in ("/usr/sbin/nologin", "/sbin/nologin") if os.path.exists(one)), "/bin/false")
+    return ("useradd", "--system", "-M", "-U", "-d", "/nonexistent", "-s", shell, "-c", "nblauncher", "--", username)
+
+
+def _chpasswd(passwords: Mapping[str, Secret], locks: Collection[int]) -> None:
+    lines = "".join(f"{name}:{secret.reveal()}\n" for name, secret in passwords.items())
+    shadow_tool("chpasswd", input=Secret(lines), timeout=60.0 + len(passwords), locks=locks)
+
+
+def _remove_mail(account: Account) -> None:
+    """The spool folder is root's; only a name in it goes, whatever it is linked to elsewhere."""
+    spool = _MAIL / account.username
+    with contextlib.suppress(FileNotFoundError):
+        status = spool.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_uid == account.uid:
+            spool.unlink()

@@ -1,0 +1,185 @@
+"""System tools run safely, and processes found again safely.
+
+`run` is the only way in which we start a tool of the operating system: by argv, never through a shell. A process is
+remembered as a Handle (pid + start time), because its pid alone may be somebody else's by now.
+Sources: proc_pid_stat(5), pidfd_open(2), pidfd_send_signal(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from nblauncher.errors import HostError
+from nblauncher.model import Handle, Secret
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+"""All that a system tool sees of ours: a variable of the person who ran sudo must not change what it does."""
+
+_KILL_DEADLINE = 10.0
+_MAX_WORDS = 400
+
+
+def run(
+    argv: Sequence[str], *, input: Secret | str | None = None, timeout: float = 60.0, inherit: Collection[int] = ()
+) -> str:
+    """Run a system tool as the caller (root) and return what it wrote to stdout.
+
+    `input` is its whole stdin and is never logged; secrets travel there, because `ps` shows argv to everybody.
+    `timeout` in seconds. `inherit` lists descriptors that it keeps open: a lock handed to useradd stays held until
+    useradd ends, even when we are killed. The tool runs in a session of its own, so that Ctrl-C does not stop it
+    midway; a KeyboardInterrupt is raised once it is done.
+
+    Raises HostError with the tool's last words when it is missing, fails, or is still not done after `timeout`.
+    """
+    stdin, stdout, stderr = (os.memfd_create(f"{argv[0]}-{end}") for end in ("stdin", "stdout", "stderr"))
+    try:
+        # A file instead of a pipe: a daemon that the tool leaves behind and that keeps its stdout cannot make us wait.
+        os.pwrite(stdin, (input.reveal() if isinstance(input, Secret) else input or "").encode(), 0)
+        status = _run(argv, (stdin, stdout, stderr), timeout, inherit)
+        output, complaints = _content(stdout), _content(stderr)
+    finally:
+        for descriptor in (stdin, stdout, stderr):
+            os.close(descriptor)
+    for line in [*output.splitlines(), *complaints.splitlines()]:
+        log.debug("%s: %s", argv[0], line)
+    if status != 0:
+        words = last_words(complaints) or last_words(output) or f"exit status {status}"
+        log.warning("%s failed with exit status %d: %s", " ".join(argv), status, words)
+        raise HostError(words if words.startswith(argv[0]) else f"{argv[0]}: {words}")
+    return output
+
+
+def last_words(text: str) -> str:
+    """The last line that says something, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:_MAX_WORDS] if lines else ""
+
+
+def identify(pid: int) -> Handle | None:
+    """How to find this process again; None when there is no such process (any more)."""
+    facts = _facts(pid)
+    return None if facts is None else Handle(pid, facts.start_time)
+
+
+def is_running(handle: Handle) -> bool:
+    """Whether it is still the same process and still runs. A zombie does not, unless it has threads that do."""
+    facts = _facts(handle.pid)
+    return facts is not None and facts.start_time == handle.start_time and facts.is_alive
+
+
+def open_handle(handle: Handle) -> int | None:
+    """A pidfd of exactly this process, close-on-exec; None when it ended. The caller closes it."""
+    try:
+        descriptor = os.pidfd_open(handle.pid)
+    except ProcessLookupError:
+        return None
+    # Compared after the pidfd is open: from here on the pid cannot be given to somebody else under our hands.
+    if is_running(handle):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def terminate(handle: Handle, *, grace: float) -> None:
+    """SIGTERM, then SIGKILL when it still runs after `grace` seconds. Touches nobody else, also if the pid was reused.
+
+    Raises HostError when even SIGKILL does not end it (a process stuck in the kernel). Does not reap our own children.
+    """
+    descriptor = open_handle(handle)
+    if descriptor is None:
+        return
+    try:
+        for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_DEADLINE)):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+            if wait_for_end(descriptor, patience):
+                return
+    finally:
+        os.close(descriptor)
+    raise HostError(f"process {handle.pid} does not end, not even by SIGKILL", "It may hang in the kernel (see `ps`).")
+
+
+def wait_for_end(descriptor: int, timeout: float) -> bool:
+    """Whether the process of this pidfd ended within `timeout` seconds."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + timeout
+    while True:
+        remaining = deadline - time.monotonic()
+        if poller.poll(max(remaining, 0.0) * 1000):
+            return True
+        if remaining <= 0:
+            return False
+
+
+def _run(argv: Sequence[str], streams: tuple[int, int, int], timeout: float, inherit: Collection[int]) -> int:
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            cwd="/",
+            env=ENVIRONMENT,
+            umask=0o022,
+            start_new_session=True,
+            pass_fds=tuple(inherit),
+        )
+    except FileNotFoundError as error:
+        raise HostError(f"{argv[0]} is not installed", f"Looked in {ENVIRONMENT['PATH']}.") from error
+    log.debug("running %s", " ".join(argv))
+    deadline = time.monotonic() + timeout
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            status = process.wait(max(deadline - time.monotonic(), 0.0))
+        except KeyboardInterrupt as pressed:
+            interrupt = pressed  # a half-run useradd is worse than a second of waiting
+        except subprocess.TimeoutExpired:
+            _end_group(process)
+            raise HostError(f"{argv[0]} was still not done after {timeout:.0f} s and was ended") from None
+        else:
+            break
+    if interrupt is not None:
+        raise interrupt
+    return status
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the tool and what it started; its process group is its own. It is not reaped yet, so the pid is still its."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _content(descriptor: int) -> str:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    start_time: int
+    is_alive: bool
+
+
+def _facts(pid: int) -> _Facts | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            line = stream.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in brackets is the process's to choose and may hold ") R 1": the last bracket ends it.
+    fields = line[line.rindex(b")") + 2 :].split()
+    state, threads, start_time = fields[0], int(fields[17]), int(fields[19])
+    # The first thread may have ended while others run on; then the state of the whole is "zombie" as well.
+    return _Facts(start_time, state not in (b"Z", b"X") or threads > 1)
