@@ -69,7 +69,8 @@ def is_root() -> bool:
 def die_with_parent(parent_pid: int) -> None:
     """SIGKILL this process when its parent dies (PR_SET_PDEATHSIG); exits at once when the parent already did.
 
-    A change of uid clears the setting, so call it again after `drop_to`.
+    A change of uid clears the setting, so call it again after `drop_to`. "Parent" is the thread that forked
+    (prctl(2)): fork from one that lives as long as the child shall.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:

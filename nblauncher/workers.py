@@ -7,6 +7,7 @@ no descriptor but the ones it is given, dies with its parent, and answers with J
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -59,7 +60,7 @@ def read_frame(descriptor: int, stall: float | None = None) -> Frame | None:
         raise HostError(f"a file worker sent a frame of {header_size} + {payload_size} bytes")
     try:
         header = json.loads(_read_exactly(descriptor, header_size, stall))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: a million open brackets
         raise HostError(f"a file worker sent a frame that is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise HostError("a file worker sent a frame that is not an object")
@@ -154,7 +155,19 @@ def close_descriptors(keep: Collection[int]) -> None:
     for descriptor in sorted(keep):
         os.closerange(previous + 1, descriptor)
         previous = descriptor
-    os.closerange(previous + 1, os.sysconf("SC_OPEN_MAX") if sys.platform == "darwin" else (1 << 31) - 1)
+    os.closerange(previous + 1, _descriptor_limit())
+
+
+def _descriptor_limit() -> int:
+    """One more than the highest open descriptor.
+
+    Asked, because a kernel before 5.9 has no close_range(2) and would be made to close two thousand million numbers
+    one by one. A process that changed its uid may not list its own; it then closes the whole range.
+    """
+    try:
+        return max(map(int, os.listdir("/dev/fd"))) + 1
+    except OSError:
+        return os.sysconf("SC_OPEN_MAX") if sys.platform == "darwin" else (1 << 31) - 1
 
 
 def _serve(
@@ -169,12 +182,10 @@ def _serve(
     status = 1
     try:
         gc.disable()
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
+        _forget_signal_handlers()
         privileges.die_with_parent(parent_pid)
+        # Out of the way of the standard streams: should the parent have had none, a print would become an answer.
+        answer = fcntl.fcntl(answer, fcntl.F_DUPFD_CLOEXEC, 3)
         close_descriptors({answer} | keep)
         _use_null_streams()
         if account.uid != 0:
@@ -184,6 +195,17 @@ def _serve(
         status = 0
     finally:
         os._exit(status)
+
+
+def _forget_signal_handlers() -> None:
+    """The parent's handlers are not for us: the account's other processes may send us any signal."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _use_null_streams() -> None:
