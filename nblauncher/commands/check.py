@@ -1,0 +1,134 @@
+"""`check`: a preflight that changes nothing and says for each thing ok, warning or problem, and what to do."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nblauncher
+from nblauncher import settings as config
+from nblauncher.course import STATE_ROOT
+from nblauncher.frontends.direct import LOOPBACK, direct, own_addresses, survey_host_names
+from nblauncher.model import Roster
+from nblauncher.preflight import firewall, identities, ports, storage, system, web
+from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
+from nblauncher.printable import printable
+from nblauncher.settings import Settings
+
+__all__ = ["Finding", "Known", "checks", "is_good"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows about this host and this course; nothing before the first setup."""
+
+    allotted_ports: frozenset[int] = frozenset()
+    """The students' ports of this course."""
+    own_ports: frozenset[int] = frozenset()
+    """Ports that the running class holds: that they are taken is no problem."""
+    other_courses: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Every other course's ports."""
+    own_uids: frozenset[int] = frozenset()
+    """Every uid that we ever gave."""
+    homes: Mapping[str, Path] = field(default_factory=dict)
+    """The students' homes."""
+    owner_home: Path | None = None
+
+
+def checks(
+    settings: Settings | None, roster: Roster | None, problems: Sequence[str], known: Known | None = None
+) -> list[Finding]:
+    """Everything, in the order in which a person would mend it. Takes seconds where a name service is slow.
+
+    `problems` are those of config and roster, as their InputErrors hold them; what could not be read is None, and
+    what depends on it is left out. Runs as whoever calls; as root it sees more.
+    """
+    known = known or Known()
+    found = [*inputs(settings, roster, problems), *machine(ask)]
+    if settings is not None:
+        found += [*places(settings, known), *network(settings, roster, known, ask)]
+        found += accounts(settings, len(roster or ()), known)
+    return found
+
+
+def is_good(findings: Sequence[Finding]) -> bool:
+    """Whether a class can start: warnings are allowed."""
+    return all(finding.level != "problem" for finding in findings)
+
+
+def inputs(settings: Settings | None, roster: Roster | None, problems: Sequence[str]) -> Iterator[Finding]:
+    for words in problems:
+        yield problem("roster and config", words, "Correct that line.")
+    if settings is not None:
+        yield ok("config", f"{printable(str(settings.file or 'built in'))} for the course {settings.course}")
+    if roster is not None:
+        yield ok("roster", f"{len(roster)} students")
+
+
+def machine(ask: Ask) -> Iterator[Finding]:
+    yield system.platform_is_linux()
+    yield system.root(os.geteuid())
+    yield from system.shadow_tools(ask, system.which)
+    yield system.pidfds()
+    yield system.cgroups(_text("/proc/self/mounts"), has_systemd=system.systemd_runs())
+    package = Path(nblauncher.__file__).parent
+    yield from system.reachable(
+        "interpreter",
+        {"Python": Path(sys.executable), "its environment": Path(sys.prefix), "nblauncher": package},
+    )
+    yield from system.versions(system.installed(), sys.version_info[:3])
+
+
+def places(settings: Settings, known: Known) -> Iterator[Finding]:
+    """Folders that must not lie where they lie, and room on the disks."""
+    for words in config.conflicts(settings, known.homes, known.owner_home):
+        yield problem("folders", words, "Choose another folder.")
+    disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
+    yield from storage.room(disks, len(known.homes))
+
+
+def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -> Iterator[Finding]:
+    """Ports, firewall, names and certificate."""
+    elsewhere = {port for theirs in known.other_courses.values() for port in theirs}
+    students = max(len(roster or ()), len(known.allotted_ports))
+    wanted = ports.class_ports(settings.web.port, students, known.allotted_ports, elsewhere)
+    lacking = ports.enough(settings.web.port, students, wanted)
+    if lacking:
+        yield lacking
+    addresses = settings.web.bind or ports.WILDCARDS
+    yield from ports.free(wanted, addresses, known.own_ports, ports.holder_of)
+    yield from ports.other_courses(wanted, known.other_courses)
+    yield ports.ephemeral(
+        wanted,
+        _text("/proc/sys/net/ipv4/ip_local_port_range") or "32768 60999",
+        _text("/proc/sys/net/ipv4/ip_local_reserved_ports"),
+        settings.course,
+    )
+    yield from firewall.firewall(wanted, ask)
+    frontend = direct(settings, survey_host_names())
+    yield from web.names(settings.web.names, frontend, (*own_addresses(), *LOOPBACK, socket.gethostname()))
+    yield from web.certificate(settings.tls, settings.web.names or (frontend.host,))
+
+
+def accounts(settings: Settings, students: int, known: Known) -> Iterator[Finding]:
+    yield identities.account_sources(_text("/etc/nsswitch.conf"), creates=settings.accounts.create)
+    yield from identities.new_accounts(settings.accounts, _text("/etc/shells"))
+    if settings.accounts.create:
+        taken = {entry.pw_uid: entry.pw_name for entry in pwd.getpwall()}
+        missing = max(0, students - len(known.homes))
+        yield from identities.uid_range(
+            settings.accounts.uid_range, missing, _text("/etc/login.defs"), taken, known.own_uids
+        )
+
+
+def _text(file: str) -> str:
+    """A file of the system's; empty where it has none."""
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, PermissionError):
+        return ""

@@ -1,0 +1,48 @@
+"""Room on the disks that a class fills."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nblauncher.preflight.finding import Finding, ok, problem, warning
+from nblauncher.printable import printable
+
+_LEAST_BYTES = 100_000_000
+_LEAST_INODES = 1000
+_BYTES_PER_STUDENT = 50_000_000
+_INODES_PER_STUDENT = 2000
+
+
+def room(places: Mapping[str, Path], students: int) -> Iterator[Finding]:
+    """Free bytes and inodes for homes, state and retrieved work. Name → folder, which need not exist yet."""
+    for name, place in places.items():
+        try:
+            status = os.statvfs(_existing(place))
+        except PermissionError:
+            yield warning("disk space", f"{name} ({printable(str(place))}) cannot be looked at", "Run it as root.")
+            continue
+        free = status.f_bavail * status.f_frsize
+        # Btrfs and ZFS make inodes as they need them and say 0 of 0.
+        inodes = status.f_favail if status.f_files else None
+        where = f"{name} ({printable(str(place))})"
+        if free < _LEAST_BYTES or (inodes is not None and inodes < _LEAST_INODES):
+            yield problem("disk space", f"{where}: {_room(free, inodes)}: full", "Free some space first.")
+        elif free < students * _BYTES_PER_STUDENT or (inodes is not None and inodes < students * _INODES_PER_STUDENT):
+            yield warning(
+                "disk space", f"{where}: {_room(free, inodes)}, little for {students} students", "Free some space."
+            )
+        else:
+            yield ok("disk space", f"{where}: {_room(free, inodes)}")
+
+
+def _existing(place: Path) -> Path:
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def _room(free: int, inodes: int | None) -> str:
+    size = f"{free / 1e9:.1f} GB" if free >= 1e9 else f"{free / 1e6:.0f} MB"
+    return f"{size} free" + (f", {inodes} inodes" if inodes is not None else "")

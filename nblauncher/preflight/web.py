@@ -1,0 +1,117 @@
+"""Names under which students reach the class, and the administrator's certificate."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from nblauncher import workers
+from nblauncher.errors import InputError, NblauncherError
+from nblauncher.frontends.direct import DirectFrontEnd, is_address
+from nblauncher.model import Account
+from nblauncher.preflight.finding import Finding, ok, problem, warning
+from nblauncher.printable import printable
+from nblauncher.settings import TlsSettings
+from nblauncher.tls_files import load_files
+
+_SOON = timedelta(days=30)
+
+
+def names(wanted: Collection[str], frontend: DirectFrontEnd, own: Collection[str]) -> Iterator[Finding]:
+    """Whether each of web.names leads to this host. `own` are its addresses. Asks the resolver."""
+    if not wanted:
+        yield _address_without_names(frontend)
+    for name in wanted:
+        resolved = {name} if is_address(name) else addresses_of(name)
+        if not resolved:
+            yield problem("names", f"{name} is not known to the name service", "Correct web.names, or add the name.")
+        elif not resolved & set(own):
+            yield warning(
+                "names",
+                f"{name} leads to {', '.join(sorted(resolved))}, which is not an address of this host",
+                "That is right behind an address translation that forwards the ports unchanged; else correct it.",
+            )
+        else:
+            yield ok("names", f"{name} leads here")
+
+
+def _address_without_names(frontend: DirectFrontEnd) -> Finding:
+    if frontend.host == "localhost":
+        return warning("names", "this host has no address that others can reach", "Connect it, or set web.names.")
+    if is_address(frontend.host):
+        return warning(
+            "names",
+            f"this host's name leads nowhere, so students type {frontend.front_page}",
+            "Set web.names to a name that they can type.",
+        )
+    return ok("names", f"students type {frontend.front_page}")
+
+
+def addresses_of(name: str) -> set[str]:
+    try:
+        return {str(answer[4][0]) for answer in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
+
+
+def certificate(tls: TlsSettings, hosts: Collection[str], *, now: datetime | None = None) -> Iterator[Finding]:
+    """The files of `tls: files`: readable, a pair, in their dates, and good for `hosts`.
+
+    As root each is read in a worker that is the key's owner (the key may lie in somebody's home).
+    """
+    now = now or datetime.now(timezone.utc)
+    if tls.mode == "off":
+        yield warning("certificate", "tls is off: anybody on the network can read passwords", "Use tls.mode: class-ca.")
+    if tls.mode == "class-ca":
+        yield ok("certificate", "signed by the class's own authority")
+    if tls.mode != "files" or tls.certificate is None or tls.key is None:
+        return
+    try:
+        reader = _owner_of(tls.key)
+        arguments = (str(tls.certificate), str(tls.key), sorted(hosts))
+        answer = workers.run_as(reader, judge_files, *arguments) if reader else judge_files(*arguments)
+    except NblauncherError as error:
+        for words in error.problem.splitlines():
+            yield problem("certificate", words, "Correct tls.certificate and tls.key.")
+        return
+    expires = datetime.fromisoformat(str(answer["expires"]))
+    if expires - now < _SOON:
+        yield warning("certificate", f"it ends on {expires:%Y-%m-%d}", "Renew it before the course needs it.")
+    else:
+        yield ok("certificate", f"{printable(str(tls.certificate))} fits its key and is valid until {expires:%Y-%m-%d}")
+    if tls.share_key_with_students:
+        yield warning(
+            "certificate",
+            "every student can read the key of this certificate and pose as this host on the network",
+            "Use tls.mode: class-ca unless that is acceptable.",
+        )
+
+
+def judge_files(certificate_file: str, key_file: str, hosts: Collection[str]) -> dict[str, Any]:
+    """Runs as whoever may read the files. InputError with every problem, a line each; no key is returned."""
+    addresses = [host for host in hosts if is_address(host)]
+    host_names = [host for host in hosts if not is_address(host)]
+    files = load_files(Path(certificate_file), Path(key_file), host_names, addresses)
+    parsed = x509.load_pem_x509_certificates(files.certificate)[0]
+    return {"expires": parsed.not_valid_after_utc.isoformat()}
+
+
+def _owner_of(file: Path) -> Account | None:
+    """Whom root becomes to read it; None for root's own files, and when we are not root."""
+    try:
+        uid = file.stat().st_uid
+        if os.geteuid() != 0 or uid == 0:
+            return None
+        entry = pwd.getpwuid(uid)
+    except OSError as error:
+        raise InputError(f"{printable(str(file))}: {os.strerror(error.errno or 0)}") from None
+    except KeyError:
+        raise InputError(f"{printable(str(file))} belongs to nobody on this host") from None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
