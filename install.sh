@@ -81,13 +81,8 @@ install_release() {
     copy_source "$copy/source"
     version=$(free_or_sound "$(release_name "$copy/source" "$python")")
     release=$prefix/releases/$version
-    if [ -e "$release/complete" ]; then
-        say "nblauncher $version is already there."
-    else
-        build_release "$release" "$copy/source" "$python"
-    fi
-    make_account nblauncher "nblauncher front page"
-    make_account nblauncher-kill "nblauncher kill sweeps"
+    [ -e "$release/complete" ] || build_release "$release" "$copy/source" "$python"
+    make_accounts
     previous=$(readlink "$prefix/current" || true)
     link_into_place "releases/$version" "$prefix/current"
     if [ -n "$previous" ] && [ "$previous" != "releases/$version" ]; then
@@ -95,7 +90,7 @@ install_release() {
     fi
     link_commands
     prune_releases
-    say "Installed nblauncher $version in $prefix/current; the commands are in /usr/local/bin."
+    say "nblauncher $version is installed in $prefix; the commands are in /usr/local/bin."
 }
 
 check_before_anything() {
@@ -117,8 +112,7 @@ check_before_anything() {
             fail 4 "$file is there and not ours: move it away first; nothing was changed"
         fi
     done
-    check_account nblauncher "nblauncher front page"
-    check_account nblauncher-kill "nblauncher kill sweeps"
+    check_accounts
 }
 
 is_roots_alone() { # what it stands for, when it is a link
@@ -351,31 +345,42 @@ users_of() { # users_of FOLDER: pids of the processes that run or have mapped so
 
 # ---- system accounts -----------------------------------------------------------------------------------------------
 
-check_account() { # an account of that name must be one that we made
-    local entry
-    entry=$(getent passwd "$1") || return 0
-    [ "$(cut -d: -f5 <<<"$entry")" = "$2" ] ||
-        fail 4 "there is an account $1 already that install.sh did not make; rename or remove it; nothing was changed"
+accounts=(nblauncher nblauncher-kill) # the front page; the real uid of kill sweeps
+account_words=nblauncher              # their GECOS field: an account without it is not ours
+
+check_accounts() {
+    local account
+    for account in "${accounts[@]}"; do
+        ! getent passwd "$account" >/dev/null || is_our_account "$account" ||
+            fail 4 "there is an account $account already that install.sh did not make; rename or remove it; nothing was changed"
+    done
 }
 
-make_account() { # make_account NAME GECOS: nobody logs in to it, it owns nothing
-    if ! getent passwd "$1" >/dev/null; then
-        useradd --system --user-group --no-create-home --home-dir /nonexistent \
-            --shell "$(command -v nologin || echo /bin/false)" --comment "$2" -- "$1" ||
-            fail 1 "useradd could not make the system account $1; the installed nblauncher is as it was"
-    fi
+is_our_account() {
+    [ "$(getent passwd "$1" | cut -d: -f5)" = "$account_words" ]
 }
 
-remove_account() { # remove_account NAME GECOS
-    local entry
-    entry=$(getent passwd "$1") || return 0
-    if [ "$(cut -d: -f5 <<<"$entry")" != "$2" ]; then
-        warn "the account $1 is not ours any more and was left alone"
-        return 0
-    fi
-    userdel -- "$1"
-    ! getent group "$1" >/dev/null || groupdel -- "$1"
-    say "Removed the system account $1."
+make_accounts() { # nobody logs in to them, they own nothing
+    local account
+    for account in "${accounts[@]}"; do
+        getent passwd "$account" >/dev/null ||
+            useradd --system --user-group --no-create-home --home-dir /nonexistent \
+                --shell "$(command -v nologin || echo /bin/false)" --comment "$account_words" -- "$account" ||
+            fail 1 "useradd could not make the system account $account; the installed nblauncher is as it was"
+    done
+}
+
+remove_accounts() {
+    local account
+    for account in "${accounts[@]}"; do
+        if is_our_account "$account"; then
+            userdel -- "$account"
+            ! getent group "$account" >/dev/null || groupdel -- "$account"
+            say "Removed the system account $account."
+        elif getent passwd "$account" >/dev/null; then
+            warn "the account $account is not ours any more and was left alone"
+        fi
+    done
 }
 
 # ---- uninstall -----------------------------------------------------------------------------------------------------
@@ -397,8 +402,7 @@ uninstall() { # uninstall PURGE
             say "Removed $link."
         fi
     done
-    remove_account nblauncher "nblauncher front page"
-    remove_account nblauncher-kill "nblauncher kill sweeps"
+    remove_accounts
     remove_folder "$prefix"
     remove_folder /run/nblauncher
     if $purge; then

@@ -3,7 +3,6 @@
 # Run as root from a checkout. Running it again goes on with the same class.
 
 set -euo pipefail
-umask 022
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
@@ -22,9 +21,10 @@ fail() { # fail STATUS PROBLEM
     exit "$1"
 }
 
+# shellcheck disable=SC2016 # $1 is for the inner shell
 copy_sample() { # as the teacher, so that root writes nothing into a folder that is not root's; what is there stays
     tar -C "$here" -cf - students.csv notebooks.cfg examples |
-        as_teacher sh -c 'umask 077 && mkdir -p -- "$1" && tar -C "$1" -xf - --skip-old-files --no-same-owner' sh "$1"
+        as_teacher sh -c 'umask 077 && mkdir -p -- "$1" && tar -C "$1" -xf - --skip-old-files --no-same-owner --no-same-permissions' sh "$1"
 }
 
 as_teacher() {

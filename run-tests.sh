@@ -73,7 +73,9 @@ LOUD
 install_tools() {
     local tool missing=()
     ensure_python
-    case $1 in check) return 0 ;; esac
+    [ "$1" != check ] || return 0
+    check_accounts
+    make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
     for tool in chromium rsync cron:crontab at; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")

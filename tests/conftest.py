@@ -21,58 +21,79 @@ PRIVATE_FOLDERS = {
     Path("/run/nblauncher"): "0755",
     Path("/var/log/nblauncher"): "0755",
 }
-OTHER_RUNS = Path("/run/lock/nblauncher-tests")
+LOCK = Path("/run/lock/nblauncher-tests")
 SETTLING = 15.0
 """Seconds that processes which were told to end may take to be gone."""
 
 
+class OtherRuns:
+    """Knows whether another test run is active on this host: every run holds a shared lock on the file."""
+
+    def __init__(self, file: Path) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def are_there(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        return False
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def private_folders() -> Iterator[None]:
+def other_runs() -> Iterator[OtherRuns | None]:
+    """Only as root."""
+    if os.geteuid() != 0:
+        yield None
+        return
+    runs = OtherRuns(LOCK)
+    yield runs
+    runs.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_folders(other_runs: OtherRuns | None) -> Iterator[bool]:
     """State, runtime and log folders of the host are covered by empty ones that nobody else sees.
 
-    Only as root. A root without CAP_SYS_ADMIN (a container) can run the unit tests, but no test marked `system`.
+    False without root, and for a root without CAP_SYS_ADMIN (a container): no test marked `system` can run then.
     """
-    if os.geteuid() != 0:
-        yield
+    if other_runs is None or not _unshare_mounts():
+        yield False
         return
-    try:
-        _unshare_mounts()
-    except PermissionError:
-        yield
-        return
-    made = [folder for folder in PRIVATE_FOLDERS if not folder.exists()]
     for folder, mode in PRIVATE_FOLDERS.items():
         folder.mkdir(exist_ok=True)
         _mount("tmpfs", folder, "tmpfs", 0, f"mode={mode}")
-    yield
+    yield True
     for folder in PRIVATE_FOLDERS:
         _libc_call("umount2", os.fsencode(folder), 2)
-    for folder in made:
-        folder.rmdir()
+        # Removing a folder that another run has mounted something on would take it away from that run.
+        if not other_runs.are_there() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def host_unchanged(request: pytest.FixtureRequest, private_folders: None) -> Iterator[None]:
+def host_unchanged(
+    request: pytest.FixtureRequest, other_runs: OtherRuns | None, private_folders: bool
+) -> Iterator[None]:
     """After the last system test: no account, home, process, port, mount, cgroup or spool file more or less.
 
     Accounts, homes, cgroups and files are the whole host's, so they are compared only when no other test run was
     there at the beginning or at the end; what runs in our mount namespace is always ours.
     """
-    if not any(
-        item.get_closest_marker("system") or item.get_closest_marker("browser") for item in request.session.items
-    ):
+    if not any(item.get_closest_marker(mark) for item in request.session.items for mark in ("system", "browser")):
         yield
         return
-    if os.geteuid() != 0 or os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt"):
+    if other_runs is None or not private_folders:
         pytest.exit("the system tests need root with CAP_SYS_ADMIN; see ./run-tests.sh --help", returncode=4)
-    lock = os.open(OTHER_RUNS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        was_alone = _is_alone(lock)
-        before = Footprint.taken()
-        yield
-        _assert_unchanged(before, whole_host=was_alone and _is_alone(lock))
-    finally:
-        os.close(lock)
+    was_alone = not other_runs.are_there()
+    before = Footprint.taken()
+    yield
+    _assert_unchanged(before, whole_host=was_alone and not other_runs.are_there())
 
 
 def _assert_unchanged(before: Footprint, *, whole_host: bool) -> None:
@@ -86,19 +107,13 @@ def _assert_unchanged(before: Footprint, *, whole_host: bool) -> None:
     assert not differences, "the tests changed the host:\n" + "\n".join(differences)
 
 
-def _is_alone(lock: int) -> bool:
+def _unshare_mounts() -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        _libc_call("unshare", CLONE_NEWNS)
+    except PermissionError:
         return False
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return True
-
-
-def _unshare_mounts() -> None:
-    _libc_call("unshare", CLONE_NEWNS)
     _mount("none", Path("/"), None, MS_REC | MS_PRIVATE, None)
+    return True
 
 
 def _mount(source: str, target: Path, kind: str | None, flags: int, options: str | None) -> None:
