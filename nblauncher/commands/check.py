@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 import nblauncher
 from nblauncher import settings as config
 from nblauncher.course import STATE_ROOT
-from nblauncher.frontends.direct import LOOPBACK, direct, own_addresses, survey_host_names
+from nblauncher.frontends import FrontEnd
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, ports, storage, system, web
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
@@ -38,6 +37,8 @@ class Known:
     homes: Mapping[str, Path] = field(default_factory=dict)
     """The students' homes."""
     owner_home: Path | None = None
+    frontend: FrontEnd | None = None
+    """Of this course on this host; without it names and certificate are not looked at."""
 
 
 def checks(
@@ -110,9 +111,9 @@ def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -
         settings.course,
     )
     yield from firewall.firewall(wanted, ask)
-    frontend = direct(settings, survey_host_names())
-    yield from web.names(settings.web.names, frontend, (*own_addresses(), *LOOPBACK, socket.gethostname()))
-    yield from web.certificate(settings.tls, settings.web.names or (frontend.host,))
+    if known.frontend is not None:
+        yield from web.names(settings.web.names, known.frontend, web.own_addresses())
+        yield from web.certificate(settings.tls, settings.web.names or (web.host_of(known.frontend),))
 
 
 def accounts(settings: Settings, students: int, known: Known) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pwd
 import socket
@@ -9,12 +10,14 @@ from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 from cryptography import x509
 
 from nblauncher import workers
 from nblauncher.errors import InputError, NblauncherError
-from nblauncher.frontends.direct import DirectFrontEnd, is_address
+from nblauncher.frontends import FrontEnd
 from nblauncher.model import Account
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
@@ -24,12 +27,12 @@ from nblauncher.tls_files import load_files
 _SOON = timedelta(days=30)
 
 
-def names(wanted: Collection[str], frontend: DirectFrontEnd, own: Collection[str]) -> Iterator[Finding]:
+def names(wanted: Collection[str], frontend: FrontEnd, own: Collection[str]) -> Iterator[Finding]:
     """Whether each of web.names leads to this host. `own` are its addresses. Asks the resolver."""
     if not wanted:
-        yield _address_without_names(frontend)
+        yield _without_names(frontend)
     for name in wanted:
-        resolved = {name} if is_address(name) else addresses_of(name)
+        resolved = {name} if _is_address(name) else addresses_of(name)
         if not resolved:
             yield problem("names", f"{name} is not known to the name service", "Correct web.names, or add the name.")
         elif not resolved & set(own):
@@ -42,10 +45,11 @@ def names(wanted: Collection[str], frontend: DirectFrontEnd, own: Collection[str
             yield ok("names", f"{name} leads here")
 
 
-def _address_without_names(frontend: DirectFrontEnd) -> Finding:
-    if frontend.host == "localhost":
+def _without_names(frontend: FrontEnd) -> Finding:
+    host = host_of(frontend)
+    if host == "localhost":
         return warning("names", "this host has no address that others can reach", "Connect it, or set web.names.")
-    if is_address(frontend.host):
+    if _is_address(host):
         return warning(
             "names",
             f"this host's name leads nowhere, so students type {frontend.front_page}",
@@ -54,11 +58,29 @@ def _address_without_names(frontend: DirectFrontEnd) -> Finding:
     return ok("names", f"students type {frontend.front_page}")
 
 
+def host_of(frontend: FrontEnd) -> str:
+    """The host that stands in every address."""
+    return urlsplit(frontend.front_page).hostname or ""
+
+
 def addresses_of(name: str) -> set[str]:
     try:
         return {str(answer[4][0]) for answer in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
     except OSError:
         return set()
+
+
+def own_addresses() -> set[str]:
+    """Every address of this host, loopback included."""
+    return {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def certificate(tls: TlsSettings, hosts: Collection[str], *, now: datetime | None = None) -> Iterator[Finding]:
@@ -96,8 +118,8 @@ def certificate(tls: TlsSettings, hosts: Collection[str], *, now: datetime | Non
 
 def judge_files(certificate_file: str, key_file: str, hosts: Collection[str]) -> dict[str, Any]:
     """Runs as whoever may read the files. InputError with every problem, a line each; no key is returned."""
-    addresses = [host for host in hosts if is_address(host)]
-    host_names = [host for host in hosts if not is_address(host)]
+    addresses = [host for host in hosts if _is_address(host)]
+    host_names = [host for host in hosts if not _is_address(host)]
     files = load_files(Path(certificate_file), Path(key_file), host_names, addresses)
     parsed = x509.load_pem_x509_certificates(files.certificate)[0]
     return {"expires": parsed.not_valid_after_utc.isoformat()}

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # L2: the only place that chooses implementations.
     ("host",),
     # L3
-    ("plan", "survey"),
+    ("plan", "survey", "preflight"),
     # L4
     ("commands",),
     # L5
