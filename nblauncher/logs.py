@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 import time
@@ -44,7 +43,7 @@ def start(folder: Path | None, verbosity: int) -> Path | None:
     file = folder / "nblauncher.log"
     _rotate(file)
     handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
-    os.fchmod(handler.stream.fileno(), 0o600)
+    file.chmod(0o600)
     formatter = _OneLine(_FORMAT.format(run=f"run={secrets.token_hex(4)}"), "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

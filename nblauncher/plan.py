@@ -191,7 +191,9 @@ def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
 def log_descriptors() -> tuple[int, ...]:
     """The log's own descriptors, which forked steps of root keep."""
     return tuple(
-        handler.stream.fileno() for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
+        handler.stream.fileno()
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None
     )
 
 

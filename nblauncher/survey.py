@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ class Facts:
     """Accounts of every course on this host."""
     found: Mapping[str, Account] = field(default_factory=dict)
     states: Mapping[str, AccountState] = field(default_factory=dict)
+    without_home: frozenset[str] = frozenset()
+    """Accounts whose home folder is gone, by a removal that did not finish or by hand."""
     objections: Mapping[str, str] = field(default_factory=dict)
     """Why an account that is not ours must not even be a guest."""
     locked: frozenset[str] = frozenset()
@@ -61,6 +64,7 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         claims=claims,
         found=found,
         states=states,
+        without_home=frozenset(name for name, account in found.items() if not os.path.lexists(account.home)),
         objections={
             name: why
             for name, account in found.items()
@@ -113,8 +117,18 @@ def student_account(host: Host, username: str) -> Account:
     )
 
 
+def claimed_account(host: Host, username: str) -> Account:
+    """The account as we recorded it when we made it; what changes accounts holds it against the host itself."""
+    claim = host.ledger.claim(username)
+    if claim is None or claim.is_guest:
+        raise HostError(f"the ledger has no claim on {username}")
+    return claim.account
+
+
 def listening_ports() -> frozenset[int]:
     """TCP ports that somebody listens on, v4 or v6 (/proc/net/tcp, tcp6)."""
     return frozenset(
-        connection.laddr.port for connection in psutil.net_connections("tcp") if connection.status == psutil.CONN_LISTEN
+        connection.laddr[1]
+        for connection in psutil.net_connections("tcp")
+        if connection.laddr and connection.status == psutil.CONN_LISTEN
     )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import allot, credentials, hashes, passwords, survey, workers
+from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
+from nblauncher.commands.session import Session
 from nblauncher.course import LOG_ROOT, RUN_ROOT, STATE_ROOT
 from nblauncher.credentials import Credentials
-from nblauncher.errors import HostError, InputError
+from nblauncher.errors import InputError
 from nblauncher.host import Host
 from nblauncher.ledger import CourseRecord
 from nblauncher.model import Account, AccountState, Roster, Secret, Student
-from nblauncher.plan import Details, Phase, Plan, SomeFailed, Step, log_descriptors
+from nblauncher.plan import Phase, Plan, Report, SomeFailed, Step, log_descriptors
 from nblauncher.settings import Settings
 from nblauncher.survey import Facts
 
@@ -25,22 +26,22 @@ _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
 
 
-def plan(roster: Roster, facts: Facts, settings: Settings, owner: Account) -> Plan:
+def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account) -> Plan:
     """Only what is missing: running setup twice changes nothing the second time.
 
     Raises InputError naming every row whose name we must not touch; nothing was changed then.
     """
-    problems = [problem for student in roster if (problem := _objection(student, facts, settings))]
+    problems = [problem for student in wanted if (problem := _objection(student, facts, settings))]
     if problems:
         raise InputError(problems, "Nothing was changed.")
-    fresh = [name for name in roster.usernames if _needs_new_account(name, facts)] if settings.accounts.create else []
+    fresh = [name for name in wanted.usernames if _needs_new_account(name, facts)] if settings.accounts.create else []
     half_made = [
-        name for name in roster.usernames if facts.state(name) is AccountState.HALF_MADE and name in facts.found
+        name for name in wanted.usernames if facts.state(name) is AccountState.HALF_MADE and name in facts.found
     ]
-    locked = [name for name in roster.usernames if name in facts.locked and name in facts.found]
-    guests = [name for name in roster.usernames if not settings.accounts.create and name not in facts.claims]
-    outside = [name for name in roster.usernames if name not in facts.members]
-    ungrouped = [name for name in roster.usernames if name not in facts.in_group and settings.accounts.create]
+    locked = [name for name in wanted.usernames if name in facts.locked and name in facts.found]
+    guests = [name for name in wanted.usernames if not settings.accounts.create and name not in facts.claims]
+    outside = [name for name in wanted.usernames if name not in facts.members]
+    ungrouped = [name for name in wanted.usernames if name not in facts.in_group and settings.accounts.create]
     joining = tuple(dict.fromkeys([*outside, *ungrouped, *fresh, *half_made]))
     new_ports = allot.ports(outside, front_port=settings.web.port, spent=facts.spent_ports, taken=facts.taken_ports)
     record = CourseRecord(
@@ -54,9 +55,9 @@ def plan(roster: Roster, facts: Facts, settings: Settings, owner: Account) -> Pl
             Phase("create accounts", (*map(CreateAccount, fresh), *map(RepairAccount, half_made))),
             Phase("unlock accounts", tuple(map(UnlockAccount, locked))),
             Phase("join the course", (JoinCourse(joining, new_ports, tuple(ungrouped)),) if joining else ()),
-            Phase("passwords", _passwords(roster, facts, {*fresh, *half_made}, settings)),
+            Phase("passwords", _passwords(wanted, facts, {*fresh, *half_made}, settings)),
         ),
-        _notes(roster, facts),
+        _notes(wanted, facts),
     )
 
 
@@ -73,7 +74,7 @@ class RecordCourse:
     def apply(self, host: Host) -> None:
         make_folders(host)
         host.ledger.record_course(self.record)
-        host.accounts.ensure_group(host.group)
+        host.accounts.ensure_group(host.group, locks=host.locks)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class CreateAccount:
         return f"create account {self.username}"
 
     def apply(self, host: Host) -> None:
-        host.ledger.made_account(host.accounts.create(_claimed(host, self.username), locks=host.locks))
+        host.ledger.made_account(host.accounts.create(survey.claimed_account(host, self.username), locks=host.locks))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class RepairAccount:
         return f"complete half-made account {self.username}"
 
     def apply(self, host: Host) -> None:
-        host.ledger.made_account(host.accounts.repair(_claimed(host, self.username), locks=host.locks))
+        host.ledger.made_account(host.accounts.repair(survey.claimed_account(host, self.username), locks=host.locks))
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class UnlockAccount:
         return f"unlock account {self.username}, whose removal did not finish"
 
     def apply(self, host: Host) -> None:
-        account = _claimed(host, self.username)
-        host.accounts.unlock(account)
+        account = survey.claimed_account(host, self.username)
+        host.accounts.unlock(account, locks=host.locks)
         host.ledger.made_account(account)
 
 
@@ -185,7 +186,8 @@ class JoinCourse:
         )
         accounts = [survey.student_account(host, name) for name in self.usernames]
         host.course_ledger.begin_students({account.username: account.uid for account in accounts})
-        host.accounts.add_to_group([account for account in accounts if account.username in self.grouped], host.group)
+        grouped = [account for account in accounts if account.username in self.grouped]
+        host.accounts.add_to_group(grouped, host.group, locks=host.locks)
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,12 @@ class AcceptInputs:
     def describe(self) -> str:
         return "remember the accepted config and roster"
 
+    def is_done(self, host: Host) -> bool:
+        try:
+            return all((host.paths.accepted / name).read_bytes() == content for name, content in self.files)
+        except (FileNotFoundError, PermissionError):
+            return False
+
     def apply(self, host: Host) -> None:
         host.paths.accepted.mkdir(mode=0o700, exist_ok=True)
         for name, content in self.files:
@@ -289,9 +297,9 @@ def _needs_new_account(name: str, facts: Facts) -> bool:
     return state in _NEW or (state is AccountState.HALF_MADE and name not in facts.found)
 
 
-def _passwords(roster: Roster, facts: Facts, remade: set[str], settings: Settings) -> tuple[Step, ...]:
+def _passwords(wanted: Roster, facts: Facts, remade: set[str], settings: Settings) -> tuple[Step, ...]:
     lacking = [
-        student for student in roster if student.username in remade or student.username not in facts.with_passwords
+        student for student in wanted if student.username in remade or student.username not in facts.with_passwords
     ]
     if not lacking:
         return ()
@@ -304,13 +312,23 @@ def _passwords(roster: Roster, facts: Facts, remade: set[str], settings: Setting
     return (SetPasswords(tuple(student.username for student in lacking), tuple(lacking), with_system),)
 
 
+def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
+    """What is different from the roster that was accepted last; empty the first time."""
+    try:
+        before = (host.paths.accepted / "students.csv").read_bytes()
+    except (FileNotFoundError, PermissionError):
+        return ()
+    difference = roster.diff(roster.parse(before, "students.csv"), session.roster or Roster())
+    return tuple(f"roster: {line}" for line in difference.describe())
+
+
 def _has_password_elsewhere(student: Student, facts: Facts) -> bool:
     claim = facts.claims.get(student.username)
     return claim is not None and claim.has_password and student.username in facts.elsewhere
 
 
-def _notes(roster: Roster, facts: Facts) -> tuple[str, ...]:
-    here = frozenset(roster.usernames)
+def _notes(wanted: Roster, facts: Facts) -> tuple[str, ...]:
+    here = frozenset(wanted.usernames)
     notes = [
         f"{name} is no longer in the roster; account, home and port stay until `nblauncher remove --only {name}`"
         for name in facts.members
@@ -318,25 +336,27 @@ def _notes(roster: Roster, facts: Facts) -> tuple[str, ...]:
     ]
     notes += [
         f"{name}: the account was deleted by hand; it is made anew with a new uid and new passwords"
-        for name in roster.usernames
+        for name in wanted.usernames
         if facts.state(name) is AccountState.VANISHED and not facts.claims[name].is_guest
     ]
     notes += [
         f"{name}: the account was changed by hand; it is served, but `remove` deletes it only with --claim {name}"
-        for name in roster.usernames
+        for name in wanted.usernames
         if facts.state(name) is AccountState.CHANGED
     ]
     return tuple(notes)
 
 
-def _claimed(host: Host, username: str) -> Account:
-    claim = host.ledger.claim(username)
-    if claim is None or claim.is_guest:
-        raise HostError(f"the ledger has no claim on {username}")
-    return claim.account
+def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
+    """Survey and plan; the inputs are remembered last, when everything before them was done."""
+    facts = survey.survey(host, wanted.usernames)
+    planned = plan(wanted, facts, host.settings, host.owner)
+    accepted = AcceptInputs(session.contents)
+    remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
+    return Plan((*planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
-def student_details(host: Host, usernames: Iterable[str]) -> dict[str, dict[str, Any]]:
+def student_details(host: Host, report: Report) -> dict[str, dict[str, Any]]:
     """uid, home, port and url of each student, for the report."""
     claims = host.ledger.claims()
     return {
@@ -347,8 +367,5 @@ def student_details(host: Host, usernames: Iterable[str]) -> dict[str, dict[str,
             "url": host.frontend.route(name, member.port).url,
         }
         for name, member in host.ledger.members(host.settings.course).items()
-        if name in usernames and name in claims
+        if name in report.students and name in claims
     }
-
-
-__all__ = ["AcceptInputs", "Details", "plan"]

@@ -4,8 +4,8 @@
 course has done for its students. Intention is written before the act and completion after it.
 """
 
-from nblauncher.ledger.course_ledger import CourseLedger, Retrieval
+from nblauncher.ledger.course_ledger import Arrived, CourseLedger, Retrieval
 from nblauncher.ledger.host_ledger import Claim, CourseRecord, HostLedger, Membership
 from nblauncher.ledger.locks import locked
 
-__all__ = ["Claim", "CourseLedger", "CourseRecord", "HostLedger", "Membership", "Retrieval", "locked"]
+__all__ = ["Arrived", "Claim", "CourseLedger", "CourseRecord", "HostLedger", "Membership", "Retrieval", "locked"]

@@ -22,6 +22,10 @@ CREATE TABLE handed_out (
 CREATE TABLE retrievals (
     number INTEGER PRIMARY KEY, scope TEXT NOT NULL, folder TEXT NOT NULL, username TEXT NOT NULL, uid INTEGER NOT NULL,
     digest TEXT NOT NULL, is_complete INTEGER NOT NULL
+);
+CREATE TABLE collected (
+    run TEXT NOT NULL, username TEXT NOT NULL, uid INTEGER NOT NULL, scope TEXT NOT NULL, digest TEXT NOT NULL,
+    listing TEXT NOT NULL, is_complete INTEGER NOT NULL, PRIMARY KEY (run, username)
 )
 """
 
@@ -36,6 +40,19 @@ class Retrieval:
     uid: int
     digest: str
     """Of paths, sizes and sha256 of everything stored; two equal digests are equal work."""
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One student's work in the staging of a run that is still going on."""
+
+    username: str
+    uid: int
+    scope: str
+    digest: str
+    listing: str
+    """Of the home as it was walked; what is deleted later must still have it."""
     is_complete: bool
 
 
@@ -139,9 +156,36 @@ class CourseLedger:
                 [(one.scope, one.folder, one.username, one.uid, one.digest, one.is_complete) for one in retrievals],
             )
 
+    def record_arrived(self, run: str, arrived: Arrived) -> None:
+        """A student's work is in the staging of this run. What other runs left here is void."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM collected WHERE run != ?", (run,))
+            connection.execute(
+                "INSERT OR REPLACE INTO collected VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run,
+                    arrived.username,
+                    arrived.uid,
+                    arrived.scope,
+                    arrived.digest,
+                    arrived.listing,
+                    arrived.is_complete,
+                ),
+            )
+
+    def arrived(self, run: str) -> dict[str, Arrived]:
+        """What has arrived in the staging of this run, by username."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM collected WHERE run = ?", (run,)).fetchall()
+        return {
+            row["username"]: Arrived(
+                row["username"], row["uid"], row["scope"], row["digest"], row["listing"], bool(row["is_complete"])
+            )
+            for row in rows
+        }
+
     def forget(self, username: str) -> None:
         """The student has left the course."""
-        self_tables = ("students", "handed_out", "retrievals")
         with self._database.transaction() as connection:
-            for table in self_tables:
+            for table in ("students", "handed_out", "retrievals", "collected"):
                 connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608

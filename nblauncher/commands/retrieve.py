@@ -1,0 +1,189 @@
+"""retrieve: everyone's work into a new folder of the teacher's, whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from nblauncher import homes, store, survey
+from nblauncher.errors import HostError
+from nblauncher.host import Host
+from nblauncher.ledger import Arrived, Retrieval
+from nblauncher.model import Exclusion
+from nblauncher.plan import Details, Phase, Plan
+from nblauncher.scope import ALL, CHANGED, HOME, Scope
+from nblauncher.store import Staging
+from nblauncher.survey import Facts
+
+AT_ONCE = 2
+"""Students whose homes are read at the same time."""
+
+
+@dataclass
+class Run:
+    """One retrieval while it goes on: the staging is opened by the first step and closed by the last."""
+
+    time: datetime
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    staging: Staging | None = None
+    folder: str = ""
+    """The published folder, or the one that already holds the same work."""
+    is_new: bool = True
+
+    def opened(self) -> Staging:
+        if self.staging is None:
+            raise HostError("the retrieval was not begun")
+        return self.staging
+
+
+def plan(usernames: Sequence[str], facts: Facts, *, takes_all: bool, now: datetime) -> tuple[Plan, Run]:
+    """Collect from each of these students. `now` is aware, in the host's zone; it names the folder."""
+    run = Run(now)
+    kind = ALL if takes_all else CHANGED
+    wanted = [name for name in usernames if name in facts.members]
+    return Plan(phases(run, dict.fromkeys(wanted, kind)), notes(usernames, facts)), run
+
+
+def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False) -> tuple[Phase, ...]:
+    """Open the staging, collect from each student in the scope given, publish."""
+    if not kinds:
+        return ()
+    collects = tuple(CollectWork(name, kind, run) for name, kind in kinds.items())
+    return (
+        Phase("open the retrieval", (OpenStaging(run),)),
+        Phase("retrieve", collects, parallel=AT_ONCE),
+        Phase("publish", (Publish(run, may_discard=not always_publishes),)),
+    )
+
+
+def notes(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:
+    """About students who are asked for and not set up."""
+    return tuple(
+        f"{name} is in the roster but not in the course yet; run `nblauncher setup`"
+        for name in usernames
+        if name not in facts.members
+    )
+
+
+@dataclass(frozen=True)
+class OpenStaging:
+    run: Run
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "begin a retrieval"
+
+    def apply(self, host: Host) -> None:
+        self.run.staging = store.open_staging(host.owner, host.settings.retrieve.target, self.run.time)
+
+
+@dataclass(frozen=True)
+class CollectWork:
+    """The student's child reads, the teacher's child writes and verifies."""
+
+    username: str
+    kind: str
+    run: Run
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"retrieve {'the whole home' if self.kind == HOME else 'the work'} of {self.username}"
+
+    def apply(self, host: Host) -> Mapping[str, Details]:
+        account = survey.student_account(host, self.username)
+        last = host.course_ledger.last_retrievals(self.kind).get(self.username)
+        collected = homes.collect(
+            account,
+            host.owner,
+            self.run.opened(),
+            scope_of(host, self.username, self.kind),
+            host.settings.retrieve,
+            previous=last.folder if last else "",
+        )
+        host.course_ledger.record_arrived(
+            self.run.token,
+            Arrived(
+                self.username,
+                account.uid,
+                self.kind,
+                collected.digest,
+                collected.listing,
+                not collected.work.is_incomplete,
+            ),
+        )
+        return {self.username: work_details(collected.work.files, collected.work.bytes, collected.work.exclusions)}
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Rename the staging into place, unless (`may_discard`) the last retrieval already holds exactly this."""
+
+    run: Run
+    may_discard: bool
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "publish the retrieval"
+
+    def apply(self, host: Host) -> None:
+        arrived = host.course_ledger.arrived(self.run.token)
+        staging = self.run.opened()
+        same = _same_as_before(host, arrived) if self.may_discard else ""
+        if same or not arrived:
+            store.discard(host.owner, staging)
+            self.run.folder, self.run.is_new = same, False
+            return
+        self.run.folder = store.publish(host.owner, staging)
+        host.course_ledger.record_retrievals(
+            Retrieval(one.scope, self.run.folder, one.username, one.uid, one.digest, one.is_complete)
+            for one in arrived.values()
+        )
+
+
+def scope_of(host: Host, username: str, kind: str) -> Scope:
+    """What of this student's home is collected."""
+    return Scope(
+        kind,
+        host.settings.material.target,
+        host.course_ledger.handed_out(username, "material"),
+    )
+
+
+def work_details(count: int, size: int, exclusions: Sequence[Exclusion]) -> dict[str, Any]:
+    """A student's part of the report (docs/reference.md, JSON)."""
+    return {
+        "files": count,
+        "bytes": size,
+        "exceptions": [{"path": one.path, "reason": one.reason, "incomplete": one.incomplete} for one in exclusions],
+    }
+
+
+def summary(run: Run, host: Host) -> str:
+    """Where the work is, in words."""
+    if not run.folder:
+        return "retrieve: nothing was retrieved."
+    where = host.settings.retrieve.target / run.folder
+    return f"The work is in {where}" if run.is_new else f"Nobody changed anything since {where}; nothing to do."
+
+
+def _same_as_before(host: Host, arrived: Mapping[str, Arrived]) -> str:
+    """The folder of the last complete retrieval, when it stands and holds just what arrived now; else empty."""
+    last = {
+        name: found
+        for name, one in arrived.items()
+        if (found := host.course_ledger.last_retrievals(one.scope).get(name)) is not None
+    }
+    folders = {one.folder for one in last.values()}
+    if len(last) != len(arrived) or len(folders) != 1:
+        return ""
+    if any(not last[name].is_complete or last[name].digest != one.digest for name, one in arrived.items()):
+        return ""
+    folder = folders.pop()
+    stands = store.standing(host.owner, host.settings.retrieve.target, folder, arrived)
+    return folder if stands == frozenset(arrived) else ""
