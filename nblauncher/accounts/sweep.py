@@ -23,6 +23,7 @@ from nblauncher.model import Account
 RUN_ROOT = Path("/run/nblauncher")
 _DEADLINE = 30.0
 _PATIENCE = 60.0
+_MOMENT = 2.0
 _NAMED = 5
 
 
@@ -59,16 +60,18 @@ def kill_all_of(uid: int, sweeper: Account, *, run_root: Path = RUN_ROOT) -> Non
     root's that acts as the uid, or a process stuck in the kernel) and BusyError when another sweep takes longer.
     """
     with _one_at_a_time(run_root):
-        if strangers := processes_of(sweeper.uid):
+        # A moment of patience: the sweeper of a run that was killed dies with it, but not in the same instant.
+        if not _are_gone(sweeper.uid, _MOMENT):
             raise HostError(
-                f"processes run as {sweeper.username}, which is reserved for nblauncher: {_names(strangers)}",
+                f"processes run as {sweeper.username}, which is reserved for nblauncher: "
+                f"{_names(processes_of(sweeper.uid))}",
                 "End them; nothing was killed.",
             )
         deadline = time.monotonic() + _DEADLINE
         while processes_of(uid):
             _sweep(uid, sweeper)
             # What was killed still needs a moment to go; what is new (cron, a login) gets the next sweep.
-            if not _are_gone(uid) and time.monotonic() > deadline:
+            if not _are_gone(uid, _MOMENT) and time.monotonic() > deadline:
                 raise HostError(f"processes of uid {uid} do not end: {_names(processes_of(uid))}")
 
 
@@ -79,8 +82,8 @@ def _sweep(uid: int, sweeper: Account) -> None:
     if pid == 0:
         _kill_and_exit(uid, sweeper, parent_pid)
     _, status = os.waitpid(pid, 0)
-    if status != 0:
-        raise HostError(f"the sweep of uid {uid} ended with {os.waitstatus_to_exitcode(status)}")
+    if os.WIFEXITED(status) and status != 0:
+        raise HostError(f"root could not be given up to sweep uid {uid}; nothing was killed")
 
 
 def _kill_and_exit(uid: int, sweeper: Account, parent_pid: int) -> None:
@@ -99,12 +102,13 @@ def _kill_and_exit(uid: int, sweeper: Account, parent_pid: int) -> None:
         os._exit(status)
 
 
-def _are_gone(uid: int) -> bool:
-    for _ in range(50):
-        if not processes_of(uid):
-            return True
+def _are_gone(uid: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while processes_of(uid):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
-    return False
+    return True
 
 
 def _names(processes: list[Running]) -> str:
