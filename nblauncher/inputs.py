@@ -112,13 +112,11 @@ def _readers(path: Path, allowed: frozenset[int]) -> Iterable[int]:
     real = Path(os.path.realpath(path))
     try:
         owners = [os.lstat(step).st_uid for step in (real, path, *real.parents, *path.parents)]
-    except FileNotFoundError:
-        raise InputError(f"{shown(path)} does not exist", "Nothing was changed.") from None
-    except NotADirectoryError:
-        raise InputError(f"{shown(path)}: a part of this path is not a folder", "Nothing was changed.") from None
     except PermissionError:
         # A network home that shuts root out: its owner must be one of these.
         return sorted(allowed - {0})
+    except OSError as error:
+        raise _unreadable(path, error) from None
     stranger = next((uid for uid in owners if uid not in allowed), None)
     if stranger is not None:
         return [0]  # the walk finds the place and refuses it; nothing is done as the stranger
@@ -266,6 +264,8 @@ def _has_acl(descriptor: int) -> bool:
 def _unreadable(path: Path, error: OSError) -> InputError:
     if error.errno == errno.ENOENT:
         return InputError(f"{shown(path)} does not exist", "Nothing was changed.")
+    if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return InputError(f"{shown(path)}: {os.strerror(error.errno)}", "Nothing was changed.")
     who = _user_name(os.geteuid())
     return InputError(
         f"{shown(path)} cannot be read by {who}: {os.strerror(error.errno or 0)}",
