@@ -109,8 +109,8 @@ def _readers(path: Path, allowed: frozenset[int]) -> Iterable[int]:
 
     A race makes this choice wrong, never harmful: the reader judges again what it has open.
     """
-    real = Path(os.path.realpath(path))
     try:
+        real = Path(os.path.realpath(path))
         owners = [os.lstat(step).st_uid for step in (real, path, *real.parents, *path.parents)]
     except PermissionError:
         # A network home that shuts root out: its owner must be one of these.
@@ -183,6 +183,8 @@ class _Walk:
                 if not stat.S_ISLNK(status.st_mode):
                     if todo:
                         raise InputError(f"{shown(self.reached / name)} is not a folder")
+                    if status.st_uid not in self.allowed:
+                        raise _refused_owner(self.path, self.path, status.st_uid, self.allowed)
                     return name
                 links += 1
                 if links > _MOST_LINKS:
