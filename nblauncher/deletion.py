@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from nblauncher.files import OTHER_DEVICE, Level, Trail, join, names_of, words_of
 
 _AT_A_TIME = 10_000
-_REPORTED = 1000
+_REPORTED = 200
+_LONGEST = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def delete_below(root: int, may_delete: Callable[[os.stat_result], bool] = lambd
     """Delete everything below the open folder for which `may_delete` holds, not the folder itself.
 
     Any depth, any number of entries, one file system. Where it may delete a folder that lacks u+rwx it adds that first.
-    Other folders stay, but are searched where they can be. Both answers end after a thousand paths with a count.
+    Other folders stay, but are searched where they can be. Both answers end after 200 paths with a count.
     """
     deletion = _Deletion(Trail(root), may_delete)
     try:
@@ -37,16 +38,16 @@ def delete_below(root: int, may_delete: Callable[[os.stat_result], bool] = lambd
 
 
 class _Paths:
-    """The first thousand of any number of paths."""
+    """The first of any number of paths, short enough for a worker's answer."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
         self._count = 0
 
-    def add(self, path: str) -> None:
+    def add(self, path: str, ending: str = "") -> None:
         self._count += 1
         if self._count <= _REPORTED:
-            self._first.append(path)
+            self._first.append((path if len(path) <= _LONGEST else f"{path[:_LONGEST]}...") + ending)
 
     def paths(self) -> tuple[str, ...]:
         more = self._count - len(self._first)
@@ -102,7 +103,7 @@ class _Deletion:
     def _leave(self, level: Level) -> None:
         lost = self.trail.leave()
         if lost is not None:
-            self.left.add(f"{lost.path}: was moved meanwhile")
+            self.left.add(lost.path, ": was moved meanwhile")
             if self.trail.levels:
                 self.trail.levels[-1].stuck.add(lost.name)
             return
@@ -127,7 +128,7 @@ class _Deletion:
     def _keep(self, level: Level, name: str, reason: str) -> None:
         level.stuck.add(name)
         level.has_left = True
-        self.left.add(f"{join(level.path, name)}: {reason}")
+        self.left.add(join(level.path, name), f": {reason}")
 
 
 def _open_up(name: str, folder: int, status: os.stat_result) -> None:

@@ -7,6 +7,7 @@ device and inode. So a tree that changes while it is walked can hide entries, bu
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -24,6 +25,8 @@ OTHER_DEVICE = "is on another file system"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KEPT_OPEN = 48
+_LONGEST_PATH = 4000
+"""Bytes; Linux's own limit for a path that a program may open is 4,096 (PATH_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +145,24 @@ def walk(
             name = level.names.pop()
             entry = _look(level, name, trail.device)
             if entry.status and entry.is_folder and not entry.obstacle and not is_left_out(entry):
-                if len(trail.levels) < max_depth:
-                    obstacle = _enter(trail, name, entry.status, remaining + 1)
-                else:
+                if len(trail.levels) >= max_depth:
                     obstacle = f"more than {max_depth} levels deep"
+                elif len(os.fsencode(entry.path)) > _LONGEST_PATH:
+                    obstacle = f"a path of more than {_LONGEST_PATH} bytes"
+                else:
+                    obstacle = _enter(trail, name, entry.status, remaining + 1)
                 entry = replace(entry, obstacle=obstacle)
             yield entry
     finally:
         trail.close()
 
 
-@dataclass
+@dataclass(slots=True)
 class Level:
     """A folder on the way down. `descriptor` is -1 while it is closed."""
 
     path: str
+    """Cut where it is longer than any path may be: a hostile depth must not cost its square in memory."""
     name: str
     descriptor: int
     identity: tuple[int, int]
@@ -178,8 +184,9 @@ class Trail:
     def enter(self, name: str, status: os.stat_result) -> Level:
         """Open the folder `name` of the last level, which lstat described; OSError when it is not that one any more."""
         above = self.levels[-1]
-        level = Level(join(above.path, name), name, -1, (status.st_dev, status.st_ino))
-        self._open(above, level)
+        path = join(above.path, name) if len(above.path) <= _LONGEST_PATH else above.path
+        level = Level(path, name, -1, (status.st_dev, status.st_ino))
+        self._open(above, level, name)
         self.levels.append(level)
         if len(self.levels) > _KEPT_OPEN + 1:
             self._close(self.levels[-_KEPT_OPEN - 1])
@@ -187,14 +194,26 @@ class Trail:
 
     def leave(self) -> Level | None:
         """Forget the last level. Answers with the level that could not be opened again and is lost with all below."""
-        self._close(self.levels.pop())
-        if not self.levels or self.levels[-1].descriptor >= 0:
+        left = self.levels.pop()
+        if self.levels:
+            # Fails where the folder left may not be searched or was moved; the way from the root is always right.
+            with contextlib.suppress(OSError):
+                self._open(left, self.levels[-1], "..")
+        self._close(left)
+        return self._open_again() if self.levels else None
+
+    def close(self) -> None:
+        while self.levels:
+            self._close(self.levels.pop())
+
+    def _open_again(self) -> Level | None:
+        if self.levels[-1].descriptor >= 0:
             return None
         depth = len(self.levels)
         for index in range(1, depth):
             above, level = self.levels[index - 1], self.levels[index]
             try:
-                self._open(above, level)
+                self._open(above, level, level.name)
             except OSError:
                 for lost in self.levels[index:]:
                     self._close(lost)
@@ -204,14 +223,10 @@ class Trail:
                 self._close(above)
         return None
 
-    def close(self) -> None:
-        while self.levels:
-            self._close(self.levels.pop())
-
-    def _open(self, above: Level, level: Level) -> None:
+    def _open(self, start: Level, level: Level, name: str) -> None:
         if level.descriptor >= 0:
             return
-        descriptor = open_folder(level.name, above.descriptor)
+        descriptor = open_folder(name, start.descriptor)
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino) != level.identity:
             os.close(descriptor)

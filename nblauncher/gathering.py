@@ -175,7 +175,8 @@ class _Gathering:
             self._send_same(path, status, stored.sha256)
             return
         for attempt in range(_ATTEMPTS):
-            time.sleep(0.05 * attempt)
+            if attempt:
+                time.sleep(0.05 * attempt)
             try:
                 if self._read_file(entry, path, sent, stored):
                     return

@@ -28,7 +28,8 @@ from nblauncher.scope import Stamp
 from nblauncher.tree import Tree
 
 NAME = "manifest.json"
-_LARGEST = 256 << 20
+_LARGEST = 64 << 20
+_MOST_REPORTED = 200
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -109,6 +110,16 @@ def digest(records: Iterable[Record]) -> str:
     """Of the paths, sizes and sha256 of everything stored; two equal digests are equal work."""
     lines = sorted(json.dumps([record.path, record.size, record.sha256]) for record in records)
     return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+
+
+def worst(exclusions: Iterable[Exclusion]) -> list[list[Any]]:
+    """What goes into reports: everything is in the manifest, the incomplete ones come first."""
+    ranked = sorted(exclusions, key=lambda exclusion: not exclusion.incomplete)
+    rows: list[list[Any]] = [[one.path[:4000], one.reason, one.incomplete] for one in ranked[:_MOST_REPORTED]]
+    rest = ranked[_MOST_REPORTED:]
+    if rest:
+        rows.append([NAME, f"lists {len(rest)} more", any(one.incomplete for one in rest)])
+    return rows
 
 
 def _record(one: object) -> Record | None:

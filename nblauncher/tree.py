@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -74,6 +75,13 @@ def sync(descriptor: int) -> None:
     if _libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise HostError(f"the store could not be written to disk: {os.strerror(number).lower()}")
+
+
+def set_time(descriptor: int, mtime_ns: int) -> int:
+    """Give the stored file the student's time where the file system can hold it; what it has then (ns)."""
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+    return os.fstat(descriptor).st_mtime_ns
 
 
 def _made(name: str, folder: int) -> int:

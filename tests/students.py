@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -128,17 +128,20 @@ class Desk:
 
 
 @contextlib.contextmanager
+def made_folder() -> Iterator[Path]:
+    """A folder that every account may pass through. Not pytest's: each new pytest run closes that to others again."""
+    with tempfile.TemporaryDirectory(prefix="nbtr-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextlib.contextmanager
 def made_desk(folder: Path, owner: Account) -> Iterator[Desk]:
     target = folder / "retrieved"
     target.mkdir(mode=0o700)
     os.chown(target, owner.uid, owner.gid)
-    for above in target.parents:
-        if above.stat().st_mode & 0o001 == 0:
-            above.chmod(above.stat().st_mode | 0o011)
-    try:
-        yield Desk(owner, target)
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
+    yield Desk(owner, target)
 
 
 def exclusions(collected: homes.Collected) -> dict[str, tuple[str, bool]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from nblauncher import homes, store
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, HandedOut
 from nblauncher.scope import ALL, CHANGED, HOME, Scope
-from tests.students import TARGET, exclusions, made_account, made_desk, write
+from tests.students import TARGET, exclusions, made_account, made_desk, made_folder, write
 
 pytestmark = pytest.mark.system
 
@@ -30,10 +31,16 @@ def ada():
         yield account
 
 
+@pytest.fixture
+def folder():
+    with made_folder() as made:
+        yield made
+
+
 @pytest.fixture(params=["teacher", "root"])
-def desk(request, teacher, tmp_path):
+def desk(request, teacher, folder):
     owner = teacher if request.param == "teacher" else Account("root", 0, 0, Path("/root"))
-    with made_desk(tmp_path, owner) as made:
+    with made_desk(folder, owner) as made:
         yield made
 
 
@@ -181,7 +188,21 @@ def test_the_listing_is_equal_until_something_in_the_home_changes(ada, desk):
     assert homes.listing(ada, scope, desk.limits) != collected.listing
 
 
-def test_a_full_store_fails_that_student_and_leaves_nothing_behind(ada, teacher, tmp_path, small_disk):
+def test_before_a_deletion_only_bytes_that_were_read_again_are_linked(ada, desk):
+    for path in ("kept", "tampered"):
+        write(ada, path, b"the work")
+    _, before = desk.collect(ada)
+    tampered = desk.folder(before, ada) / "work/tampered"
+    times = tampered.stat()
+    tampered.write_bytes(b"the hack")
+    os.utime(tampered, ns=(times.st_atime_ns, times.st_mtime_ns))
+    _, after = desk.collect(ada, Scope(HOME, TARGET), previous=before)
+    stored = desk.stored(after, ada)
+    assert (stored["work/kept"], stored["work/tampered"]) == (b"the work", b"the work")
+    assert os.path.samefile(desk.folder(before, ada) / "work/kept", desk.folder(after, ada) / "work/kept")
+
+
+def test_a_full_store_fails_that_student_and_leaves_nothing_behind(ada, teacher, small_disk):
     write(ada, "big", os.urandom(8_000_000))
     with made_desk(small_disk, teacher) as desk:
         with pytest.raises(HostError, match="nbtrada was not retrieved: disk full"):
@@ -190,16 +211,14 @@ def test_a_full_store_fails_that_student_and_leaves_nothing_behind(ada, teacher,
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    import subprocess
-
-    folder = tmp_path / "disk"
-    folder.mkdir(mode=0o755)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs", str(folder)], check=True)
+def small_disk(folder):
+    disk = folder / "disk"
+    disk.mkdir(mode=0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs", str(disk)], check=True)
     try:
-        yield folder
+        yield disk
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_root_never_handles_a_home_as_root(desk):
@@ -223,11 +242,9 @@ def test_emptying_leaves_an_empty_home(ada, desk):
     assert list(ada.home.iterdir()) == []
 
 
-def test_what_a_student_left_in_shared_folders_is_deleted_and_listed_and_nothing_of_others(ada, teacher, tmp_path):
-    shared = tmp_path / "shared"
+def test_what_a_student_left_in_shared_folders_is_deleted_and_listed_and_nothing_of_others(ada, teacher, folder):
+    shared = folder / "shared"
     shared.mkdir()
-    for above in (shared, *shared.parents[:3]):
-        above.chmod(above.stat().st_mode | 0o011)
     shared.chmod(0o1777)
     for owner, path in (
         (ada, "mine"), (ada, "folder/deep/file"), (teacher, "theirs"), (teacher, "open/keep"), (ada, "open/left"),
@@ -237,12 +254,12 @@ def test_what_a_student_left_in_shared_folders_is_deleted_and_listed_and_nothing
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
         os.chown(file, owner.uid, owner.gid)
-    for folder, owner in (("folder", ada), ("folder/deep", ada), ("open", teacher), ("mixed", ada)):
-        os.chown(shared / folder, owner.uid, owner.gid)
+    for path, owner in (("folder", ada), ("folder/deep", ada), ("open", teacher), ("mixed", ada)):
+        os.chown(shared / path, owner.uid, owner.gid)
     (shared / "open").chmod(0o1777)
     (shared / "link").symlink_to(shared / "theirs")
     os.chown(shared / "link", ada.uid, ada.gid, follow_symlinks=False)
-    mail = tmp_path / "mail"
+    mail = folder / "mail"
     mail.mkdir(mode=0o755)
     (mail / ada.username).write_bytes(b"From root")
     os.chown(mail / ada.username, ada.uid, ada.gid)

@@ -1,0 +1,213 @@
+"""The teacher's store: staging and publishing, and a stream that lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from nblauncher import receiving, store, workers
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.model import Account
+from nblauncher.scope import CHANGED, HOME, Scope
+from nblauncher.settings import RetrieveSettings
+
+NINE = datetime(2026, 11, 20, 9, 15, tzinfo=timezone(timedelta(hours=1)))
+
+
+@pytest.fixture
+def owner():
+    if os.geteuid() != 0:
+        pytest.skip("a child that becomes the teacher needs root")
+    return Account("root", 0, 0, Path("/root"))
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "retrieved"
+
+
+def test_a_retrieval_appears_whole_under_its_time_and_latest_leads_there(owner, target):
+    staging = store.open_staging(owner, target, NINE)
+    assert target.stat().st_mode & 0o777 == 0o700
+    (target / staging.name / "ada").mkdir()
+    assert store.publish(owner, staging) == "2026-11-20T091500+0100"
+    assert os.readlink(target / "latest") == "2026-11-20T091500+0100"
+    assert sorted(os.listdir(target)) == ["2026-11-20T091500+0100", "latest"]
+
+
+def test_a_taken_time_gets_a_number_and_nothing_is_overwritten(owner, target):
+    names = []
+    for username in ("ada", "bob", "eve"):
+        staging = store.open_staging(owner, target, NINE)
+        (target / staging.name / username).mkdir()
+        names.append(store.publish(owner, staging))
+    assert names == [f"2026-11-20T091500+0100{ending}" for ending in ("", "-2", "-3")]
+    assert [os.listdir(target / name) for name in names] == [["ada"], ["bob"], ["eve"]]
+    assert os.readlink(target / "latest") == names[-1]
+
+
+def test_a_discarded_staging_leaves_nothing(owner, target):
+    staging = store.open_staging(owner, target, NINE)
+    (target / staging.name / "ada" / "work").mkdir(parents=True)
+    (target / staging.name / "ada" / "work" / "lab1").write_bytes(b"x")
+    store.discard(owner, staging)
+    assert os.listdir(target) == []
+
+
+def test_what_a_killed_run_left_is_cleaned_by_the_next_and_a_running_ones_is_not(owner, target):
+    running = store.open_staging(owner, target, NINE)
+    pid = os.fork()
+    if pid == 0:
+        killed = store.open_staging(owner, target, NINE)
+        (target / killed.name / "ada").mkdir()
+        os.symlink("x", target / ".latest-0123456789abcdef")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (target / ".2026-11-20T091500+0100.partial-mine").mkdir()
+    assert len(os.listdir(target)) == 4
+    next_one = store.open_staging(owner, target, NINE)
+    assert set(os.listdir(target)) == {running.name, next_one.name, ".2026-11-20T091500+0100.partial-mine"}
+    store.discard(owner, next_one)
+    store.discard(owner, running)
+
+
+def test_a_store_that_is_not_the_teachers_alone_is_refused(owner, target):
+    target.mkdir(mode=0o700)
+    target.chmod(0o770)
+    with pytest.raises(RefusedError, match="written by others"):
+        store.open_staging(owner, target, NINE)
+    target.chmod(0o755)
+    (target / "latest").mkdir()
+    with pytest.raises(RefusedError, match="latest"):
+        store.open_staging(owner, target, NINE)
+    (target / "latest").rmdir()
+    os.chown(target, 22098, 22098)
+    with pytest.raises(RefusedError, match="belongs to uid 22098"):
+        store.open_staging(owner, target, NINE)
+
+
+def begun(path, size, kind="begin"):
+    return {"kind": kind, "path": path, "stamp": [size, 10**9, 10**9, 7]}
+
+
+@pytest.fixture
+def receive(tmp_path):
+    """Feed frames to the teacher's side and get its answer. No child and no root: the code alone."""
+
+    def feed(*frames, kind=CHANGED, **limits):
+        (tmp_path / "staging").mkdir(exist_ok=True)
+        settings = RetrieveSettings(tmp_path, **limits)
+        order = receiving.Order(tmp_path, "staging", "ada", Scope(kind, "tutorial"), settings, "now")
+        stream, output = os.pipe()
+        known, tell = os.pipe()
+        for frame in frames:
+            header, payload = frame if isinstance(frame, tuple) else (frame, b"")
+            workers.write_frame(output, header, payload)
+        os.close(output)
+        try:
+            return receiving.receive(order, stream, tell, 5.0)
+        finally:
+            os.close(stream)
+            os.close(known)
+
+    return feed
+
+
+FINISH = {"kind": "finish"}
+
+
+def test_a_stream_becomes_files(receive, tmp_path):
+    answer = receive(
+        (begun("work/a", 3, "file"), b"abc"),
+        begun("work/b/c", 4), ({"kind": "data"}, b"ab"), {"kind": "tick"}, ({"kind": "data"}, b"cd"), {"kind": "end"},
+        begun("work/d", 4), ({"kind": "data"}, b"ab"), {"kind": "void"}, (begun("work/d", 2, "file"), b"ef"),
+        {"kind": "excluded", "path": "work/x", "reason": "a link", "incomplete": False},
+        FINISH,
+    )  # fmt: skip
+    ada = tmp_path / "staging" / "ada"
+    assert {path: (ada / path).read_bytes() for path in ("work/a", "work/b/c", "work/d")} == {
+        "work/a": b"abc", "work/b/c": b"abcd", "work/d": b"ef",
+    }  # fmt: skip
+    assert (answer["files"], answer["bytes"], answer["exclusions"]) == (3, 9, [["work/x", "a link", False]])
+    assert [one["path"] for one in json.loads((ada / "manifest.json").read_text())["files"]] == [
+        "work/a", "work/b/c", "work/d",
+    ]  # fmt: skip
+
+
+LIES = {
+    "a path that leads out": [(begun("work/../../x", 1, "file"), b"x")],
+    "an absolute path": [(begun("/tmp/nbtr-x", 1, "file"), b"x")],
+    "another's folder": [(begun("../bob/work/x", 1, "file"), b"x")],
+    "the manifest": [(begun("manifest.json", 1, "file"), b"x")],
+    "a file in place of work/": [(begun("work", 1, "file"), b"x")],
+    "home/ without being asked": [(begun("home/x", 1, "file"), b"x")],
+    "a NUL": [(begun("work/a\0b", 1, "file"), b"x")],
+    "too deep": [(begun("work/" + "/".join("a" * 70), 1, "file"), b"x")],
+    "no path": [({"kind": "file", "stamp": [1, 1, 1, 1]}, b"x")],
+    "a path that is no text": [({"kind": "file", "path": ["work", "x"], "stamp": [1, 1, 1, 1]}, b"x")],
+    "no stamp": [({"kind": "file", "path": "work/x"}, b"x")],
+    "a negative size": [begun("work/x", -1)],
+    "a fraction of a byte": [begun("work/x", 1.5)],
+    "more bytes than announced": [(begun("work/x", 1, "file"), b"xx")],
+    "fewer bytes than announced": [(begun("work/x", 3, "file"), b"xx")],
+    "a file over max_file": [begun("work/x", 1001)],
+    "more than max_student": [(begun(f"work/{i}", 900, "file"), b"x" * 900) for i in range(3)],
+    "more than max_files": [(begun(f"work/{i}", 0, "file"), b"") for i in range(12)],
+    "a file twice": [(begun("work/x", 1, "file"), b"x")] * 2,
+    "a file the store never had": [begun("work/x", 1, "same") | {"sha256": "0" * 64}],
+    "data out of turn": [({"kind": "data"}, b"x")],
+    "an end out of turn": [{"kind": "end"}],
+    "a beginning within a file": [begun("work/x", 3), begun("work/y", 3)],
+    "a finish within a file": [begun("work/x", 3)],
+    "an unknown word": [{"kind": "delete"}],
+    "no word": [{}],
+    "an endless list of exclusions": [{"kind": "excluded", "path": "p", "reason": "r"}] * 1100,
+    "an exclusion of nothing": [{"kind": "excluded", "path": 1, "reason": "r"}],
+}
+
+
+@pytest.mark.parametrize("frames", LIES.values(), ids=LIES)
+def test_a_stream_that_lies_is_refused_and_writes_nothing_outside(receive, tmp_path, frames):
+    with pytest.raises(HostError):
+        receive(*frames, FINISH, max_file=1000, max_student=2000, max_files=10)
+    assert os.listdir(tmp_path) == ["staging"]
+    assert os.listdir(tmp_path / "staging") == ["ada"]
+    assert set(os.listdir(tmp_path / "staging" / "ada")) <= {"work"}
+
+
+def test_a_stream_without_its_end_is_no_retrieval(receive):
+    with pytest.raises(HostError, match="stopped before its end"):
+        receive((begun("work/a", 3, "file"), b"abc"))
+
+
+def test_times_that_no_calendar_has_do_no_harm(receive, tmp_path):
+    for number, mtime in enumerate((-(10**12), 2**70, -(2**70), 10**30)):
+        frame = {"kind": "file", "path": f"work/{number}", "stamp": [1, mtime, 0, 0]}
+        receive((frame, b"x"), FINISH)
+        entry = json.loads((tmp_path / "staging/ada/manifest.json").read_text())["files"][0]
+        assert entry["mtime"] is None or entry["mtime"].startswith("1969")
+        os.rename(tmp_path / "staging", tmp_path / f"done{number}")
+
+
+def test_thousands_of_exclusions_are_in_the_manifest_and_the_worst_in_the_answer(receive, tmp_path):
+    frames = [{"kind": "excluded", "path": f"work/{i}", "reason": "a link", "incomplete": i == 300} for i in range(400)]
+    answer = receive(*frames, FINISH)
+    assert len(answer["exclusions"]) == 201
+    assert answer["exclusions"][0] == ["work/300", "a link", True]
+    assert answer["exclusions"][-1] == ["manifest.json", "lists 200 more", False]
+    manifest = json.loads((tmp_path / "staging/ada/manifest.json").read_text())
+    assert len(manifest["exclusions"]) == 400 and manifest["complete"] is False
+
+
+def test_before_a_deletion_bytes_have_no_limit_but_the_disk_has(receive):
+    receive((begun("home/x", 2000, "file"), b"x" * 2000), FINISH, kind=HOME, max_file=1000, max_student=1000)
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(receive):
+    with pytest.raises(HostError, match="disk full"):
+        receive(begun("home/x", 1 << 60), kind=HOME)
