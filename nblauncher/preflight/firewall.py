@@ -95,10 +95,12 @@ def _accepted(ports: Collection[int], policy: str, rules: Iterable[Mapping[str, 
     undecided = set(ports)
     accepted: set[int] = set()
     for rule in rules:
-        matches = [part["match"] for part in rule.get("expr", ()) if "match" in part]
-        verdict = next(
-            (key for part in rule.get("expr", ()) for key in part if key in ("accept", "drop", "reject")), ""
-        )
+        parts = rule.get("expr", ())
+        words = {word for part in parts for word in part}
+        if words & {"jump", "goto", "vmap", "xt"}:
+            policy = "drop"  # what happens there is not followed
+        matches = [part["match"] for part in parts if "match" in part]
+        verdict = next((word for word in ("accept", "drop", "reject") if word in words), "")
         if not verdict or any(not _is_port_match(match) for match in matches):
             continue
         hit = set(undecided)

@@ -160,7 +160,8 @@ def reachable(subject: str, places: Mapping[str, Path]) -> Iterator[Finding]:
     judged: dict[Path, Finding | None] = {}
     for name, place in places.items():
         if not place.exists():
-            yield problem(subject, f"{name} {_shown(place)} does not exist", "Install nblauncher again.")
+            gone = f"{name} {_shown(place)} does not exist"
+            judged[place] = problem(subject, gone, "Install nblauncher again with ./install.sh.")
             continue
         for step in _steps(place):
             if step not in judged:

@@ -1,0 +1,510 @@
+"""The preflight: every check says ok, warning or problem, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nblauncher import roster, settings
+from nblauncher.commands import check
+from nblauncher.commands.check import Known, checks
+from nblauncher.model import Route
+from nblauncher.preflight import firewall, identities, ports, storage, system, web
+from nblauncher.preflight.finding import Answer, Ask, Finding, ask
+from nblauncher.settings import AccountSettings, TlsSettings
+from nblauncher.tls import ensure_class_ca, issue_leaf
+
+TOP = Path(__file__).parents[2]
+FREE_PORTS = range(18100, 18200)
+
+
+def asking(answers: Mapping[str, tuple[int, str]]) -> Ask:
+    """A host with these programs only: the beginning of the command line → how it ends and what it says."""
+
+    def answer(command: Sequence[str]) -> Answer | None:
+        line = " ".join(command)
+        return next((Answer(*said) for start, said in answers.items() if line.startswith(start)), None)
+
+    return answer
+
+
+def levels(findings: Sequence[Finding]) -> list[str]:
+    return [finding.level for finding in findings]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A front end that answers under one name."""
+
+    host: str = "lab.example.org"
+
+    @property
+    def front_page(self) -> str:
+        return f"https://{self.host}:8000/"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (self.host,)
+
+    def front_page_for(self, username: str) -> str:
+        return f"{self.front_page}{username}"
+
+    def route(self, username: str, port: int) -> Route:
+        return Route(username, port, f"https://{self.host}:{port}/user/{username}/")
+
+
+# The whole.
+
+
+def test_the_whole_preflight_of_the_example_class_says_what_to_do_about_everything() -> None:
+    file = TOP / "notebooks.cfg"
+    course = settings.parse(file.read_bytes(), file)
+    students = roster.parse(course.students.read_bytes(), "students.csv")
+    before = sorted(os.listdir("/proc/self/fd"))
+    found = checks(course, students, [], Known(frontend=Page()))
+    assert {finding.subject for finding in found} >= {
+        *("root", "account tools", "pidfd", "cgroups", "interpreter", "versions", "ports", "firewall"),
+        *("outgoing connections", "names", "certificate", "disk space", "accounts", "uid range"),
+    }
+    assert all(finding.hint for finding in found if finding.level != "ok")
+    assert all(finding.message.isprintable() and finding.hint.isprintable() for finding in found)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_every_problem_of_roster_and_config_is_a_finding_and_the_machine_is_looked_at_all_the_same() -> None:
+    found = checks(None, None, ["students.csv line 3: x", "notebooks.cfg line 1: y"])
+    assert [finding.message for finding in found[:2]] == ["students.csv line 3: x", "notebooks.cfg line 1: y"]
+    assert levels(found[:2]) == ["problem", "problem"]
+    assert any(finding.subject == "pidfd" for finding in found)
+    assert not check.is_good(found)
+
+
+def test_warnings_do_not_keep_a_class_from_starting() -> None:
+    assert check.is_good([Finding("ok", "a", "b"), Finding("warning", "a", "b", "c")])
+    assert not check.is_good([Finding("problem", "a", "b", "c")])
+
+
+def test_material_in_a_students_home_is_a_problem() -> None:
+    course = settings.parse(b"course: a\nmaterial: {source: /data/ada/x}\n", Path("/srv/class/notebooks.cfg"))
+    (first, *_) = check.places(course, Known(homes={"ada": Path("/data/ada")}))
+    assert (first.level, first.subject) == ("problem", "folders")
+
+
+# The machine.
+
+
+def test_root_and_nobody() -> None:
+    assert (system.root(0).level, system.root(1000).level) == ("ok", "warning")
+
+
+def test_another_system_than_linux_is_told_plainly() -> None:
+    assert "accounts are Linux-only so far" in system.platform_is_linux("Darwin").message
+
+
+USEADD = (0, "  -K, --key KEY=VALUE  override /etc/login.defs defaults\n")
+
+
+@pytest.mark.parametrize(
+    ("answers", "missing", "expected", "words"),
+    [
+        ({"useradd": USEADD, "dpkg-query": (0, "1:4.13+dfsg1-1+deb12u1")}, (), ["ok"], "shadow 4.13"),
+        ({"useradd": USEADD, "dpkg-query": (1, ""), "rpm": (0, "4.15.0")}, (), ["ok"], "shadow 4.15.0"),
+        ({"useradd": USEADD, "pacman": (0, "shadow 4.16.0-1\n")}, (), ["ok"], "shadow 4.16.0"),
+        ({"useradd": USEADD}, (), ["ok"], "unknown version"),
+        ({"useradd": USEADD, "rpm": (0, "4.6")}, (), ["warning"], "may not know HOME_MODE"),
+        ({"useradd": (0, "Usage: adduser [OPTIONS]")}, (), ["problem"], "does not take -K"),
+        ({"useradd": USEADD}, ("gpasswd",), ["problem"], "not found: gpasswd"),
+        ({}, ("useradd", "chpasswd"), ["problem"], "not found: useradd, chpasswd"),
+    ],
+)
+def test_account_tools(
+    answers: dict[str, tuple[int, str]], missing: tuple[str, ...], expected: list[str], words: str
+) -> None:
+    found = list(system.shadow_tools(asking(answers), lambda tool: None if tool in missing else f"/sbin/{tool}"))
+    assert levels(found) == expected and words in found[0].message
+
+
+def test_pidfds_of_this_host_are_looked_at_without_a_trace() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert system.pidfds().level in ("ok", "warning")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind", "level"),
+    [
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "v2", "ok"),
+        ("cgroup /sys/fs/cgroup/memory cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", "hybrid", "ok"),
+        ("tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n", "v1", "ok"),
+        ("proc /proc proc rw 0 0\n\n", "none", "warning"),
+    ],
+)
+def test_cgroups(mounts: str, kind: str, level: str) -> None:
+    assert system.cgroup_kind(mounts) == kind
+    assert system.cgroups(mounts, has_systemd=True).level == level
+
+
+def test_an_interpreter_behind_a_closed_folder_cannot_be_reached(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    program = closed / "python3"
+    program.write_text("")
+    program.chmod(0o755)
+    closed.chmod(0o750)
+    found = list(system.reachable("interpreter", {"Python": program}))
+    assert any(f"{closed} is closed to others" in finding.message for finding in found)
+    assert all(finding.level == "problem" for finding in found)
+
+
+def test_the_real_place_behind_a_link_is_judged_too(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python3").write_text("")
+    (tmp_path / "link").symlink_to(closed / "python3")
+    found = list(system.reachable("interpreter", {"Python": tmp_path / "link"}))
+    assert any(f"{closed} is closed" in finding.message for finding in found)
+
+
+def test_the_systems_own_interpreter_can_be_reached() -> None:
+    assert levels(list(system.reachable("interpreter", {"sh": Path("/bin/sh")}))) == ["ok"]
+
+
+def test_what_is_not_there_cannot_be_reached(tmp_path: Path) -> None:
+    (found,) = system.reachable("interpreter", {"Python": tmp_path / "gone"})
+    assert "does not exist" in found.message
+
+
+def test_versions() -> None:
+    good = {"notebook": "7.6.5", "jupyter_server": "2.21.1", "tornado": "6.6.1"}
+    assert levels(list(system.versions(good, (3, 11, 2)))) == ["ok"]
+    assert levels(list(system.versions({**good, "notebook": "8.0.0"}, (3, 11, 2)))) == ["problem", "ok"]
+    assert levels(list(system.versions({**good, "notebook": "6.5.4"}, (3, 11, 2)))) == ["problem", "ok"]
+    assert levels(list(system.versions({**good, "tornado": None}, (3, 9, 0)))) == ["problem", "problem", "ok"]
+    assert levels(list(system.versions(system.installed(), (3, 10, 0)))) == ["ok"]
+
+
+# Ports.
+
+
+def test_students_with_a_port_keep_it_and_new_ones_get_the_next_free_ones() -> None:
+    assert ports.class_ports(8000, 3, ()) == [8000, 8001, 8002, 8003]
+    assert ports.class_ports(8000, 4, {8001, 8005}, taken={8006}) == [8000, 8001, 8005, 8007, 8008]
+    assert ports.in_words([8000, 8001, 8005, 8007, 8008]) == "8000-8001, 8005, 8007-8008"
+
+
+def test_a_class_that_does_not_fit_below_the_last_port_is_a_problem() -> None:
+    wanted = ports.class_ports(65000, 600, ())
+    found = ports.enough(65000, 600, wanted)
+    assert found is not None and found.level == "problem"
+    assert ports.enough(8000, 600, ports.class_ports(8000, 600, ())) is None
+
+
+def free_port(family: int = socket.AF_INET) -> int:
+    return next(port for port in FREE_PORTS if not ports.bind_trouble(family, "127.0.0.1", port))
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """Somebody who listens on the loopback address alone, which also keeps the wildcard from being bound."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        yield port
+
+
+def test_a_port_that_somebody_listens_on_is_named_with_the_holder(listener: int) -> None:
+    found = list(ports.free([listener], ["0.0.0.0"], (), ports.holder_of))
+    assert levels(found) == ["problem"]
+    assert f"port {listener} is taken on IPv4 by" in found[0].message and f"pid {os.getpid()}" in found[0].message
+
+
+def test_a_students_port_that_is_taken_is_a_warning_and_the_front_pages_a_problem(listener: int) -> None:
+    found = list(ports.free([listener - 1, listener], ["0.0.0.0"], (listener - 1,), lambda _port: "x"))
+    assert levels(found) == ["warning"]
+
+
+def test_the_running_classs_own_ports_are_no_problem(listener: int) -> None:
+    assert levels(list(ports.free([listener], ["0.0.0.0"], {listener}, ports.holder_of))) == ["ok"]
+
+
+def test_a_port_that_is_taken_on_v6_alone_is_found() -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            taken.bind(("::1", 0))
+        except OSError as error:
+            assert error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+            pytest.skip("IPv6 is off")
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = list(ports.free([port], ports.WILDCARDS, (), lambda _port: "x"))
+    assert levels(found) == ["problem"] and "taken on IPv6" in found[0].message
+
+
+def test_looking_at_a_port_leaves_it_free() -> None:
+    port = free_port()
+    list(ports.free([port], ["127.0.0.1"], (), ports.holder_of))
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", port))
+        mine.listen()
+
+
+def test_an_address_of_another_host_is_a_problem() -> None:
+    (found,) = ports.free([free_port()], ["192.0.2.77"], (), ports.holder_of)
+    assert found.level == "problem" and "192.0.2.77 is not an address of this host" in found.message
+
+
+def test_another_courses_ports_are_named_with_a_free_place() -> None:
+    (found,) = ports.other_courses(range(8000, 8010), {"chem": range(8005, 8050), "math": [9000]})
+    assert "8005-8009 belong to the course chem" in found.message and "above 8049" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("local", "reserved", "level", "command"),
+    [
+        ("32768\t60999\n", "", "ok", ""),
+        ("1024 65535", "", "warning", "net.ipv4.ip_local_reserved_ports=8000-8002 "),
+        ("8002 60999", "", "warning", "net.ipv4.ip_local_reserved_ports=8002 "),
+        ("1024 65535", "22,7000-7001\n", "warning", "net.ipv4.ip_local_reserved_ports=22,7000-7001,8000-8002 "),
+        ("1024 65535", "7999-8100", "ok", ""),
+    ],
+)
+def test_outgoing_connections_must_leave_the_classs_ports_alone(
+    local: str, reserved: str, level: str, command: str
+) -> None:
+    found = ports.ephemeral(range(8000, 8003), local, reserved, "physics101")
+    assert found.level == level and command in found.hint
+
+
+# Firewall.
+
+CLASS_PORTS = range(8000, 8011)
+UFW = "Status: active\nDefault: deny (incoming), allow (outgoing)\n\nTo  Action  From\n--  ------  ----\n"
+
+
+@pytest.mark.parametrize(
+    ("answers", "level", "words"),
+    [
+        ({}, "ok", "no firewall was found"),
+        ({"ufw": (0, "Status: inactive\n")}, "ok", "no firewall was found"),
+        ({"ufw": (1, "")}, "warning", "ufw is there and did not say"),
+        ({"ufw": (0, UFW)}, "warning", "ufw allow 8000:8010/tcp"),
+        ({"ufw": (0, UFW + "8000:8010/tcp  ALLOW IN  Anywhere\n")}, "ok", "ufw lets 8000-8010 through"),
+        ({"ufw": (0, UFW + "7000:9000  ALLOW IN  Anywhere\n")}, "ok", "ufw lets"),
+        ({"ufw": (0, UFW + "8000:8010/udp  ALLOW IN  Anywhere\n")}, "warning", "ufw allow"),
+        ({"ufw": (0, UFW + "8000:8010/tcp  DENY IN  Anywhere\n")}, "warning", "ufw allow"),
+        ({"ufw": (0, UFW + "8000:8010/tcp  ALLOW IN  10.0.0.0/8\n")}, "warning", "ufw allow"),
+        ({"ufw": (0, UFW.replace("deny (incoming)", "allow (incoming)"))}, "ok", "ufw lets"),
+        ({"firewall-cmd --state": (252, "")}, "ok", "no firewall was found"),
+        (
+            {"firewall-cmd --state": (0, "running\n"), "firewall-cmd --list-ports": (0, "22/tcp 8000-8005/tcp\n")},
+            "warning",
+            "firewall-cmd --permanent --add-port=8000-8010/tcp && firewall-cmd --reload",
+        ),
+        (
+            {"firewall-cmd --state": (0, "running\n"), "firewall-cmd --list-ports": (0, "8000-8010/tcp\n")},
+            "ok",
+            "firewalld lets",
+        ),
+        ({"firewall-cmd --state": (0, "running\n")}, "warning", "did not say"),
+        ({"nft": (1, "")}, "warning", "nftables is there and did not say"),
+        ({"nft": (0, "not json")}, "warning", "nftables is there and did not say"),
+        ({"nft": (0, '{"nftables": [{"metainfo": {}}]}')}, "ok", "no rules for input"),
+    ],
+)
+def test_firewalls(answers: dict[str, tuple[int, str]], level: str, words: str) -> None:
+    first, *_, last = firewall.firewall(CLASS_PORTS, asking(answers))
+    assert first.level == level and words in f"{first.message} {first.hint}"
+    assert "must let TCP 8000-8010 through" in last.message
+
+
+def ruleset(policy: str, *rules: list[dict[str, Any]]) -> dict[str, tuple[int, str]]:
+    """As `nft -j list ruleset` 1.0.6 prints it."""
+    place = {"family": "inet", "table": "filter"}
+    chain = {**place, "name": "input", "handle": 1, "type": "filter", "hook": "input", "prio": 0, "policy": policy}
+    other = {"chain": {**place, "name": "forward", "hook": "forward", "policy": "drop"}}
+    items = [{"metainfo": {"version": "1.0.6"}}, {"table": {**place, "name": "filter"}}, {"chain": chain}, other]
+    items += [{"rule": {**place, "chain": "input", "expr": rule}} for rule in rules]
+    return {"nft": (0, json.dumps({"nftables": items}))}
+
+
+def dport(right: Any, verdict: str = "accept", operator: str = "==") -> list[dict[str, Any]]:
+    left = {"payload": {"protocol": "tcp", "field": "dport"}}
+    return [{"match": {"op": operator, "left": left, "right": right}}, {"counter": {"packets": 0}}, {verdict: None}]
+
+
+FROM_CAMPUS = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.1.1.1"}}
+ESTABLISHED = [
+    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+    {"accept": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("answers", "level"),
+    [
+        (ruleset("accept"), "ok"),
+        (ruleset("drop", ESTABLISHED), "warning"),
+        (ruleset("drop", dport({"range": [8000, 8010]})), "ok"),
+        (ruleset("drop", dport({"set": [8000, {"range": [8001, 8010]}]})), "ok"),
+        (ruleset("drop", dport({"range": [8000, 8005]}), dport({"range": [8006, 8010]})), "ok"),
+        (ruleset("drop", dport({"range": [8000, 8009]})), "warning"),
+        (ruleset("drop", dport("@allowed")), "warning"),
+        (ruleset("drop", dport(22, operator="!=")), "warning"),
+        (ruleset("drop", [FROM_CAMPUS, *dport({"range": [8000, 8010]})]), "warning"),
+        (ruleset("accept", dport(8003, "drop")), "warning"),
+        (ruleset("accept", [{"reject": {"type": "icmpx"}}]), "warning"),
+        (ruleset("accept", dport({"range": [8000, 8010]}), [{"drop": None}]), "ok"),
+        (ruleset("accept", [{"drop": None}], dport({"range": [8000, 8010]})), "warning"),
+        (ruleset("accept", [{"jump": {"target": "more"}}]), "warning"),
+    ],
+)
+def test_nftables_rules_are_read_in_their_order(answers: dict[str, tuple[int, str]], level: str) -> None:
+    first, *_ = firewall.firewall(CLASS_PORTS, asking(answers))
+    assert first.level == level
+    assert level == "ok" or "nft insert rule inet filter input tcp dport 8000-8010 accept" in first.hint
+
+
+def test_a_program_that_is_not_there_or_hangs_up_is_no_error() -> None:
+    assert ask(["nblauncher-no-such-program"]) is None
+    assert ask(["false"]) == Answer(1, "")
+    assert ask(["echo", "x"]) == Answer(0, "x\n")
+
+
+# Names and certificate.
+
+
+def test_names_that_lead_here_elsewhere_and_nowhere() -> None:
+    found = list(web.names(["127.0.0.1", "192.0.2.77", "no-such-name.invalid"], Page(), {"127.0.0.1"}))
+    assert levels(found) == ["ok", "warning", "problem"]
+
+
+@pytest.mark.parametrize(
+    ("host", "level"), [("lab.example.org", "ok"), ("192.0.2.1", "warning"), ("localhost", "warning")]
+)
+def test_without_names_students_are_told_what_they_will_type(host: str, level: str) -> None:
+    (found,) = web.names([], Page(host), set())
+    assert found.level == level
+
+
+def test_this_hosts_addresses_hold_the_loopback_one() -> None:
+    assert "127.0.0.1" in web.own_addresses()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> TlsSettings:
+    leaf = issue_leaf(ensure_class_ca(tmp_path / "ca", ["lab.example.org"], [], "a"), ["lab.example.org"], [])
+    (tmp_path / "cert.pem").write_bytes(leaf.certificate)
+    (tmp_path / "key.pem").write_bytes(leaf.key)
+    return TlsSettings("files", tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+def test_a_good_certificate_says_until_when(files: TlsSettings) -> None:
+    (found,) = web.certificate(files, ["lab.example.org"])
+    assert found.level == "ok" and "valid until 20" in found.message
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(files: TlsSettings) -> None:
+    later = datetime.now(timezone.utc) + timedelta(days=380)
+    (found,) = web.certificate(files, ["lab.example.org"], now=later)
+    assert found.level == "warning" and "it ends on" in found.message
+
+
+def test_every_trouble_of_a_certificate_is_its_own_problem(files: TlsSettings, tmp_path: Path) -> None:
+    other = issue_leaf(ensure_class_ca(tmp_path / "ca", ["lab.example.org"], [], "a"), ["lab.example.org"], [])
+    assert files.key is not None
+    files.key.write_bytes(other.key)
+    found = list(web.certificate(files, ["other.example.org", "192.0.2.1"]))
+    assert levels(found) == ["problem"] * 3
+
+
+def test_a_missing_key_is_a_problem(files: TlsSettings) -> None:
+    assert files.key is not None
+    files.key.unlink()
+    (found,) = web.certificate(files, [])
+    assert found.level == "problem" and "key.pem" in found.message
+
+
+def test_no_encryption_is_a_warning() -> None:
+    assert levels(list(web.certificate(TlsSettings("off"), []))) == ["warning"]
+    assert levels(list(web.certificate(TlsSettings(), []))) == ["ok"]
+
+
+# Disks and accounts.
+
+
+def test_room_is_told_for_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
+    (found,) = storage.room({"homes": tmp_path / "not" / "yet"}, 0)
+    assert found.level in ("ok", "problem") and "GB free" in found.message
+    (found,) = storage.room({"homes": tmp_path}, 10**9)
+    assert found.level == "warning"
+
+
+def test_a_disk_without_inodes_of_its_own_is_not_called_full() -> None:
+    (found,) = storage.room({"proc": Path("/proc")}, 0)
+    assert "inodes" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("line", "creates", "level"),
+    [
+        ("passwd: files systemd\n", True, "ok"),
+        ("# passwd: ldap\npasswd:\tfiles # sss\n", True, "ok"),
+        ("", True, "ok"),
+        ("passwd: files sss\n", True, "warning"),
+        ("passwd: sss [SUCCESS=return] files\n", True, "warning"),
+        ("passwd: sss files\n", False, "ok"),
+    ],
+)
+def test_accounts_from_the_network(line: str, creates: bool, level: str) -> None:
+    assert identities.account_sources(line, creates=creates).level == level
+
+
+def test_a_network_that_is_asked_first_gets_its_own_words() -> None:
+    assert "before this host" in identities.account_sources("passwd: ldap files\n", creates=True).message
+    assert "before this host" not in identities.account_sources("passwd: files ldap\n", creates=True).message
+
+
+LOGIN_DEFS = "# UID_MIN 5\nUID_MIN 1000\nUID_MAX\t60000\nSYS_UID_MAX 999\nSUB_UID_MIN 100000\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "students", "taken", "ours", "expected"),
+    [
+        (range(20000, 30000), 30, {0: "root", 1000: "kim"}, (), ["ok"]),
+        (range(20000, 30000), 30, {20003: "old"}, (), ["warning"]),
+        (range(20000, 30000), 30, {20003: "ada"}, (20003,), ["ok"]),
+        (range(20000, 20010), 10, {20003: "old"}, (), ["problem"]),
+        (range(20000, 20010), 10, {}, (20001,), ["problem"]),
+        (range(500, 2000), 3, {}, (), ["problem", "ok"]),
+        (range(70000, 71000), 3, {}, (), ["warning", "ok"]),
+        (range(60100, 60200), 3, {}, (), ["warning", "warning", "ok"]),
+        (range(200000, 201000), 3, {}, (), ["warning", "warning", "ok"]),
+    ],
+)
+def test_uid_ranges(
+    wanted: range, students: int, taken: dict[int, str], ours: tuple[int, ...], expected: list[str]
+) -> None:
+    assert levels(list(identities.uid_range(wanted, students, LOGIN_DEFS, taken, ours))) == expected
+
+
+def test_homes_and_shell_of_new_accounts(tmp_path: Path) -> None:
+    shells = "# shells\n/bin/sh\n"
+    assert levels(list(identities.new_accounts(AccountSettings(home=Path("/usr"), shell="/bin/sh"), shells))) == []
+    gone = AccountSettings(home=tmp_path / "gone", shell="/bin/no-such-shell")
+    assert levels(list(identities.new_accounts(gone, shells))) == ["problem", "problem"]
+    assert list(identities.new_accounts(AccountSettings(create=False, home=tmp_path / "gone"), shells)) == []
+    tmp_path.chmod(0o777)
+    found = list(identities.new_accounts(AccountSettings(home=tmp_path, shell="/usr/bin/env"), shells))
+    assert levels(found) == ["problem", "warning"]
