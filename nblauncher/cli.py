@@ -25,6 +25,7 @@ from nblauncher import __version__, logs, render
 from nblauncher.commands import session as sessions
 from nblauncher.commands import setup
 from nblauncher.commands.session import Session
+from nblauncher.course import make_folders
 from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
@@ -128,6 +129,9 @@ def _change(
         _tell(call, f"Note: {printable(note)}")
     if is_destructive and not plan.is_empty:
         _confirm(call, plan)
+    if not plan.is_empty:
+        make_folders(host.paths)
+        call.log_file = logs.start(host.paths.logs, call.verbosity)
     with _locks(host) as locks, _stoppable():
         confirmed, host = plan, dataclasses.replace(host, locks=locks)
         plan = make_plan(host)

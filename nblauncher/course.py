@@ -64,5 +64,20 @@ class CoursePaths:
         return LOG_ROOT / self.course
 
 
+def make_folders(paths: CoursePaths) -> None:
+    """The folders of a course, as root; existing ones get their mode back."""
+    for folder, mode in (
+        (STATE_ROOT, 0o700),
+        (paths.state, 0o700),
+        (RUN_ROOT, 0o711),
+        (paths.run, 0o711),
+        (paths.students_run, 0o711),
+        (LOG_ROOT, 0o755),
+        (paths.logs, 0o700),
+    ):
+        folder.mkdir(mode=mode, exist_ok=True)
+        folder.chmod(mode)
+
+
 def host_database() -> Path:
     return STATE_ROOT / "host.db"

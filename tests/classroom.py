@@ -10,6 +10,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from typing import Any
 import psutil
 import yaml
 
-from nblauncher.course import RUN_ROOT, CoursePaths
+from nblauncher.course import RUN_ROOT, STATE_ROOT, CoursePaths
 
 COMMAND = [sys.executable, "-I", "-m", "nblauncher"]
 
 
 class Classroom:
-    """Files below `folder` (root-owned, reachable by students); everything on the host goes in `close`."""
+    """A root-owned folder that students can reach; everything on the host goes in `close`."""
 
-    def __init__(self, folder: Path, course: str, names: list[str], *, port: int, first_uid: int) -> None:
-        self.folder, self.course, self.names, self.port = folder, course, list(names), port
+    def __init__(self, course: str, names: list[str], *, port: int, first_uid: int) -> None:
+        self.folder = folder = Path(tempfile.mkdtemp(prefix=f"{course}-", dir="/opt"))
+        folder.chmod(0o755)
+        self.course, self.names, self.port = course, list(names), port
         self.config: dict[str, Any] = {
             "course": course,
             "accounts": {"uid_range": f"{first_uid}-{first_uid + 49}"},
@@ -84,7 +87,8 @@ class Classroom:
 
     def close(self) -> None:
         """Whatever the test left: servers, accounts, groups, state."""
-        self.run("shutdown", "--yes", expect=None)
+        if self.folder.exists():
+            self.run("shutdown", "--yes", expect=None)
         for supervisor in psutil.process_iter(["cmdline"]):
             if supervisor.info["cmdline"] and supervisor.info["cmdline"][-2:] == ["nblauncher.supervisor", self.course]:
                 supervisor.kill()
@@ -94,8 +98,11 @@ class Classroom:
         for group in (f"nbl-{self.course}",):
             if any(entry.gr_name == group for entry in grp.getgrall()):
                 subprocess.run(["groupdel", group], check=True)
-        for folder in (self.paths.state, self.paths.logs, RUN_ROOT / self.course):
+        for folder in (self.paths.state, self.paths.logs, RUN_ROOT / self.course, self.folder):
             subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=True)
+        if STATE_ROOT.is_dir() and not any(entry.is_dir() for entry in STATE_ROOT.iterdir()):
+            for file in STATE_ROOT.iterdir():
+                file.unlink()
 
     def _is_ours(self, entry: pwd.struct_passwd) -> bool:
         first = int(self.config["accounts"]["uid_range"].split("-")[0])

@@ -21,7 +21,6 @@ from nblauncher.errors import BusyError, HostError, NblauncherError
 from nblauncher.model import Account
 
 RUN_ROOT = Path("/run/nblauncher")
-_DEADLINE = 30.0
 _PATIENCE = 60.0
 _MOMENT = 2.0
 _NAMED = 5
@@ -52,11 +51,11 @@ def processes_of(uid: int) -> list[Running]:
     return found
 
 
-def kill_all_of(uid: int, sweeper: Account, *, run_root: Path = RUN_ROOT) -> None:
+def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: Path = RUN_ROOT) -> None:
     """SIGKILL every process of `uid` and see that they are gone.
 
     `sweeper` is an account that nothing else runs as. Sweeps of the host go one after the other: a second one would
-    be killed by the first, whose real uid it shares. Raises HostError naming what is left after 30 s (a service of
+    be killed by the first, whose real uid it shares. Raises HostError naming what is left after `timeout` seconds (a service of
     root's that acts as the uid, or a process stuck in the kernel) and BusyError when another sweep takes longer.
     """
     with _one_at_a_time(run_root):
@@ -67,7 +66,7 @@ def kill_all_of(uid: int, sweeper: Account, *, run_root: Path = RUN_ROOT) -> Non
                 f"{_names(processes_of(sweeper.uid))}",
                 "End them; nothing was killed.",
             )
-        deadline = time.monotonic() + _DEADLINE
+        deadline = time.monotonic() + timeout
         while processes_of(uid):
             _sweep(uid, sweeper)
             # What was killed still needs a moment to go; what is new (cron, a login) gets the next sweep.

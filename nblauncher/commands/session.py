@@ -60,7 +60,8 @@ def config_file(given: Path | None, files: Iterable[Path]) -> Path:
     if given or named:
         return (given or named[0]).absolute()
     for candidate in (Path("notebooks.cfg").absolute(), SYSTEM_CONFIG):
-        if candidate.exists():
+        # Not exists(): that raises where the folder may not be searched. Reading says later what is wrong.
+        if os.path.lexists(candidate):
             return candidate
     raise InputError(
         "there is no notebooks.cfg here and no /etc/nblauncher/notebooks.cfg",

@@ -11,7 +11,6 @@ from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
 from nblauncher.commands.session import Session
-from nblauncher.course import LOG_ROOT, RUN_ROOT, STATE_ROOT
 from nblauncher.credentials import Credentials
 from nblauncher.errors import InputError
 from nblauncher.host import Host
@@ -63,7 +62,7 @@ def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account) -> Pl
 
 @dataclass(frozen=True)
 class RecordCourse:
-    """The course's folders, its record and its group."""
+    """The course's record and its group."""
 
     record: CourseRecord
     usernames: tuple[str, ...] = ()
@@ -72,7 +71,6 @@ class RecordCourse:
         return f"set up course {self.record.course} for {self.record.owner}"
 
     def apply(self, host: Host) -> None:
-        make_folders(host)
         host.ledger.record_course(self.record)
         host.accounts.ensure_group(host.group, locks=host.locks)
 
@@ -256,21 +254,6 @@ class AcceptInputs:
         host.paths.accepted.mkdir(mode=0o700, exist_ok=True)
         for name, content in self.files:
             hashes.write_private(host.paths.accepted / name, content)
-
-
-def make_folders(host: Host) -> None:
-    """The folders of DESIGN "On the host"; existing ones get their mode back."""
-    for folder, mode in (
-        (STATE_ROOT, 0o700),
-        (host.paths.state, 0o700),
-        (RUN_ROOT, 0o711),
-        (host.paths.run, 0o711),
-        (host.paths.students_run, 0o711),
-        (LOG_ROOT, 0o755),
-        (host.paths.logs, 0o700),
-    ):
-        folder.mkdir(mode=mode, exist_ok=True)
-        folder.chmod(mode)
 
 
 def _objection(student: Student, facts: Facts, settings: Settings) -> str:

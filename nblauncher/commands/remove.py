@@ -1,0 +1,290 @@
+"""remove: retrieve, verify, then delete what we made, and nothing that was not verified in this very run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from nblauncher import credentials, hashes, homes, survey
+from nblauncher.commands import retrieve, shutdown
+from nblauncher.commands.retrieve import Run
+from nblauncher.errors import HostError
+from nblauncher.host import Host
+from nblauncher.model import Account, AccountState
+from nblauncher.plan import Details, Phase, Plan, SomeFailed
+from nblauncher.scope import ALL, HOME
+from nblauncher.survey import Facts
+
+
+def plan(
+    usernames: Sequence[str],
+    facts: Facts,
+    *,
+    claimed: frozenset[str],
+    despite_incomplete: frozenset[str],
+    now: datetime,
+) -> tuple[Plan, Run]:
+    """Who is deleted with account and home, who only leaves the course, and in which order it happens.
+
+    `claimed`: accounts that were changed by hand and that the teacher says are ours (`--claim`).
+    """
+    run = Run(now)
+    members = [name for name in usernames if name in facts.members]
+    deleted = [name for name in members if _is_deletable(name, facts, claimed)]
+    kept_by_hand = [name for name in members if _is_changed(name, facts, claimed)]
+    leaving = [name for name in members if name not in deleted and name not in kept_by_hand]
+    gone = [name for name in deleted if name not in facts.found]
+    half_made = [name for name in deleted if name in facts.found and facts.state(name) is AccountState.HALF_MADE]
+    present = [name for name in deleted if name in facts.found and name not in half_made]
+    reclaimed = [name for name in present if facts.state(name) is AccountState.CHANGED]
+    served = [name for name in leaving if facts.state(name) in (AccountState.COMPLETE, AccountState.CHANGED)]
+    kinds = {
+        **{name: HOME for name in [*present, *kept_by_hand] if name not in facts.without_home},
+        **dict.fromkeys(served, ALL),
+    }
+    ends_course = set(facts.members) == {*deleted, *leaving}
+    return (
+        Plan(
+            (
+                Phase("stop servers", shutdown.steps(members) if members else ()),
+                Phase("claim accounts", tuple(map(ReclaimAccount, reclaimed))),
+                Phase("lock accounts", tuple(map(LockAccount, present))),
+                Phase("end processes", tuple(map(EndProcesses, present))),
+                *retrieve.phases(run, kinds, always_publishes=True),
+                Phase("verify", (DemandComplete(tuple(kinds), run, despite_incomplete),) if kinds else ()),
+                Phase("delete", tuple(DeleteStudent(name, run) for name in present)),
+                Phase("discard half-made accounts", tuple(map(DiscardAccount, half_made))),
+                Phase("leave the course", tuple(map(LeaveCourse, [*gone, *leaving]))),
+                Phase("keep", tuple(map(RefuseChanged, kept_by_hand))),
+                Phase("end the course", (EndCourse(),) if ends_course and members else ()),
+            ),
+            _notes(usernames, facts, leaving),
+        ),
+        run,
+    )
+
+
+@dataclass(frozen=True)
+class ReclaimAccount:
+    """The account was changed by hand, and the teacher says that it is ours (`--claim`)."""
+
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"claim account {self.username}, which was changed by hand"
+
+    def apply(self, host: Host) -> None:
+        host.accounts.reclaim(survey.claimed_account(host, self.username), locks=host.locks)
+
+
+@dataclass(frozen=True)
+class DiscardAccount:
+    """A crash in setup left it half made; nobody has ever used it."""
+
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"discard half-made account {self.username}"
+
+    def apply(self, host: Host) -> None:
+        host.accounts.discard(survey.claimed_account(host, self.username), locks=host.locks)
+        forget_student(host, self.username)
+
+
+@dataclass(frozen=True)
+class LockAccount:
+    """No login, no cron job, no at job from here on; the ledger knows that a removal has begun."""
+
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"lock account {self.username}"
+
+    def apply(self, host: Host) -> None:
+        account = survey.claimed_account(host, self.username)
+        host.ledger.begin_removal(self.username)
+        host.accounts.lock(account, locks=host.locks)
+
+
+@dataclass(frozen=True)
+class EndProcesses:
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"end every process of {self.username}"
+
+    def apply(self, host: Host) -> None:
+        account = survey.claimed_account(host, self.username)
+        host.accounts.remove_schedules(account)
+        host.accounts.kill_everything(account)
+
+
+@dataclass(frozen=True)
+class DemandComplete:
+    """Whoever's home was not retrieved whole keeps account and home, locked."""
+
+    usernames: tuple[str, ...]
+    run: Run
+    despite: frozenset[str]
+
+    def describe(self) -> str:
+        return "check that everything was retrieved"
+
+    def apply(self, host: Host) -> None:
+        arrived = host.course_ledger.arrived(self.run.token)
+        failures = {
+            name: f"incomplete, so account and home stay, locked; look at the manifest in {self.run.folder}, "
+            f"then repeat with --despite-incomplete {name}"
+            for name in self.usernames
+            if name in arrived and not arrived[name].is_complete and name not in self.despite
+        }
+        if failures:
+            raise SomeFailed(failures)
+
+
+@dataclass(frozen=True)
+class DeleteStudent:
+    """Home and account, after a second look at the home that must equal the one that was retrieved."""
+
+    username: str
+    run: Run
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"delete home and account of {self.username}"
+
+    def apply(self, host: Host) -> Mapping[str, Details]:
+        account = survey.claimed_account(host, self.username)
+        temporary: tuple[str, ...] = ()
+        if os.path.lexists(account.home):
+            self._verify(host, account)
+            temporary = homes.delete_temporary(account)
+            left = homes.empty(account)
+            if left:
+                raise HostError(
+                    f"the home could not be emptied: {left[0]}", "account and what is left of the home stay"
+                )
+        host.accounts.kill_everything(account)
+        host.accounts.delete(account, locks=host.locks)
+        forget_student(host, self.username)
+        return {self.username: {"deleted": [str(account.home), *temporary]}}
+
+    def _verify(self, host: Host, account: Account) -> None:
+        arrived = host.course_ledger.arrived(self.run.token).get(self.username)
+        if arrived is None or arrived.uid != account.uid:
+            raise HostError("the home was not retrieved in this run; account and home stay, locked")
+        now = homes.listing(account, retrieve.scope_of(host, self.username, HOME), host.settings.retrieve)
+        if now != arrived.listing:
+            raise HostError("the home changed after it was retrieved; account and home stay, locked", "Run it again.")
+
+
+@dataclass(frozen=True)
+class LeaveCourse:
+    """Nothing is deleted: a guest, a student of another course, or an account that is gone or not ours."""
+
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"forget {self.username}; the account is left alone"
+
+    def apply(self, host: Host) -> None:
+        forget_student(host, self.username)
+
+
+@dataclass(frozen=True)
+class RefuseChanged:
+    username: str
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.username,)
+
+    def describe(self) -> str:
+        return f"keep account {self.username}, which was changed by hand"
+
+    def apply(self, host: Host) -> None:
+        raise HostError(
+            "the account was changed by hand, so it was retrieved and not deleted",
+            f"if it is ours, `nblauncher remove --only {self.username} --claim {self.username}`",
+        )
+
+
+@dataclass(frozen=True)
+class EndCourse:
+    """The last student is gone: so are the course's group, sockets and state. Logs and retrieved work stay."""
+
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "forget the course; its logs and the retrieved work stay"
+
+    def apply(self, host: Host) -> None:
+        if host.ledger.members(host.settings.course):
+            return
+        shutdown.end_class(host)
+        host.accounts.remove_group(host.group, locks=host.locks)
+        host.ledger.forget_course(host.settings.course)
+        host.remove_state()
+
+
+def forget_student(host: Host, username: str) -> None:
+    """Our memory of the student in this course, and the teacher's row of credentials."""
+    hashes.update(host.paths.hashes, {}, gone=[username])
+    credentials.write(host.owner, host.settings.credentials, [], gone=[username])
+    host.course_ledger.forget(username)
+    host.ledger.leave(host.settings.course, username)
+
+
+def _is_deletable(name: str, facts: Facts, claimed: frozenset[str]) -> bool:
+    """Ours, of no other course, and either untouched or claimed by the teacher; or ours and already gone."""
+    claim = facts.claims.get(name)
+    if claim is None or claim.is_guest or name in facts.elsewhere:
+        return False
+    state = facts.state(name)
+    return state in (AccountState.COMPLETE, AccountState.VANISHED, AccountState.HALF_MADE) or (
+        state is AccountState.CHANGED and name in claimed
+    )
+
+
+def _is_changed(name: str, facts: Facts, claimed: frozenset[str]) -> bool:
+    return facts.state(name) is AccountState.CHANGED and name not in claimed and name not in facts.elsewhere
+
+
+def _notes(usernames: Sequence[str], facts: Facts, leaving: Sequence[str]) -> tuple[str, ...]:
+    why = {
+        AccountState.GUEST: "a guest",
+        AccountState.FOREIGN: "not an account we made any more",
+        AccountState.VANISHED: "gone already",
+    }
+    return (
+        *(f"{name} is not in the course" for name in usernames if name not in facts.members),
+        *(
+            f"{name} is {why.get(facts.state(name), 'in another course as well')}: only forgotten here"
+            for name in leaving
+        ),
+    )

@@ -1,0 +1,131 @@
+"""Material into one home: what a student still lacks, and the child that puts it there (DESIGN promises 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from nblauncher import placing
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.material import Bundle, Index
+from nblauncher.model import Account, Exclusion, HandedOut, Work
+from nblauncher.packing import Item
+from nblauncher.placing import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
+from nblauncher.streams import frames_of
+
+__all__ = [
+    "BESIDE",
+    "BLOCKED",
+    "DELETED",
+    "KEPT",
+    "NEW",
+    "UNCHANGED",
+    "UPDATED",
+    "Delivery",
+    "Outcome",
+    "deliver",
+    "pending",
+]
+
+_WRITTEN = (NEW, UPDATED, BESIDE)
+_LONGEST = 300.0
+_SLOWEST = 1_000_000
+"""Bytes a second that even a slow home takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file: NEW, UPDATED, BESIDE, DELETED (and left so), UNCHANGED or BLOCKED.
+
+    KEPT is the student's own work, saved in the very moment of an update, that was put beside it.
+    """
+
+    path: str
+    outcome: str
+    detail: str = ""
+    """The path of the copy for BESIDE and KEPT, the reason for BLOCKED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one student was given. Record `handed_out` in any case, then `check`."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    handed_out: Mapping[str, HandedOut] = field(default_factory=dict)
+    """By path below the target. Zero times: the version was not put at that name, but counts as given."""
+    bytes: int = 0
+    failure: str = ""
+
+    def check(self) -> None:
+        """HostError when the host said no before everything was delivered, as with a full disk."""
+        if self.failure:
+            raise HostError(self.failure, "what was delivered stays; run `nblauncher send` again")
+
+    @property
+    def work(self) -> Work:
+        """Files and bytes written, and everything the teacher should know. Only what was blocked is incomplete."""
+        written = [one for one in self.outcomes if one.outcome in _WRITTEN]
+        return Work(len(written), self.bytes, tuple(filter(None, map(_exclusion, self.outcomes))))
+
+
+def pending(index: Index, handed_out: Mapping[str, HandedOut]) -> tuple[Item, ...]:
+    """The items whose present version this student was never given. Pure: nobody's home is looked at."""
+    return tuple(
+        item for item in index.items if (known := handed_out.get(item.path)) is None or known.sha256 != item.sha256
+    )
+
+
+def deliver(
+    account: Account,
+    target: str,
+    items: Iterable[Item],
+    bundle: Bundle,
+    handed_out: Mapping[str, HandedOut],
+    today: date,
+    *,
+    stall: float = 60.0,
+    longest: float | None = None,
+) -> Delivery:
+    """Put the pending items into `target` below the account's home, as the account.
+
+    Their content comes from the bundle; those it left out are left out here. `handed_out` is everything the student was
+    ever given below the target. `stall` and `longest` are seconds without a sign of life and in all. The target folder
+    is made even for no items. Files are on the disk when this returns.
+
+    RefusedError for uid 0. HostError when the home is not the student's folder, or the child was ended by the student
+    or by a deadline; a later run finds what it wrote and goes on.
+    """
+    if account.uid == 0:
+        raise RefusedError(f"{account.username} has uid 0; a student's home is never handled by root")
+    spooled = tuple(bundle.items[item.path] for item in items if item.path in bundle.items)
+    order = placing.Order(
+        account.home, target, spooled, bundle.offsets, bundle.descriptor, handed_out, today.isoformat()
+    )
+    total = sum(item.size for item in spooled)
+    limit = _LONGEST + total / _SLOWEST if longest is None else longest
+    outcomes: list[Outcome] = []
+    records: dict[str, HandedOut] = {}
+    last: Mapping[str, Any] = {}
+    for frame in frames_of(account, placing.place, order, keep={bundle.descriptor}, stall=stall, longest=limit):
+        last = frame.header
+        for path, outcome, detail, rows in frame.header.get("rows", ()):
+            outcomes.append(Outcome(path, outcome, detail))
+            records.update({row[0]: HandedOut(*row[1:]) for row in rows})
+    if last.get("kind") != "finish":
+        raise HostError(f"the file worker of {account.username} ended before it was done")
+    written = sum(bundle.items[one.path].size for one in outcomes if one.outcome in _WRITTEN)
+    return Delivery(tuple(outcomes), records, written, last["failure"])
+
+
+def _exclusion(one: Outcome) -> Exclusion | None:
+    if one.outcome == BLOCKED:
+        return Exclusion(one.path, one.detail, incomplete=True)
+    if one.outcome == BESIDE:
+        return Exclusion(one.path, f"kept, because it was edited; beside it is {one.detail}")
+    if one.outcome == KEPT:
+        return Exclusion(one.path, f"saved while it was updated; what was saved is in {one.detail}")
+    if one.outcome == DELETED:
+        return Exclusion(one.path, "deleted by the student and left so")
+    return None

@@ -1,0 +1,173 @@
+"""The teacher's folder on its way out: an index of what it holds, and a spool of what somebody still lacks.
+
+Both are read by a child that is the owner. Below the source folder nothing follows a link, so nothing outside of it is
+read. The content goes through a pipe into an unlinked file of root's, which every student's child reads (pread(2)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from nblauncher import packing
+from nblauncher.errors import HostError
+from nblauncher.model import Account, Exclusion, Material
+from nblauncher.packing import Item, item_of, row_of
+from nblauncher.streams import frames_of
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Everything that is handed out, by path, and what is not and why."""
+
+    items: tuple[Item, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The version of the material: sha256 over paths, contents and modes."""
+        rows = [[item.path, item.size, item.sha256, item.mode] for item in self.items]
+        return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        return sum(item.size for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The content of some items in one unlinked file, open for reading only. Close it, or use it in a `with`."""
+
+    descriptor: int
+    items: Mapping[str, Item] = field(default_factory=dict)
+    """As spooled: a file that the teacher saved after the index was made is here with its new content."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    exclusions: tuple[Exclusion, ...] = ()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def index(
+    material: Material, owner: Account, *, previous: Index | None = None, stall: float = 60.0, longest: float = 3600.0
+) -> Index:
+    """What the source folder holds now; files that `previous` describes and that were not touched are not read again.
+
+    `stall` and `longest` are seconds without a sign of life and in all. InputError when the folder is not there, not
+    the owner's to read or far too large; HostError when the owner's child failed. Changes nothing.
+    """
+    known = {item.path: item for item in previous.items} if previous else {}
+    items: list[Item] = []
+    exclusions: list[Exclusion] = []
+    for frame in frames_of(owner, packing.scan, material.source, known, stall=stall, longest=longest):
+        items += map(item_of, frame.header["items"])
+        exclusions += [Exclusion(*row) for row in frame.header["exclusions"]]
+    return Index(tuple(sorted(items, key=lambda item: item.path)), tuple(exclusions))
+
+
+def spool(
+    material: Material,
+    owner: Account,
+    paths: Iterable[str],
+    folder: Path,
+    *,
+    stall: float = 60.0,
+    longest: float = 3600.0,
+) -> Bundle:
+    """Copy the content of `paths` into an unlinked file below `folder`, which is root's.
+
+    A file that cannot be read or does not hold still is left out and named in `exclusions`. InputError and HostError
+    as for `index`; HostError also when the folder's disk is full.
+    """
+    wanted = sorted(set(paths))
+    with _spool_file(folder) as target:
+        spooling = _Spooling(target)
+        for frame in frames_of(owner, packing.send, material.source, wanted, stall=stall, longest=longest):
+            spooling.take(frame.header, frame.payload)
+        return spooling.bundle()
+
+
+def bundle_of(contents: Mapping[str, bytes], folder: Path) -> Bundle:
+    """A bundle of files that are in memory already."""
+    with _spool_file(folder) as target:
+        spooling = _Spooling(target)
+        for path, data in contents.items():
+            spooling.take({"kind": "file", "path": path})
+            spooling.take({"kind": "data"}, data)
+            spooling.take({"kind": "end", "item": [path, len(data), hashlib.sha256(data).hexdigest(), 0o600, [0] * 4]})
+        return spooling.bundle()
+
+
+def recall(file: Path) -> Index | None:
+    """The index that `remember` kept; None when there is none or it is unreadable: it only saves time."""
+    try:
+        return Index(tuple(map(item_of, json.loads(file.read_text("ascii")))))
+    except (OSError, ValueError, KeyError, TypeError, HostError):
+        return None
+
+
+def remember(index: Index, file: Path) -> None:
+    """Keep an index in a file of root's for the next run. OSError as of writing it."""
+    draft = file.with_name(f".{file.name}.new")
+    draft.write_text(json.dumps([row_of(item) for item in index.items]), "ascii")
+    draft.replace(file)
+
+
+@contextlib.contextmanager
+def _spool_file(folder: Path) -> Iterator[IO[bytes]]:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as target:
+            yield target
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HostError(f"the disk of {folder} is full: the material needs to fit there once") from error
+
+
+class _Spooling:
+    """Root's side of `packing.send`: bytes are written as they come and never looked at."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._target = target
+        self._path = ""
+        self._start = 0
+        self._items: dict[str, Item] = {}
+        self._offsets: dict[str, int] = {}
+        self._exclusions: list[Exclusion] = []
+
+    def take(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        kind = header["kind"]
+        if kind == "file":
+            self._path, self._start = str(header["path"]), self._target.tell()
+        elif kind == "data":
+            self._target.write(payload)
+        elif kind == "void":
+            self._target.seek(self._start)
+        elif kind == "excluded":
+            self._exclusions.append(Exclusion(*header["row"]))
+        else:
+            item = item_of(header["item"])
+            if item.path != self._path or self._target.tell() != self._start + item.size:
+                raise HostError(f"the material's worker sent {item.path!r} with a wrong name or size")
+            self._items[item.path], self._offsets[item.path] = item, self._start
+
+    def bundle(self) -> Bundle:
+        self._target.truncate()
+        self._target.flush()
+        # Students' workers inherit it: none of them may be able to write what the next one reads.
+        descriptor = os.open(f"/proc/self/fd/{self._target.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        return Bundle(descriptor, self._items, self._offsets, tuple(self._exclusions))

@@ -1,0 +1,265 @@
+"""The owner's side of the material: a child that is the owner lists, hashes and reads it.
+
+Below the source folder nothing follows a link, so nothing outside of it is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import files
+from nblauncher.drafts import PREFIX
+from nblauncher.errors import HostError, InputError
+from nblauncher.streams import Voice
+
+MAX_DEPTH = 64
+MAX_ENTRIES = 20_000
+LEFT_OUT = frozenset({".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store"})
+"""Names that are never handed out, whether files or folders."""
+
+Stamp = tuple[int, int, int, int]
+"""Size, mtime, ctime (both in ns) and inode of the teacher's file."""
+
+_MAX_HOLES = 1 << 26
+_ATTEMPTS = 4
+_ROWS = 200
+_FRESH_NS = 2_000_000_000
+_BITS = ((stat.S_ISUID, "setuid"), (stat.S_ISGID, "setgid"), (stat.S_ISVTX, "sticky"))
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file of the material: path below the source, size in bytes, sha256, and 0600 or 0700 as the mode to write."""
+
+    path: str
+    size: int
+    sha256: str
+    mode: int = 0o600
+    stamp: Stamp = (0, 0, 0, 0)
+    """The teacher's file as it was hashed; zeros when it had been written so recently that times prove nothing."""
+
+
+def row_of(item: Item) -> list[Any]:
+    return [item.path, item.size, item.sha256, item.mode, item.stamp]
+
+
+def item_of(row: Any) -> Item:
+    """Root's side of `row_of`: the numbers are numbers and the path leads down, whoever wrote it."""
+    path, size, sha256, mode, stamp = row
+    if not files.parts_of(str(path), max_depth=MAX_DEPTH):
+        raise HostError("a file of the material has no name")
+    length, mtime, ctime, inode = map(int, stamp)
+    return Item(str(path), int(size), str(sha256), 0o700 if mode == 0o700 else 0o600, (length, mtime, ctime, inode))
+
+
+def scan(output: int, source: Path, known: Mapping[str, Item]) -> None:
+    """List and hash the material. Runs as the owner."""
+    scan = _Scan(Voice(output), known)
+    for entry in files.walk(
+        _open_source(source),
+        max_depth=MAX_DEPTH,
+        max_entries=MAX_ENTRIES,
+        is_left_out=lambda entry: entry.name in LEFT_OUT,
+    ):
+        if entry.status is None and entry.name == "":
+            raise InputError(f"the material folder {source} has {entry.obstacle}; is it the right one?")
+        if entry.name not in LEFT_OUT:
+            scan.take(entry)
+    scan.finish()
+
+
+def _open_source(source: Path) -> int:
+    """The way to the source may contain links: it is the teacher's own choice."""
+    try:
+        return os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"the material folder {source} does not exist", "Create it or set material.source.") from error
+    except PermissionError as error:
+        raise InputError(f"the material folder {source} may not be read by its owner") from error
+
+
+class _Scan:
+    def __init__(self, voice: Voice, known: Mapping[str, Item]) -> None:
+        self._voice = voice
+        self._known = known
+        self._items: list[list[Any]] = []
+        self._exclusions: list[tuple[str, str, bool]] = []
+        self._folders: dict[str, bool] = {}
+
+    def take(self, entry: files.Entry) -> None:
+        self._voice.tick()
+        above = entry.path.rpartition("/")[0]
+        self._folders[above] = True
+        reason = _reason_to_refuse(entry)
+        if reason:
+            self._exclusions.append((entry.path, reason, False))
+        elif entry.obstacle or entry.status is None:
+            self._exclusions.append((entry.path, entry.obstacle, entry.obstacle != files.OTHER_DEVICE))
+        elif entry.is_folder:
+            self._folders[entry.path] = False
+        else:
+            self._take_file(entry, entry.status)
+        if len(self._items) >= _ROWS:
+            self._send()
+
+    def finish(self) -> None:
+        self._exclusions += [
+            (path, "an empty folder is not handed out", False) for path, has_any in self._folders.items() if not has_any
+        ]
+        self._send()
+
+    def _send(self) -> None:
+        for start in range(0, max(len(self._exclusions), 1), _ROWS):
+            rows = self._exclusions[start : start + _ROWS]
+            self._voice.send({"kind": "rows", "items": self._items, "exclusions": rows})
+            self._items = []
+        self._exclusions = []
+
+    def _take_file(self, entry: files.Entry, status: os.stat_result) -> None:
+        try:
+            item = self._known_item(entry, status) or self._hashed(entry)
+        except OSError as error:
+            self._exclusions.append((entry.path, files.words_of(error), True))
+            return
+        if item is None:
+            self._exclusions.append((entry.path, "changed while it was read", True))
+            return
+        self._items.append(row_of(item))
+        bits = [word for bit, word in _BITS if status.st_mode & bit]
+        if bits:
+            self._exclusions.append((entry.path, f"handed out without its {' and '.join(bits)} bit", False))
+
+    def _known_item(self, entry: files.Entry, status: os.stat_result) -> Item | None:
+        known = self._known.get(entry.path)
+        is_same = known is not None and known.stamp == _stamp(status) and known.mode == _mode(status)
+        return known if is_same else None
+
+    def _hashed(self, entry: files.Entry) -> Item | None:
+        for attempt in range(_ATTEMPTS):
+            time.sleep(0.05 * attempt)
+            descriptor, status = _open_file(entry.name, entry.folder)
+            try:
+                sha256 = files.sha256_of(descriptor, status.st_size, self._voice.tick)
+                if _stamp(os.fstat(descriptor)) == _stamp(status):
+                    return _made_item(entry.path, sha256, status)
+            finally:
+                os.close(descriptor)
+        return None
+
+
+def _reason_to_refuse(entry: files.Entry) -> str:
+    """Why an entry is no file or folder that we hand out, '' when it is one."""
+    if not _is_text(entry.name):
+        return "its name is not UTF-8"
+    if entry.name.startswith(PREFIX):
+        return "the name is one that nblauncher uses itself"
+    if entry.status is None or entry.is_folder:
+        return ""
+    if stat.S_ISLNK(entry.status.st_mode):
+        return "a link is not handed out"
+    if not entry.is_file:
+        return f"{_KINDS.get(stat.S_IFMT(entry.status.st_mode), 'a special file')} is not handed out"
+    if entry.status.st_nlink > 1 and os.geteuid() == 0:
+        # Root can read everything, so whoever may write in the folder could link a root-only file into it.
+        return "it has several names (hard links) and the course is root's"
+    return ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _open_file(name: str, folder: int) -> tuple[int, os.stat_result]:
+    """As files.open_file, but not from another mount, not a hard link for root and not a file made of holes."""
+    descriptor, status = files.open_file(name, folder)
+    holes = status.st_size - status.st_blocks * 512
+    if (
+        status.st_dev != os.fstat(folder).st_dev
+        or (status.st_nlink > 1 and os.geteuid() == 0)
+        or (holes > _MAX_HOLES and files.is_sparse(descriptor, status))
+    ):
+        os.close(descriptor)
+        raise OSError(errno.EFBIG if holes > _MAX_HOLES else errno.ESTALE, "")
+    return descriptor, status
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _mode(status: os.stat_result) -> int:
+    return 0o700 if status.st_mode & stat.S_IXUSR else 0o600
+
+
+def _made_item(path: str, sha256: str, status: os.stat_result) -> Item:
+    """A file written within the last two seconds may be written once more without a change of its times."""
+    is_fresh = time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) < _FRESH_NS
+    return Item(path, status.st_size, sha256, _mode(status), (0, 0, 0, 0) if is_fresh else _stamp(status))
+
+
+def send(output: int, source: Path, paths: Iterable[str]) -> None:
+    """Stream these files. Runs as the owner."""
+    voice = Voice(output)
+    root = _open_source(source)
+    for path in paths:
+        above, _, name = path.rpartition("/")
+        try:
+            folder = files.open_below(root, above)
+            try:
+                is_sent = _send_file(voice, path, name, folder)
+            finally:
+                os.close(folder)
+            reason = "" if is_sent else "changed while it was read"
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = files.words_of(error)
+        if reason:
+            voice.send({"kind": "excluded", "row": [path, reason, True]})
+
+
+def _send_file(voice: Voice, path: str, name: str, folder: int) -> bool:
+    """False when the file did not hold still; root's side has dropped what was sent of it."""
+    for attempt in range(_ATTEMPTS):
+        time.sleep(0.05 * attempt)
+        descriptor, status = _open_file(name, folder)
+        try:
+            voice.send({"kind": "file", "path": path})
+            digest = hashlib.sha256()
+            size = 0
+            try:
+                for data in files.chunks(descriptor, status.st_size):
+                    digest.update(data)
+                    voice.send({"kind": "data"}, data)
+                    size += len(data)
+            except BrokenPipeError:
+                raise
+            except OSError:
+                voice.send({"kind": "void"})
+                raise
+            if size == status.st_size and _stamp(os.fstat(descriptor)) == _stamp(status):
+                voice.send({"kind": "end", "item": row_of(_made_item(path, digest.hexdigest(), status))})
+                return True
+            voice.send({"kind": "void"})
+        finally:
+            os.close(descriptor)
+    return False

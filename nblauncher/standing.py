@@ -1,0 +1,114 @@
+"""What stands in a home under a name that material should have: looked at, never followed, never moved."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from nblauncher import drafts, files
+
+HOST_SAYS_NO = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EROFS: "the home's file system is read-only",
+    errno.EIO: "the home's disk reports errors",
+    errno.ENOMEM: "out of memory",
+    errno.ENFILE: "too many open files on the host",
+    errno.EMFILE: "too many open files",
+}
+"""Errors that are no doing of what stands under one name."""
+
+_ATTEMPTS = 8
+_WORDS = {
+    errno.ELOOP: "a link is in its place",
+    errno.ENOTDIR: "something else is where its folder should be",
+    errno.EXDEV: files.OTHER_DEVICE,
+}
+
+
+class Raced(Exception):
+    """Something changed between a look and an act: look again."""
+
+
+class Missing(Exception):
+    """The folder of the file is not there."""
+
+
+class InTheWay(Exception):
+    """What the student has put there is not ours to move. Says what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A regular file that has the name. `descriptor` is -1 when even the student may not read it."""
+
+    descriptor: int
+    status: os.stat_result
+
+
+@contextmanager
+def look(name: str, folder: int) -> Iterator[Standing | None]:
+    """Whatever regular file has the name, None when the name is free; InTheWay when it is something else."""
+    with ExitStack() as closing:
+        try:
+            handle, status = drafts.open_any(name, folder)
+        except FileNotFoundError:
+            yield None
+            return
+        closing.callback(os.close, handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise InTheWay(_kind(status))
+        try:
+            descriptor = drafts.read_handle(handle)
+            closing.callback(os.close, descriptor)
+        except PermissionError:
+            descriptor = -1
+        yield Standing(descriptor, status)
+
+
+def enter(root: int, path: str, *, can_make: bool) -> int:
+    """Open a folder below `root`, making it and those above it (0700) when they are missing and `can_make`.
+
+    Missing when it may not be made; InTheWay when something else has one of the names; Raced when it kept changing.
+    """
+    current = os.dup(root)
+    for part in files.parts_of(path):
+        try:
+            below = _enter_one(part, current, can_make=can_make)
+        except OSError as error:
+            if error.errno in HOST_SAYS_NO:
+                raise
+            raise InTheWay(f"{words_of(error)} ({part})") from error
+        finally:
+            os.close(current)
+        current = below
+    return current
+
+
+def words_of(error: OSError) -> str:
+    number = error.errno or 0
+    return HOST_SAYS_NO.get(number) or _WORDS.get(number) or files.words_of(error)
+
+
+def _enter_one(name: str, folder: int, *, can_make: bool) -> int:
+    for _ in range(_ATTEMPTS):
+        try:
+            return drafts.open_folder(name, folder)
+        except FileNotFoundError:
+            if not can_make:
+                raise Missing from None
+        try:
+            os.mkdir(name, 0o700, dir_fd=folder)
+        except FileExistsError:
+            continue
+    raise Raced
+
+
+def _kind(status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        return "a link is in its place"
+    return "a folder is in its place" if stat.S_ISDIR(status.st_mode) else "a special file is in its place"

@@ -1,0 +1,239 @@
+"""setup on the real host: accounts, passwords, crashes, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from nblauncher import passwords
+from nblauncher.course import host_database
+from tests.classroom import COMMAND, Classroom, remove_account
+
+pytestmark = pytest.mark.system
+
+NAMES = ["nbtxada", "nbtxbob", "nbtxeve"]
+
+
+@pytest.fixture
+def room() -> Iterator[Classroom]:
+    classroom = Classroom("nbtx1", NAMES, port=18010, first_uid=28000)
+    yield classroom
+    classroom.close()
+
+
+def assert_whole(room: Classroom) -> None:
+    """Every student has a complete account and passwords that agree everywhere, and a second run does nothing."""
+    hashes = json.loads(room.paths.hashes.read_text())
+    assert set(room.credentials) == set(room.names)
+    for name in room.names:
+        entry = pwd.getpwnam(name)
+        home = Path(entry.pw_dir).stat()
+        assert (home.st_uid, stat.S_IMODE(home.st_mode)) == (entry.pw_uid, 0o700)
+        assert entry.pw_gecos.startswith("nbl-")
+        assert passwords.is_right(room.credentials[name]["notebook_password"], hashes[name])
+    assert room.run("setup").stdout == "setup: nothing to do.\n"
+
+
+def can_log_in(name: str, password: str) -> bool:
+    """A real login through PAM, from a process that is not root (root would not be asked)."""
+    login = pexpect.spawn(
+        "setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "su", "-", name, "-c", "id -un"], timeout=30
+    )
+    login.expect("[Pp]assword:")
+    login.sendline(password)
+    output = login.read().decode()
+    login.close()
+    return login.exitstatus == 0 and name in output
+
+
+def test_setup_makes_accounts_whose_passwords_open_them(room):
+    room.run("setup")
+    assert_whole(room)
+    row = room.credentials["nbtxada"]
+    assert row["notebook_password"] != row["system_password"]
+    assert can_log_in("nbtxada", row["system_password"])
+    assert not can_log_in("nbtxada", row["notebook_password"])
+
+
+def test_the_credentials_are_the_teachers_alone_and_no_secret_is_anywhere_else(room):
+    out = room.run("-vv", "setup")
+    file = room.folder / "credentials.csv"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    secrets = [row[column] for row in room.credentials.values() for column in ("notebook_password", "system_password")]
+    log = (room.paths.logs / "nblauncher.log").read_text()
+    ledgers = host_database().read_bytes() + room.paths.ledger.read_bytes()
+    for secret in secrets:
+        assert secret not in out.stdout + out.stderr + log
+        assert secret.encode() not in ledgers
+
+
+def test_a_new_row_is_added_and_nobody_else_is_touched(room):
+    room.run("setup")
+    before = {name: room.credentials[name] for name in NAMES}
+    shadow = Path("/etc/shadow").read_text()
+    room.write([*NAMES, "nbtxzoe"])
+    room.run("setup")
+    assert_whole(room)
+    assert {name: room.credentials[name] for name in NAMES} == before
+    after = Path("/etc/shadow").read_text()
+    assert all(line in after for line in shadow.splitlines())
+
+
+def test_a_row_that_vanished_is_reported_and_stays(room):
+    room.run("setup")
+    room.write(NAMES[:2])
+    answer = room.run("setup")
+    assert "nbtxeve is no longer in the roster" in answer.stderr
+    assert pwd.getpwnam("nbtxeve")
+    room.write(NAMES)
+
+
+def test_a_bad_line_anywhere_changes_nothing(room):
+    room.write([*NAMES, "root", "a b", "daemon"])
+    passwd = Path("/etc/passwd").read_text()
+    answer = room.run("setup", expect=3)
+    assert '"a b"' in answer.stderr
+    room.write([*NAMES, "root", "daemon"])
+    answer = room.run("setup", expect=3)
+    assert "root" in answer.stderr and "daemon" in answer.stderr
+    assert Path("/etc/passwd").read_text() == passwd
+    assert not host_database().exists()
+    room.write(NAMES)
+
+
+def test_an_account_that_we_did_not_make_is_never_taken_over(room):
+    subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "nbtxhuman"], check=True)
+    try:
+        before = Path("/etc/shadow").read_text()
+        room.write([*NAMES, "nbtxhuman"])
+        answer = room.run("setup", expect=3)
+        assert "nbtxhuman" in answer.stderr and "not ours" in answer.stderr
+        assert Path("/etc/shadow").read_text() == before
+    finally:
+        room.write(NAMES)
+        remove_account("nbtxhuman")
+
+
+@pytest.mark.parametrize("line", range(8))
+def test_after_sigkill_at_any_point_the_same_command_finishes_the_job(room, line):
+    process = room.start("setup")
+    assert process.stderr is not None
+    for _ in range(line):
+        process.stderr.readline()
+    process.kill()
+    process.communicate()
+    room.run("setup")
+    assert_whole(room)
+    assert can_log_in("nbtxbob", room.credentials["nbtxbob"]["system_password"])
+
+
+def test_an_account_deleted_by_hand_is_made_anew_with_a_new_uid_and_new_passwords(room):
+    room.run("setup")
+    old, uid, port = room.credentials["nbtxada"], pwd.getpwnam("nbtxada").pw_uid, _port(room, "nbtxada")
+    remove_account("nbtxada")
+    answer = room.run("setup")
+    assert "nbtxada: the account was deleted by hand" in answer.stderr
+    assert_whole(room)
+    assert pwd.getpwnam("nbtxada").pw_uid != uid
+    assert room.credentials["nbtxada"]["notebook_password"] != old["notebook_password"]
+    assert _port(room, "nbtxada") == port
+
+
+def test_two_setups_at_once_end_in_one_whole_class(room):
+    first, second = room.start("setup"), room.start("setup")
+    codes = [process.wait(timeout=120) for process in (first, second)]
+    for process in (first, second):
+        process.communicate()
+    assert all(code in (0, 6) for code in codes)
+    assert 0 in codes
+    assert_whole(room)
+
+
+def test_a_student_of_two_courses_keeps_one_account(room):
+    room.run("setup")
+    other = Classroom("nbtx2", ["nbtxada"], port=18060, first_uid=28050)
+    try:
+        other.run("setup")
+        assert other.credentials["nbtxada"]["system_password"] == "(as before)"
+        assert can_log_in("nbtxada", room.credentials["nbtxada"]["system_password"])
+        assert_whole(room)
+        groups = subprocess.run(["id", "-nG", "nbtxada"], capture_output=True, text=True, check=True).stdout.split()
+        assert {"nbl-nbtx1", "nbl-nbtx2"} <= set(groups)
+    finally:
+        other.names = []
+        other.close()
+
+
+def test_guests_are_served_and_never_changed(room):
+    subprocess.run(["useradd", "-m", "-u", "28040", "-K", "HOME_MODE=0700", "nbtxguest"], check=True)
+    try:
+        room.write(["nbtxguest"], accounts={"create": False, "uid_range": "28000-28049"})
+        before = Path("/etc/shadow").read_text(), Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
+        room.run("setup")
+        after = Path("/etc/shadow").read_text(), Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
+        assert after[:2] == before[:2]
+        assert room.credentials["nbtxguest"]["system_password"] == "(as before)"
+        assert room.run("setup").stdout == "setup: nothing to do.\n"
+    finally:
+        room.close()
+        remove_account("nbtxguest")
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(room):
+    answer = room.run("setup", "--dry-run")
+    assert "create account nbtxada" in answer.stdout
+    assert not host_database().exists()
+    with pytest.raises(KeyError):
+        pwd.getpwnam("nbtxada")
+
+
+def test_who_is_not_root_is_refused(room):
+    answer = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "PATH=/usr/bin:/bin", *COMMAND, "setup"],
+        cwd=room.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 4, answer
+    assert "root" in answer.stderr
+
+
+def test_a_damaged_ledger_stops_the_program_before_anything_happens(room):
+    room.run("setup")
+    good = host_database().read_bytes()
+    host_database().write_bytes(os.urandom(len(good)))
+    room.write([*NAMES, "nbtxzoe"])
+    answer = room.run("setup", expect=1)
+    assert "ledger" in answer.stderr
+    with pytest.raises(KeyError):
+        pwd.getpwnam("nbtxzoe")
+    host_database().write_bytes(good)
+
+
+def test_an_interruption_is_reported_and_the_next_run_goes_on(room):
+    process = room.start("setup", start_new_session=True)
+    assert process.stderr is not None
+    for _ in range(3):
+        process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in out
+    room.run("setup")
+    assert_whole(room)
+
+
+def _port(room: Classroom, name: str) -> int:
+    with sqlite3.connect(f"file:{host_database()}?mode=ro", uri=True) as connection:
+        query = "SELECT port FROM ports WHERE course = ? AND username = ?"
+        return int(connection.execute(query, (room.course, name)).fetchone()[0])
