@@ -21,9 +21,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
         # what `homes` is made of
         *("tree", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
+        # what `delivery` is made of
+        *("streams", "packing", "material", "drafts", "swaps", "standing", "placing"),
     ),
     # L1: what a course is made of. No edges sideways.
-    ("accounts", "spawners", "frontends", "homes", "ledger", "credentials", "course"),
+    ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),
     # The processes of a running class, each started by module name.
     ("supervisor", "web", "servers"),
     # L2: the only place that chooses implementations.

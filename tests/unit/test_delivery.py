@@ -1,0 +1,420 @@
+"""The rules of handing out, in a home of whoever runs the tests: nothing of the student's is ever overwritten."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from nblauncher import delivery, drafts, material, placing, swaps, workers
+from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.model import Account, HandedOut
+
+DAY = date(2026, 11, 20)
+
+
+@dataclass
+class Home:
+    """A home with a ledger: `send(files)` delivers what is pending and records it."""
+
+    path: Path
+    ledger: dict[str, HandedOut] = field(default_factory=dict)
+
+    def __post_init__(self):
+        (self.path / "home").mkdir()
+        (self.path / "spool").mkdir()
+
+    @property
+    def target(self):
+        return self.path / "home" / "tutorial"
+
+    def send(self, files, *, record=True):
+        contents = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
+        with material.bundle_of(contents, self.path / "spool") as bundle:
+            items = delivery.pending(material.Index(tuple(bundle.items.values())), self.ledger)
+            order = placing.Order(
+                self.path / "home",
+                "tutorial",
+                items,
+                bundle.offsets,
+                bundle.descriptor,
+                dict(self.ledger),
+                DAY.isoformat(),
+            )
+            rows, failure = placed(order)
+        outcomes = {}
+        for path, outcome, detail, records in rows:
+            outcomes.setdefault(path, []).append((outcome, detail) if detail else outcome)
+            if record:
+                self.ledger.update({record[0]: HandedOut(*record[1:]) for record in records})
+        assert failure == ""
+        return {path: found[0] if len(found) == 1 else found for path, found in outcomes.items()}
+
+    def read(self):
+        return {
+            str(file.relative_to(self.target)): file.read_text()
+            for file in sorted(self.target.rglob("*"))
+            if file.is_file()
+        }
+
+
+def placed(order):
+    output = os.memfd_create("frames")
+    placing.place(output, order)
+    os.lseek(output, 0, os.SEEK_SET)
+    rows = []
+    while (frame := workers.read_frame(output)).header["kind"] != "finish":
+        rows += frame.header["rows"]
+    os.close(output)
+    return rows, frame.header["failure"]
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+def test_missing_files_arrive_with_their_folders(home):
+    assert home.send({"lab1": "one", "week1/data": "two"}) == {"lab1": NEW, "week1/data": NEW}
+    assert home.read() == {"lab1": "one", "week1/data": "two"}
+    assert (home.target.stat().st_mode & 0o777, (home.target / "week1").stat().st_mode & 0o777) == (0o700, 0o700)
+
+
+def test_what_was_given_is_not_pending_and_a_new_version_is(home):
+    home.send({"lab1": "one"})
+    assert home.send({"lab1": "one"}) == {}
+    assert home.send({"lab1": "two", "lab2": "x"}) == {"lab1": UPDATED, "lab2": NEW}
+    assert home.read() == {"lab1": "two", "lab2": "x"}
+
+
+def test_the_ledger_knows_the_file_as_it_stands(home):
+    home.send({"lab1": "one"})
+    home.send({"lab1": "two"})
+    status = (home.target / "lab1").stat()
+    known = home.ledger["lab1"]
+    assert (known.size, known.mtime_ns, known.inode, known.ctime_ns) == (
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ino,
+        status.st_ctime_ns,
+    )
+
+
+def test_an_edited_file_is_kept_and_the_new_version_is_beside_it(home):
+    home.send({"week1/lab1.ipynb": "one"})
+    (home.target / "week1" / "lab1.ipynb").write_text("my work")
+    beside = "week1/lab1 (update 2026-11-20).ipynb"
+    assert home.send({"week1/lab1.ipynb": "two"}) == {"week1/lab1.ipynb": (BESIDE, beside)}
+    assert home.send({"week1/lab1.ipynb": "two"}) == {}
+    again = "week1/lab1 (update 2026-11-20 2).ipynb"
+    assert home.send({"week1/lab1.ipynb": "three"}) == {"week1/lab1.ipynb": (BESIDE, again)}
+    assert home.read() == {"week1/lab1.ipynb": "my work", beside: "two", again: "three"}
+    assert set(home.ledger) == {"week1/lab1.ipynb", beside, again}
+
+
+def test_an_edit_of_the_same_size_within_a_clock_tick_is_an_edit(home):
+    home.send({"lab1": "one"})
+    status = (home.target / "lab1").stat()
+    with (home.target / "lab1").open("r+") as stream:
+        stream.write("eno")
+    os.utime(home.target / "lab1", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert home.send({"lab1": "two"})["lab1"][0] == BESIDE
+    assert home.read()["lab1"] == "eno"
+
+
+def test_a_file_that_only_changed_its_times_and_inode_is_untouched(home):
+    home.send({"lab1": "one"})
+    (home.target / "copy").write_text("one")
+    (home.target / "copy").rename(home.target / "lab1")
+    assert home.send({"lab1": "two"}) == {"lab1": UPDATED}
+
+
+def test_a_file_that_somebody_has_open_for_writing_is_being_edited(home):
+    home.send({"data.db": "one"})
+    with (home.target / "data.db").open("a") as stream:
+        assert home.send({"data.db": "two"})["data.db"][0] == BESIDE
+        stream.write(" and more")
+    assert home.read()["data.db"] == "one and more"
+
+
+def test_a_file_open_for_reading_is_updated_and_its_reader_keeps_the_old_one(home):
+    home.send({"lab1": "one"})
+    with (home.target / "lab1").open() as stream:
+        assert home.send({"lab1": "two"}) == {"lab1": UPDATED}
+        assert stream.read() == "one"
+    assert home.read() == {"lab1": "two"}
+
+
+def test_a_deleted_file_is_not_restored_and_said_once(home):
+    home.send({"lab1": "one", "week1/data": "one"})
+    (home.target / "lab1").unlink()
+    (home.target / "week1" / "data").unlink()
+    (home.target / "week1").rmdir()
+    assert home.send({"lab1": "one", "week1/data": "one"}) == {}
+    assert home.send({"lab1": "two", "week1/data": "two"}) == {"lab1": DELETED, "week1/data": DELETED}
+    assert home.send({"lab1": "two", "week1/data": "two"}) == {}
+    assert home.read() == {}
+    assert not (home.target / "week1").exists()
+
+
+def test_a_file_made_again_after_it_was_deleted_is_the_students(home):
+    home.send({"lab1": "one"})
+    (home.target / "lab1").unlink()
+    home.send({"lab1": "two"})
+    (home.target / "lab1").write_text("my own")
+    assert home.send({"lab1": "three"})["lab1"][0] == BESIDE
+    assert home.read()["lab1"] == "my own"
+
+
+def test_a_file_of_the_students_that_has_the_name_is_kept(home):
+    home.target.mkdir()
+    (home.target / "lab1").write_text("my own")
+    assert home.send({"lab1": "one"}) == {"lab1": (BESIDE, "lab1 (update 2026-11-20)")}
+    assert home.read() == {"lab1": "my own", "lab1 (update 2026-11-20)": "one"}
+
+
+def test_a_file_that_is_as_it_should_be_is_only_recorded(home):
+    home.send({"lab1": "one"}, record=False)
+    assert home.send({"lab1": "one"}) == {"lab1": UNCHANGED}
+    assert home.send({"lab1": "two"}) == {"lab1": UPDATED}
+
+
+def test_a_copy_beside_that_a_crashed_run_made_is_used(home):
+    home.target.mkdir()
+    (home.target / "lab1").write_text("my own")
+    home.send({"lab1": "one"}, record=False)
+    assert home.send({"lab1": "one"}) == {"lab1": (BESIDE, "lab1 (update 2026-11-20)")}
+    assert len(home.read()) == 2
+
+
+def test_the_teacher_may_go_back_to_an_older_version(home):
+    home.send({"lab1": "one"})
+    home.send({"lab1": "two"})
+    assert home.send({"lab1": "one"}) == {"lab1": UPDATED}
+    assert home.read() == {"lab1": "one"}
+
+
+def test_the_execute_bit_is_all_that_is_kept_of_a_mode(home):
+    index_item = material.Item("run.sh", 0, "", 0o700)
+    draft = drafts.new_draft(os.open(home.path, os.O_RDONLY), index_item.mode)
+    assert os.fstat(draft.descriptor).st_mode & 0o7777 == 0o700
+    draft.close()
+
+
+@pytest.mark.parametrize(
+    "put, why",
+    [
+        (lambda path: path.symlink_to("/etc/passwd"), "a link is in its place"),
+        (lambda path: path.symlink_to("nowhere"), "a link is in its place"),
+        (lambda path: path.mkdir(), "a folder is in its place"),
+        (lambda path: os.mkfifo(path), "a special file is in its place"),
+    ],
+)
+@pytest.mark.parametrize("was_given", [False, True])
+def test_what_is_no_file_blocks_that_file_until_it_is_gone(home, put, why, was_given):
+    home.send({"lab1": "one"} if was_given else {"other": "x"})
+    (home.target / "lab1").unlink(missing_ok=True)
+    put(home.target / "lab1")
+    assert home.send({"lab1": "two", "lab2": "two"}) == {"lab1": (BLOCKED, why), "lab2": NEW}
+    assert home.send({"lab1": "two", "lab2": "two"}) == {"lab1": (BLOCKED, why)}
+    assert Path("/etc/passwd").read_text().startswith("root:")
+    lab1 = home.target / "lab1"
+    lab1.rmdir() if lab1.is_dir() and not lab1.is_symlink() else lab1.unlink()
+    assert home.send({"lab1": "two"}) == {"lab1": DELETED if was_given else NEW}
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_folder_that_is_replaced_blocks_what_belongs_into_it(home, tmp_path, kind):
+    home.send({"week1/data": "one"})
+    (tmp_path / "elsewhere").mkdir()
+    (home.target / "week1" / "data").rename(tmp_path / "elsewhere" / "data")
+    (home.target / "week1").rmdir()
+    if kind == "link":
+        (home.target / "week1").symlink_to(tmp_path / "elsewhere")
+    else:
+        (home.target / "week1").write_text("x")
+    outcomes = home.send({"week1/data": "two", "week1/more": "two", "lab1": "two"})
+    assert [outcomes[path][0] for path in ("week1/data", "week1/more")] == [BLOCKED, BLOCKED]
+    assert outcomes["lab1"] == NEW
+    assert (tmp_path / "elsewhere" / "data").read_text() == "one"
+    assert not (tmp_path / "elsewhere" / "more").exists()
+
+
+def test_a_target_folder_that_is_a_link_blocks_everything(home, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    home.target.symlink_to(tmp_path / "elsewhere")
+    outcomes = home.send({"lab1": "one", "week1/data": "two"})
+    assert {outcome[0] for outcome in outcomes.values()} == {BLOCKED}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert home.ledger == {}
+
+
+def test_a_home_that_is_a_link_is_refused(home, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    with pytest.raises(HostError, match="cannot be opened"):
+        placed(placing.Order(tmp_path / "link", "tutorial", (), {}, 0, {}, "2026-11-20"))
+
+
+def test_names_may_be_odd_and_long(home):
+    names = {"a\nb": "1", "-rf": "2", " ": "3", "ä" * 127: "4", "x" * 255: "5", "'\";$(id)": "6"}
+    assert set(home.send(names).values()) == {NEW}
+    for name in names:
+        (home.target / name).write_text("mine")
+    outcomes = home.send({name: "new" + value for name, value in names.items()})
+    assert {outcome[0] for outcome in outcomes.values()} == {BESIDE}
+    assert sorted(home.read().values()) == sorted(["mine"] * 6 + ["new" + value for value in names.values()])
+
+
+@pytest.mark.parametrize(
+    "name, number, expected",
+    [
+        ("lab1.ipynb", 1, "lab1 (update 2026-11-20).ipynb"),
+        ("lab1.ipynb", 2, "lab1 (update 2026-11-20 2).ipynb"),
+        ("Makefile", 1, "Makefile (update 2026-11-20)"),
+        (".hidden", 1, ".hidden (update 2026-11-20)"),
+        ("a." + "x" * 253, 2, "a." + "x" * 231 + " (update 2026-11-20 2)"),
+        ("x" * 250 + ".txt", 1, "x" * 231 + " (update 2026-11-20).txt"),
+    ],
+)
+def test_the_name_beside(name, number, expected):
+    assert swaps.beside_name(name, "update", "2026-11-20", number) == expected
+
+
+def test_what_a_killed_run_left_is_cleared_away_and_never_mistaken_for_rubbish(home):
+    home.send({"lab1.ipynb": "one", "lab2": "one"})
+    left = {
+        ".nblauncher-writing-0123456789abcdef": "half a fi",
+        ".nblauncher-swap-01234567-lab1.ipynb": "one",
+        ".nblauncher-swap-89abcdef-lab1.ipynb": "saved this moment",
+        ".nblauncher-swap-00000000-lab3": "back to its name",
+        ".nblauncher-notes": "not made by us",
+    }
+    for name, text in left.items():
+        (home.target / name).write_text(text)
+    outcomes = home.send({"lab1.ipynb": "two", "lab2": "one"})
+    assert outcomes["lab1.ipynb"] == [UPDATED, (KEPT, "lab1 (kept 2026-11-20).ipynb")]
+    assert home.read() == {
+        ".nblauncher-notes": "not made by us",
+        "lab1 (kept 2026-11-20).ipynb": "saved this moment",
+        "lab1.ipynb": "two",
+        "lab2": "one",
+        "lab3": "back to its name",
+    }
+
+
+def test_a_temporary_file_that_another_run_uses_is_left_alone(home):
+    home.send({"lab1": "one"})
+    busy = home.target / ".nblauncher-writing-0123456789abcdef"
+    with busy.open("w") as stream:
+        assert drafts.lock(stream.fileno())
+        home.send({"lab1": "two"})
+        assert busy.exists()
+    home.send({"lab1": "three"})
+    assert not busy.exists()
+
+
+def opened(folder):
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def write_draft(folder, text, **options):
+    draft = drafts.new_draft(folder, 0o600, **options)
+    os.write(draft.descriptor, text.encode())
+    return draft
+
+
+def test_a_file_system_without_nameless_files_gives_the_same(tmp_path):
+    folder = opened(tmp_path)
+    with write_draft(folder, "one", nameless=False) as draft:
+        assert [file.name.startswith(drafts.WRITING) for file in tmp_path.iterdir()] == [True]
+        draft.appear("lab1")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("lab1", "one")]
+    with pytest.raises(FileExistsError), write_draft(folder, "two", nameless=False) as draft:
+        draft.appear("lab1")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("lab1", "one")]
+
+
+def test_a_file_system_without_exchange_gives_the_same(tmp_path):
+    (tmp_path / "name").write_text("old")
+    (tmp_path / "swap").write_text("new")
+    swaps.exchange_in_steps(opened(tmp_path), "swap", "name")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"name": "new", "swap": "old"}
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_edit_saved_between_the_look_and_the_exchange_goes_back_to_its_name(tmp_path, in_place):
+    lab = tmp_path / "lab1"
+    lab.write_text("one")
+    folder, old = opened(tmp_path), os.open(lab, os.O_RDONLY)
+    if in_place:
+        lab.write_text("edited")
+    else:
+        (tmp_path / "editor").write_text("edited")
+        (tmp_path / "editor").rename(lab)
+    swapping = swaps.Swaps("2026-11-20", lambda: None)
+    sha256 = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"  # of "one"
+    with write_draft(folder, "two") as draft:
+        assert not swapping.replace(draft, "", "lab1", old, swaps.Hold.UNSUPPORTED, sha256)
+    os.close(old)
+    swapping.mend("", folder, {(sha256, 3), ("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", 3)})
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"lab1": "edited"}
+
+
+def test_an_edit_saved_after_the_exchange_through_an_older_way_in_is_shown(tmp_path):
+    """The editor was on its way from the name to the file when they changed places."""
+    lab = tmp_path / "lab1.ipynb"
+    lab.write_text("one")
+    folder, old = opened(tmp_path), os.open(lab, os.O_RDONLY)
+    late = os.open(lab, os.O_PATH)
+    swapping = swaps.Swaps("2026-11-20", lambda: None)
+    held = swaps.hold(old)
+    assert held is swaps.Hold.HELD
+    with write_draft(folder, "two") as draft:
+        assert swapping.replace(draft, "", "lab1.ipynb", old, held, "")
+    os.close(old)
+
+    def save():
+        with open(f"/proc/self/fd/{late}", "w") as stream:  # waits for the lease
+            stream.write("edited")
+
+    editor = threading.Thread(target=save)
+    editor.start()
+    while swapping._retired and swaps._is_final(swapping._retired[0]):
+        pass
+    swapping.clear()
+    editor.join(timeout=60)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "lab1.ipynb": "two",
+        "lab1 (kept 2026-11-20).ipynb": "edited",
+    }
+    assert swapping.shown == [("lab1.ipynb", "lab1 (kept 2026-11-20).ipynb")]
+
+
+def test_root_gets_nothing_delivered(tmp_path):
+    with material.bundle_of({"a": b""}, tmp_path) as bundle, pytest.raises(RefusedError, match="uid 0"):
+        delivery.deliver(Account("root", 0, 0, tmp_path), "tutorial", (), bundle, {}, DAY)
+
+
+def test_only_what_was_blocked_makes_a_delivery_incomplete():
+    told = [
+        delivery.Outcome("a", NEW),
+        delivery.Outcome("b", BESIDE, "b (update 2026-11-20)"),
+        delivery.Outcome("c", DELETED),
+        delivery.Outcome("d", UNCHANGED),
+    ]
+    work = delivery.Delivery(tuple(told), bytes=7).work
+    assert (work.files, work.bytes, work.is_incomplete) == (2, 7, False)
+    assert [one.path for one in work.exclusions] == ["b", "c"]
+    blocked = delivery.Delivery((*told, delivery.Outcome("e", BLOCKED, "a link is in its place"))).work
+    assert blocked.is_incomplete
+
+
+def test_a_delivery_that_stopped_says_so_after_it_was_recorded():
+    with pytest.raises(HostError, match="disk full"):
+        delivery.Delivery(failure="disk full").check()
+    delivery.Delivery().check()
