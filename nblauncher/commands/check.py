@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nblauncher
+from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.course import STATE_ROOT
+from nblauncher.errors import InputError, RefusedError
 from nblauncher.frontends import FrontEnd
+from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, ports, storage, system, web
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
 from nblauncher.printable import printable
 from nblauncher.settings import Settings
 
-__all__ = ["Finding", "Known", "checks", "is_good"]
+__all__ = ["Finding", "Known", "checks", "is_good", "read_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,35 @@ def checks(
         found += [*places(settings, known), *network(settings, roster, known, ask)]
         found += accounts(settings, len(roster or ()), known)
     return found
+
+
+def read_inputs(
+    file: Path, roster_file: Path | None, *, allowed_uids: frozenset[int]
+) -> tuple[Settings | None, Roster | None, list[str]]:
+    """Config and roster as far as they can be used, and every problem of both: a bad config hides no bad roster.
+
+    `roster_file` was given on the command line; else the config names it, or it stands beside a config that is wrong.
+    """
+    problems: list[str] = []
+    settings = roster = None
+    try:
+        settings = config.parse(read_trusted(file, allowed_uids=allowed_uids), file)
+    except (InputError, RefusedError) as error:
+        problems += _problems_of(error)
+    source = roster_file or (settings.students if settings else file.with_name("students.csv"))
+    if settings is not None or roster_file is not None or os.path.lexists(source):
+        try:
+            roster = rosters.parse(read_trusted(source, allowed_uids=allowed_uids), printable(source.name))
+        except (InputError, RefusedError) as error:
+            problems += _problems_of(error)
+    return settings, roster, problems
+
+
+def _problems_of(error: InputError | RefusedError) -> list[str]:
+    """A refusal carries its own remedy; a wrong line is its own."""
+    if isinstance(error, RefusedError):
+        return [f"{error.problem}. {error.hint}"]
+    return list(error.problems)
 
 
 def is_good(findings: Sequence[Finding]) -> bool:

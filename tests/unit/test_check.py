@@ -88,6 +88,33 @@ def test_every_problem_of_roster_and_config_is_a_finding_and_the_machine_is_look
     assert not check.is_good(found)
 
 
+def test_a_bad_config_does_not_hide_a_bad_roster(tmp_path: Path) -> None:
+    (tmp_path / "notebooks.cfg").write_text("course: A\nprot: 1\n")
+    (tmp_path / "students.csv").write_text("username\nA\nb c\n")
+    for file in tmp_path.iterdir():
+        file.chmod(0o644)
+    read = check.read_inputs(tmp_path / "notebooks.cfg", None, allowed_uids=frozenset({os.geteuid()}))
+    assert read[:2] == (None, None)
+    assert [words[:22] for words in read[2]] == [
+        "notebooks.cfg line 1: ",
+        "notebooks.cfg line 2: ",
+        "students.csv line 2: u",
+        "students.csv line 3: u",
+    ]
+
+
+def test_good_inputs_are_read_and_a_refused_one_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "notebooks.cfg").write_text("course: a\n")
+    (tmp_path / "mine.csv").write_text("username\nada\n")
+    (tmp_path / "notebooks.cfg").chmod(0o644)
+    (tmp_path / "mine.csv").chmod(0o666)
+    course, students, problems = check.read_inputs(
+        tmp_path / "notebooks.cfg", tmp_path / "mine.csv", allowed_uids=frozenset({os.geteuid()})
+    )
+    assert course is not None and course.course == "a" and students is None
+    assert len(problems) == 1 and "chmod o-w" in problems[0]
+
+
 def test_warnings_do_not_keep_a_class_from_starting() -> None:
     assert check.is_good([Finding("ok", "a", "b"), Finding("warning", "a", "b", "c")])
     assert not check.is_good([Finding("problem", "a", "b", "c")])

@@ -118,7 +118,7 @@ def test_a_way_through_a_folder_that_everybody_can_write_is_judged_also_behind_a
         ("missing", "does not exist"),
         ("folder", "is a folder, not a file"),
         ("fifo", "is not a regular file"),
-        ("file/below", "Not a directory"),
+        ("file/below", "Not a directory|is not a folder"),
         ("dangling", "does not exist"),
     ],
 )
