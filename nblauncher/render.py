@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nblauncher.commands.check import Finding
 from nblauncher.errors import NblauncherError
 from nblauncher.plan import Plan, Report, StudentReport
 from nblauncher.printable import printable
@@ -84,6 +85,25 @@ def exceptions_text(report: Report, *, most: int = 50) -> str:
     if len(lines) > most:
         lines = [*lines[:most], f"  … and {len(lines) - most} more (see --json)"]
     return "\n".join(lines)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """`check`: a line per finding, and below it what to do."""
+    lines = []
+    for one in findings:
+        lines.append(f"{one.level:8}{printable(one.subject)}: {printable(one.message)}")
+        if one.hint and one.level != "ok":
+            lines += [f"        → {printable(line)}" for line in one.hint.splitlines()]
+    return "\n".join(lines)
+
+
+def finding_entry(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level,
+        "subject": finding.subject,
+        "message": finding.message,
+        "hint": finding.hint,
+    }
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> str:

@@ -47,6 +47,11 @@ def plan(usernames: Sequence[str], facts: Facts, *, takes_all: bool, now: dateti
     return Plan(phases(run, dict.fromkeys(wanted, kind)), notes(usernames, facts)), run
 
 
+def prepare(host: Host, usernames: Sequence[str], *, takes_all: bool, now: datetime) -> tuple[Plan, Run]:
+    """Survey and plan."""
+    return plan(usernames, survey.survey(host, usernames), takes_all=takes_all, now=now)
+
+
 def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False) -> tuple[Phase, ...]:
     """Open the staging, collect from each student in the scope given, publish."""
     if not kinds:

@@ -79,12 +79,13 @@ def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, n
     if len(given_rosters) > 1:
         raise InputError(f"more than one roster was given: {', '.join(map(str, given_rosters))}")
     file = config_file(config, files)
-    trusted = _trusted_uids(who, file)
+    trusted = trusted_uids(who, file)
     config_bytes = inputs.read_trusted(file, allowed_uids=trusted)
     parsed = settings.parse(config_bytes, file)
     if given_rosters:
         parsed = dataclasses.replace(parsed, students=given_rosters[0].absolute())
-    owner = _owner(who, parsed)
+    owner = owner_of(who, parsed)
+    _refuse_conflicts(who, parsed, owner)
     contents = [("notebooks.cfg", config_bytes)]
     students = None
     if needs_roster or given_rosters:
@@ -99,7 +100,22 @@ def require_root(who: Caller, command: str) -> None:
         raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")
 
 
-def _trusted_uids(who: Caller, config: Path) -> frozenset[int]:
+def _refuse_conflicts(who: Caller, parsed: Settings, owner: Account) -> None:
+    """Folders that must not lie in a student's home, or be a whole home."""
+    homes = {}
+    if who.is_root:
+        homes = {
+            name: claim.account.home
+            for name, claim in HostLedger(host_database()).claims().items()
+            if claim.account.uid != owner.uid
+        }
+    problems = settings.conflicts(parsed, homes, owner.home)
+    if problems:
+        raise InputError(problems, "Nothing was changed.")
+
+
+def trusted_uids(who: Caller, config: Path) -> frozenset[int]:
+    """Whose config and roster we take: root's, the caller's, and the recorded owner's of a course with this config."""
     recorded = frozenset[int]()
     if who.is_root:
         recorded = frozenset(
@@ -108,7 +124,7 @@ def _trusted_uids(who: Caller, config: Path) -> frozenset[int]:
     return frozenset({0, who.person.uid}) | recorded
 
 
-def _owner(who: Caller, parsed: Settings) -> Account:
+def owner_of(who: Caller, parsed: Settings) -> Account:
     """The course's owner: as configured, else as recorded at setup, else who ran sudo, else root."""
     record = HostLedger(host_database()).course(parsed.course) if who.is_root else None
     name = parsed.owner or (record.owner if record else "") or who.person.username

@@ -1,0 +1,140 @@
+"""The command line. The only package that prints, prompts and exits."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+import click
+
+from nblauncher import __version__, render
+from nblauncher.cli import talk
+from nblauncher.cli.call import Call, acts_on_students
+from nblauncher.cli.carry_out import EXIT_INTERRUPTED, Deed, change, open_session, students_of
+from nblauncher.commands import check, init, known, retrieve, session, setup
+from nblauncher.errors import NblauncherError
+from nblauncher.host import Host
+from nblauncher.model import Roster
+from nblauncher.plan import Plan, Report
+
+log = logging.getLogger(__name__)
+
+EXIT_BUG = 70
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="The config; default: ./notebooks.cfg.")
+@click.option("-v", "--verbose", count=True, help="Tell what is done (-v) and how (-vv) on standard error.")
+@click.version_option(__version__, prog_name="nblauncher")
+@click.pass_obj
+def cli(call: Call, config: Path | None, verbose: int) -> None:
+    """Turn a spreadsheet of students into a running Jupyter classroom, and bring the work home."""
+    call.config, call.verbosity = config, verbose
+
+
+@cli.command("init")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path())
+@click.pass_obj
+def init_command(call: Call, folder: Path) -> int:
+    """Write a commented notebooks.cfg and students.csv into FOLDER; never overwrites."""
+    call.command = "init"
+    who = session.caller(os.environ)
+    written = init.write_samples(folder.absolute(), who.person if who.is_root else None)
+    talk.answer(call, "\n".join(f"wrote {path}" for path in written), 0)
+    return 0
+
+
+@cli.command("check")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[STUDENTS.CSV] [CONFIG]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.pass_obj
+def check_command(call: Call, files: tuple[Path, ...], as_json: bool) -> int:
+    """Say whether a class can start here, and what to do where it cannot. Changes nothing."""
+    call.command, call.files, call.as_json = "check", files, as_json
+    findings = known.findings(session.caller(os.environ), call.config, files)
+    is_good = check.is_good(findings)
+    problems = [f"{one.subject}: {one.message}" for one in findings if one.level == "problem"]
+    talk.answer(
+        call,
+        render.findings_text(findings),
+        0 if is_good else 1,
+        status="ok" if is_good else "failed",
+        errors=problems,
+        findings=[render.finding_entry(one) for one in findings],
+    )
+    return 0 if is_good else 1
+
+
+cli.add_command(check_command, "doctor")
+
+
+@cli.command("setup")
+@acts_on_students
+def setup_command(call: Call) -> int:
+    """Make accounts, passwords, profile and material for every row of the roster that lacks them."""
+    opened = open_session(call, needs_roster=True)
+    wanted = (opened.roster or Roster()).only(students_of(opened, call))
+
+    def make_plan(host: Host) -> Plan:
+        return setup.prepare(host, wanted, opened)
+
+    return change(call, opened, make_plan, Deed("set up", enrich=setup.student_details, touches_accounts=True))
+
+
+@cli.command("retrieve")
+@click.option("--all", "takes_all", is_flag=True, help="The whole material folder, also what nobody changed.")
+@acts_on_students
+def retrieve_command(call: Call, takes_all: bool) -> int:
+    """Bring everyone's work into a new folder of the teacher's."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+    now = datetime.now().astimezone()
+    runs: list[retrieve.Run] = []
+
+    def make_plan(host: Host) -> Plan:
+        plan, run = retrieve.prepare(host, wanted, takes_all=takes_all, now=now)
+        runs.append(run)
+        return plan
+
+    def summary(host: Host, _report: Report) -> str:
+        return retrieve.summary(runs[-1], host)
+
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary))
+
+
+def main() -> None:
+    """The console script `nblauncher`."""
+    call = Call()
+    sys.excepthook = functools.partial(_bug, call)
+    try:
+        exit_code = cli.main(obj=call, standalone_mode=False)
+    except NblauncherError as error:
+        log.error("%s", error)
+        talk.show_error(call, error)
+        exit_code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        exit_code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted; nothing more was changed.", err=True)
+        exit_code = EXIT_INTERRUPTED
+    sys.exit(exit_code)
+
+
+def _bug(call: Call, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What we did not expect: the traceback goes to the log, its path to the person. Exit 70."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    log.critical("bug: %s", text)
+    where = f"The traceback is in {call.log_file}." if call.log_file else text
+    click.echo(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}", err=True)
+    if call.as_json:
+        talk.answer(call, "", EXIT_BUG, status="failed", errors=[f"bug: {kind.__name__}"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_BUG)

@@ -1,0 +1,156 @@
+"""read → survey → plan → (ask) → lock → survey → plan → apply → report, the same for every command."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import click
+
+from nblauncher import __version__, logs, render
+from nblauncher.cli import talk
+from nblauncher.cli.call import Call
+from nblauncher.commands import session as sessions
+from nblauncher.commands.session import Session
+from nblauncher.course import make_folders
+from nblauncher.errors import InputError, RefusedError
+from nblauncher.host import Host, course_lock, host_lock
+from nblauncher.ledger import locked
+from nblauncher.plan import Plan, Report, apply
+from nblauncher.printable import printable
+
+log = logging.getLogger(__name__)
+
+EXIT_PARTIAL = 5
+EXIT_INTERRUPTED = 130
+
+_Enrich = Callable[[Host, Report], dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Deed:
+    """How a command talks about what it does."""
+
+    done: str
+    """"31 students DONE.", "2 of 31 students were not DONE"."""
+    summary: Callable[[Host, Report], str] = lambda _host, _report: ""
+    """More of the answer, said after the plan was carried out."""
+    enrich: _Enrich = lambda _host, _report: {}
+    """Details by username that the report carries besides those of the steps."""
+    is_destructive: bool = False
+    touches_accounts: bool = False
+
+
+def open_session(call: Call, *, needs_roster: bool = False) -> Session:
+    """Inputs and host; from here on there is a log if the course has one."""
+    who = sessions.caller(os.environ)
+    session = sessions.open_session(who, call.config, call.files, needs_roster=needs_roster)
+    call.log_file = logs.start(session.host.paths.logs if who.is_root else None, call.verbosity)
+    log.info("nblauncher %s %s for course %s", __version__, call.command, session.settings.course)
+    return session
+
+
+def students_of(session: Session, call: Call) -> tuple[str, ...]:
+    """Whom the command is about: the roster when there is one, else the course's students; within --only."""
+    known = session.roster.usernames if session.roster else tuple(session.host.ledger.members(session.settings.course))
+    unknown = sorted(call.only - frozenset(known))
+    if unknown:
+        raise InputError([f'--only: there is no student "{printable(name)}"' for name in unknown])
+    return tuple(name for name in known if not call.only or name in call.only)
+
+
+def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed: Deed) -> int:
+    """Carry out what `make_plan` says and report it; the exit code."""
+    host = session.host
+    plan = make_plan(host)
+    if call.is_dry_run:
+        steps = [step.describe() for step in plan.steps]
+        talk.answer(call, render.plan_text(call.command, plan), 0, plan=steps, notes=list(plan.notes))
+        return 0
+    sessions.require_root(session.caller, call.command)
+    for note in plan.notes:
+        talk.tell(f"Note: {printable(note)}")
+    report = Report.of(students_of(session, call))
+    if not plan.is_empty:
+        if deed.is_destructive:
+            talk.confirm(call, plan)
+        make_folders(host.paths)
+        call.log_file = logs.start(host.paths.logs, call.verbosity)
+        _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
+    for username, details in deed.enrich(host, report).items():
+        if username in report.students:
+            report[username].details.update(details)
+    return _report(call, plan, report, deed, deed.summary(host, report))
+
+
+def _apply(
+    host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, confirmed: Plan | None
+) -> None:
+    """Under the locks the host is looked at once more: somebody may have been quicker."""
+    with _locks(host, deed.touches_accounts) as locks, _stoppable():
+        host = dataclasses.replace(host, locks=locks)
+        plan = make_plan(host)
+        if confirmed and [step.describe() for step in plan.steps] != [step.describe() for step in confirmed.steps]:
+            raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
+        with talk.progress() as notify:
+            apply(plan, host, report, notify)
+
+
+def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str) -> int:
+    exit_code, status = _outcome(report)
+    trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
+    for text in (render.exceptions_text(report), trouble):
+        if text and not call.as_json:
+            click.echo(text, err=True)
+    if more:
+        summary = more
+    elif plan.is_empty:
+        summary = f"{call.command}: nothing to do."
+    else:
+        summary = f"{len(report.done)} students {deed.done}."
+    if report.was_interrupted:
+        summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
+    errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors
+    students = [render.student_entry(student) for student in report.students.values()]
+    talk.answer(call, summary, exit_code, status=status, students=students, errors=errors)
+    return exit_code
+
+
+def _outcome(report: Report) -> tuple[int, str]:
+    if report.was_interrupted:
+        return EXIT_INTERRUPTED, "partial"
+    if not report.is_partial:
+        return 0, "ok"
+    if not report.done and len(report.failed) == len(report.students):
+        return 1, "failed"
+    return EXIT_PARTIAL, "partial"
+
+
+@contextmanager
+def _locks(host: Host, touches_accounts: bool) -> Iterator[tuple[int, ...]]:
+    with ExitStack() as stack:
+        locks = [stack.enter_context(locked(course_lock(host), f"course {host.settings.course}"))]
+        if touches_accounts:
+            locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
+        yield tuple(locks)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a run like Ctrl-C: after the step in hand, with a report."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,72 @@
+"""Talking to the person: the answer on standard output, the story on standard error, and the one question."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from nblauncher import render
+from nblauncher.cli.call import Call
+from nblauncher.errors import HostError, NblauncherError, RefusedError
+from nblauncher.plan import Notify, Plan
+from nblauncher.printable import printable
+
+log = logging.getLogger(__name__)
+
+
+def tell(text: str) -> None:
+    """The story: standard error, and the log."""
+    log.info("%s", text)
+    click.echo(text, err=True)
+
+
+def answer(call: Call, text: str, exit_code: int, *, status: str = "ok", **more: Any) -> None:
+    """The answer: standard output, as text or as the one JSON object."""
+    click.echo(render.envelope(call.command, status, exit_code, **more) if call.as_json else text)
+    sys.stdout.flush()
+
+
+def show_error(call: Call, error: NblauncherError) -> None:
+    click.echo(render.problem_text(error), err=True)
+    if call.as_json:
+        status = "failed" if isinstance(error, HostError) else "refused"
+        answer(call, "", error.exit_code, status=status, errors=list(error.problems))
+
+
+def confirm(call: Call, plan: Plan) -> None:
+    """Show a destructive plan and ask. RefusedError without a yes, or without a terminal to ask on."""
+    click.echo(render.plan_text(call.command, plan), err=True)
+    if call.yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedError("this needs a confirmation and there is no terminal", "Look at the plan, then add --yes.")
+    if not click.confirm("Go on?", err=True):
+        raise RefusedError("not confirmed; nothing was changed")
+
+
+@contextmanager
+def progress() -> Iterator[Notify]:
+    """A bar on a terminal, lines otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda line, done, total: click.echo(f"[{done}/{total}] {printable(line)}", err=True)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def notify(line: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=printable(line))
+
+        yield notify
+
+
+def terminal_width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
