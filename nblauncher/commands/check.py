@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import sys
@@ -15,6 +16,7 @@ from nblauncher import settings as config
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.frontends import FrontEnd
+from nblauncher.host import Host
 from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, ports, storage, system, web
@@ -22,7 +24,7 @@ from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
 from nblauncher.printable import printable
 from nblauncher.settings import Settings
 
-__all__ = ["Finding", "Known", "checks", "is_good", "read_inputs"]
+__all__ = ["Finding", "Known", "checks", "is_good", "known_of", "read_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,13 @@ class Known:
     """Every other course's ports."""
     own_uids: frozenset[int] = frozenset()
     """Every uid that we ever gave."""
+    members: frozenset[str] = frozenset()
+    """Students who are in the course already."""
     homes: Mapping[str, Path] = field(default_factory=dict)
-    """The students' homes."""
+    """The students' homes, also those that setup would make."""
     owner_home: Path | None = None
+    objections: Mapping[str, str] = field(default_factory=dict)
+    """Usernames of the roster that this host cannot take, and why."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -55,8 +61,8 @@ def checks(
     known = known or Known()
     found = [*inputs(settings, roster, problems), *machine(ask)]
     if settings is not None:
-        found += [*places(settings, known), *network(settings, roster, known, ask)]
-        found += accounts(settings, len(roster or ()), known)
+        found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
+        found += accounts(settings, roster, known)
     return found
 
 
@@ -89,6 +95,40 @@ def _problems_of(error: InputError | RefusedError) -> list[str]:
     return list(error.problems)
 
 
+def known_of(host: Host, roster: Roster | None, own_ports: frozenset[int] = frozenset()) -> Known:
+    """What the ledger knows, which only root reads; others get the rest. HostError when it is damaged."""
+    usernames = roster.usernames if roster else ()
+    planned = host.settings.accounts
+    homes = {name: planned.home / name for name in usernames if planned.create}
+    known = Known(own_ports=own_ports, homes=homes, owner_home=host.owner.home, frontend=host.frontend)
+    try:
+        claims = host.ledger.claims()
+    except RefusedError:
+        return known
+    ports_of = {record.course: {record.front_port} for record in host.ledger.courses()}
+    for port, (holder, _username) in host.ledger.ports().items():
+        ports_of.setdefault(holder, set()).add(port)
+    return dataclasses.replace(
+        known,
+        allotted_ports=frozenset(ports_of.pop(host.settings.course, ())) - {host.settings.web.port},
+        other_courses=ports_of,
+        own_uids=host.ledger.spent_uids() | {claim.account.uid for claim in claims.values()},
+        members=frozenset(host.ledger.members(host.settings.course)),
+        homes=homes | {name: claim.account.home for name, claim in claims.items()},
+        objections={
+            name: why for name in usernames if name not in claims and (why := _objection(host, name, planned.create))
+        },
+    )
+
+
+def _objection(host: Host, username: str, creates: bool) -> str:
+    """Why a name of the roster that we have no claim on cannot be a student here; empty when it can."""
+    found = host.accounts.lookup(username)
+    if creates:
+        return "" if found is None else f"there is an account of this name (uid {found.uid}) that we did not make"
+    return "there is no account of this name" if found is None else host.accounts.objection(found) or ""
+
+
 def is_good(findings: Sequence[Finding]) -> bool:
     """Whether a class can start: warnings are allowed."""
     return all(finding.level != "problem" for finding in findings)
@@ -117,12 +157,12 @@ def machine(ask: Ask) -> Iterator[Finding]:
     yield from system.versions(system.installed(), sys.version_info[:3])
 
 
-def places(settings: Settings, known: Known) -> Iterator[Finding]:
+def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
     """Folders that must not lie where they lie, and room on the disks."""
     for words in config.conflicts(settings, known.homes, known.owner_home):
         yield problem("folders", words, "Choose another folder.")
     disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
-    yield from storage.room(disks, len(known.homes))
+    yield from storage.room(disks, len(roster or ()))
 
 
 def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -> Iterator[Finding]:
@@ -148,14 +188,16 @@ def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -
         yield from web.certificate(settings.tls, settings.web.names or (web.host_of(known.frontend),))
 
 
-def accounts(settings: Settings, students: int, known: Known) -> Iterator[Finding]:
+def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
+    for username, why in known.objections.items():
+        yield problem("roster", f"{username}: {why}", "Choose another username.")
     yield identities.account_sources(_text("/etc/nsswitch.conf"), creates=settings.accounts.create)
     yield from identities.new_accounts(settings.accounts, _text("/etc/shells"))
     if settings.accounts.create:
         taken = {entry.pw_uid: entry.pw_name for entry in pwd.getpwall()}
-        missing = max(0, students - len(known.homes))
+        new = len([name for name in (roster.usernames if roster else ()) if name not in known.members])
         yield from identities.uid_range(
-            settings.accounts.uid_range, missing, _text("/etc/login.defs"), taken, known.own_uids
+            settings.accounts.uid_range, new, _text("/etc/login.defs"), taken, known.own_uids
         )
 
 

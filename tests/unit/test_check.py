@@ -17,11 +17,15 @@ import pytest
 from nblauncher import roster, settings
 from nblauncher.commands import check
 from nblauncher.commands.check import Known, checks
-from nblauncher.model import Route
+from nblauncher.course import CoursePaths
+from nblauncher.host import Host
+from nblauncher.ledger import CourseLedger, CourseRecord, HostLedger
+from nblauncher.model import Account, Route
 from nblauncher.preflight import firewall, identities, ports, storage, system, web
 from nblauncher.preflight.finding import Answer, Ask, Finding, ask
 from nblauncher.settings import AccountSettings, TlsSettings
 from nblauncher.tls import ensure_class_ca, issue_leaf
+from tests.fakes import FakeAccounts
 
 TOP = Path(__file__).parents[2]
 FREE_PORTS = range(18100, 18200)
@@ -122,8 +126,29 @@ def test_warnings_do_not_keep_a_class_from_starting() -> None:
 
 def test_material_in_a_students_home_is_a_problem() -> None:
     course = settings.parse(b"course: a\nmaterial: {source: /data/ada/x}\n", Path("/srv/class/notebooks.cfg"))
-    (first, *_) = check.places(course, Known(homes={"ada": Path("/data/ada")}))
+    (first, *_) = check.places(course, None, Known(homes={"ada": Path("/data/ada")}))
     assert (first.level, first.subject) == ("problem", "folders")
+
+
+def test_what_the_ledger_knows_of_this_course_and_of_others(tmp_path: Path) -> None:
+    ledger = HostLedger(tmp_path / "host.db")
+    ada = Account("ada", 20000, 20000, Path("/data/ada"), nonce="nbl-x")
+    ledger.claim_accounts([ada], is_guest=False)
+    for course, front in (("a", 8000), ("b", 9000)):
+        ledger.record_course(CourseRecord(course, "kim", 1000, "/srv/notebooks.cfg", front, True))
+    ledger.join("a", {"ada": 8001})
+    ledger.join("b", {"ada": 9001})
+    people = FakeAccounts({"ada": ada, "www": Account("www", 33, 33, Path("/var/www"))})
+    course = settings.parse(b"course: a\n", Path("/srv/class/notebooks.cfg"))
+    host = Host(course, ada, people, Page(), ledger, CourseLedger(tmp_path / "a.db"), CoursePaths("a"))
+    students = roster.parse(b"username\nada\nbob\nwww\n", "students.csv")
+    known = check.known_of(host, students)
+    assert known.allotted_ports == {8001} and known.other_courses == {"b": {9000, 9001}}
+    assert known.own_uids == {20000} and known.members == {"ada"}
+    assert known.homes == {"ada": Path("/data/ada"), "bob": Path("/home/bob"), "www": Path("/home/www")}
+    assert known.objections == {"www": "there is an account of this name (uid 33) that we did not make"}
+    (first, *_) = check.accounts(course, students, known)
+    assert (first.level, first.message[:5]) == ("problem", "www: ")
 
 
 # The machine.
