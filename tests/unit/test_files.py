@@ -16,6 +16,7 @@ from nblauncher.errors import HostError
 def root(tmp_path):
     descriptor = files.open_folder(tmp_path)
     yield descriptor
+    deletion.delete_below(descriptor)  # pytest's own clean-up dies of recursion in deep trees
     os.close(descriptor)
 
 
