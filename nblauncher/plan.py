@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import select
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +56,8 @@ class Phase:
     title: str
     steps: tuple[Step, ...]
     parallel: int = 1
+    descriptors: Callable[[], Collection[int]] = tuple
+    """Which open descriptors the forked processes keep; asked when the phase begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +169,14 @@ def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[str]:
 def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
     """Forked processes instead of threads: the steps fork workers, and forking with threads is not safe."""
     waiting = list(_alive(phase.steps, report))
+    keep = {*log_descriptors(), *phase.descriptors()}
     running: dict[int, tuple[Step, workers.Worker]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < phase.parallel:
                 step = waiting.pop(0)
                 log.info("%s", step.describe())
-                worker = workers.start(_ROOT, _apply_as_json, step, host, keep=log_descriptors())
+                worker = workers.start(_ROOT, _apply_as_json, step, host, keep=keep)
                 running[worker.fileno()] = (step, worker)
             readable, _, _ = select.select(list(running), [], [])
             for descriptor in readable:

@@ -35,6 +35,8 @@ class Facts:
     in_group: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
     """Students who are in another course of this host as well."""
+    with_records: frozenset[str] = frozenset()
+    """Students whose records in this course were made for the account they have now; others' are void."""
     with_passwords: frozenset[str] = frozenset()
     """Students whose passwords of this course are set, for the account they have now."""
     taken_ports: frozenset[int] = frozenset()
@@ -74,6 +76,7 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         locked=frozenset(name for name in wanted if name in claims and claims[name].stage == "removing"),
         in_group=host.accounts.members_of(host.group),
         elsewhere=host.ledger.members_elsewhere(course),
+        with_records=frozenset(same_uid),
         with_passwords=frozenset(host.course_ledger.with_passwords() & same_uid),
         taken_ports=frozenset(port for port, (owner, _) in owned_ports.items() if owner != course)
         | (listening_ports() - frozenset(port for port, (owner, _) in owned_ports.items() if owner == course)),

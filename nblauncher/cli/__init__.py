@@ -17,7 +17,7 @@ from nblauncher import __version__, render
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call, acts_on_students
 from nblauncher.cli.carry_out import EXIT_INTERRUPTED, Deed, change, open_session, students_of
-from nblauncher.commands import check, init, known, retrieve, session, setup
+from nblauncher.commands import check, init, known, retrieve, send, session, setup
 from nblauncher.errors import NblauncherError
 from nblauncher.host import Host
 from nblauncher.model import Roster
@@ -85,6 +85,15 @@ def setup_command(call: Call) -> int:
         return setup.prepare(host, wanted, opened)
 
     return change(call, opened, make_plan, Deed("set up", enrich=setup.student_details, touches_accounts=True))
+
+
+@cli.command("send")
+@acts_on_students
+def send_command(call: Call) -> int:
+    """Put new and corrected material into every home; edited files are kept."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+    return change(call, opened, lambda host: send.prepare(host, wanted), Deed("sent what they lacked"))
 
 
 @cli.command("retrieve")

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import inputs, roster, settings
+from nblauncher import inputs, settings
+from nblauncher.commands import check
 from nblauncher.course import host_database
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, this_host
@@ -69,30 +70,39 @@ def config_file(given: Path | None, files: Iterable[Path]) -> Path:
     )
 
 
+def given_roster(files: Iterable[Path]) -> Path | None:
+    """The roster on the command line; InputError when there are several."""
+    given = [file for file in files if file.suffix.lower() == ".csv"]
+    if len(given) > 1:
+        raise InputError(f"more than one roster was given: {', '.join(map(str, given))}")
+    return given[0].absolute() if given else None
+
+
 def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool) -> Session:
     """Read and check the inputs, as the people they belong to.
 
     The roster is read when the command needs it or when it was given on the command line. Raises InputError with
     every problem of config and roster at once.
     """
-    given_rosters = [file for file in files if file.suffix.lower() == ".csv"]
-    if len(given_rosters) > 1:
-        raise InputError(f"more than one roster was given: {', '.join(map(str, given_rosters))}")
     file = config_file(config, files)
+    roster_file = given_roster(files)
     trusted = trusted_uids(who, file)
-    config_bytes = inputs.read_trusted(file, allowed_uids=trusted)
-    parsed = settings.parse(config_bytes, file)
-    if given_rosters:
-        parsed = dataclasses.replace(parsed, students=given_rosters[0].absolute())
+    if needs_roster or roster_file:
+        parsed, students, problems = check.read_inputs(file, roster_file, allowed_uids=trusted)
+        if parsed is None or students is None or problems:
+            raise InputError(problems, "Nothing was changed.")
+        parsed = dataclasses.replace(parsed, students=roster_file) if roster_file else parsed
+        contents = (("notebooks.cfg", _read(file, trusted)), ("students.csv", _read(parsed.students, trusted)))
+    else:
+        students, contents = None, (("notebooks.cfg", _read(file, trusted)),)
+        parsed = settings.parse(contents[0][1], file)
     owner = owner_of(who, parsed)
     _refuse_conflicts(who, parsed, owner)
-    contents = [("notebooks.cfg", config_bytes)]
-    students = None
-    if needs_roster or given_rosters:
-        roster_bytes = inputs.read_trusted(parsed.students, allowed_uids=trusted | {owner.uid})
-        students = roster.parse(roster_bytes, parsed.students.name)
-        contents.append(("students.csv", roster_bytes))
-    return Session(this_host(parsed, owner), who, students, tuple(contents))
+    return Session(this_host(parsed, owner), who, students, contents)
+
+
+def _read(file: Path, trusted: frozenset[int]) -> bytes:
+    return inputs.read_trusted(file, allowed_uids=trusted)
 
 
 def require_root(who: Caller, command: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
+from nblauncher.commands import send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
 from nblauncher.errors import InputError
@@ -334,9 +335,12 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     """Survey and plan; the inputs are remembered last, when everything before them was done."""
     facts = survey.survey(host, wanted.usernames)
     planned = plan(wanted, facts, host.settings, host.owner)
+    outgoing = send.read(host)
+    handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
+    sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
     accepted = AcceptInputs(session.contents)
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
-    return Plan((*planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
+    return Plan((*planned.phases, *sending, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
 def student_details(host: Host, report: Report) -> dict[str, dict[str, Any]]:
