@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pwd
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from nblauncher.printable import printable
 from nblauncher.settings import Settings
 
 __all__ = ["Finding", "Known", "checks", "is_good", "known_of", "read_inputs"]
+
+
+Contents = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +72,35 @@ def checks(
 
 def read_inputs(
     file: Path, roster_file: Path | None, *, allowed_uids: frozenset[int]
-) -> tuple[Settings | None, Roster | None, list[str]]:
+) -> tuple[Settings | None, Roster | None, list[str], Contents]:
     """Config and roster as far as they can be used, and every problem of both: a bad config hides no bad roster.
+
+    Last come the bytes that were read, under the names by which the state folder keeps them.
 
     `roster_file` was given on the command line; else the config names it, or it stands beside a config that is wrong.
     """
     problems: list[str] = []
+    contents: Contents = {}
     settings = roster = None
     try:
-        settings = config.parse(read_trusted(file, allowed_uids=allowed_uids), file)
+        contents["notebooks.cfg"] = read_trusted(file, allowed_uids=allowed_uids)
+        settings = config.parse(contents["notebooks.cfg"], file, uid_min=uid_min())
     except (InputError, RefusedError) as error:
         problems += _problems_of(error)
     source = roster_file or (settings.students if settings else file.with_name("students.csv"))
     if settings is not None or roster_file is not None or os.path.lexists(source):
         try:
-            roster = rosters.parse(read_trusted(source, allowed_uids=allowed_uids), printable(source.name))
+            contents["students.csv"] = read_trusted(source, allowed_uids=allowed_uids)
+            roster = rosters.parse(contents["students.csv"], printable(source.name))
         except (InputError, RefusedError) as error:
             problems += _problems_of(error)
-    return settings, roster, problems
+    return settings, roster, problems, contents
+
+
+def uid_min() -> int:
+    """The least uid of a person on this host (login.defs(5)); below it are the system's."""
+    found = re.search(r"^\s*UID_MIN\s+(\d+)", _text("/etc/login.defs"), re.M)
+    return int(found[1]) if found else 1000
 
 
 def _problems_of(error: InputError | RefusedError) -> list[str]:

@@ -15,7 +15,7 @@ from nblauncher.survey import listening_ports
 def findings(who: Caller, config: Path | None, files: tuple[Path, ...]) -> list[Finding]:
     """Everything that `check` says. Problems of config and roster are findings too, so nothing is raised for them."""
     file = session.config_file(config, files)
-    settings, roster, problems = check.read_inputs(
+    settings, roster, problems, _contents = check.read_inputs(
         file, session.given_roster(files), allowed_uids=session.trusted_uids(who, file)
     )
     known = None

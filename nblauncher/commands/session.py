@@ -88,21 +88,16 @@ def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, n
     roster_file = given_roster(files)
     trusted = trusted_uids(who, file)
     if needs_roster or roster_file:
-        parsed, students, problems = check.read_inputs(file, roster_file, allowed_uids=trusted)
+        parsed, students, problems, contents = check.read_inputs(file, roster_file, allowed_uids=trusted)
         if parsed is None or students is None or problems:
             raise InputError(problems, "Nothing was changed.")
         parsed = dataclasses.replace(parsed, students=roster_file) if roster_file else parsed
-        contents = (("notebooks.cfg", _read(file, trusted)), ("students.csv", _read(parsed.students, trusted)))
     else:
-        students, contents = None, (("notebooks.cfg", _read(file, trusted)),)
-        parsed = settings.parse(contents[0][1], file)
+        students, contents = None, {"notebooks.cfg": inputs.read_trusted(file, allowed_uids=trusted)}
+        parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=check.uid_min())
     owner = owner_of(who, parsed)
     _refuse_conflicts(who, parsed, owner)
-    return Session(this_host(parsed, owner), who, students, contents)
-
-
-def _read(file: Path, trusted: frozenset[int]) -> bytes:
-    return inputs.read_trusted(file, allowed_uids=trusted)
+    return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
 
 
 def require_root(who: Caller, command: str) -> None:

@@ -112,7 +112,7 @@ def test_good_inputs_are_read_and_a_refused_one_says_what_to_do(tmp_path: Path) 
     (tmp_path / "mine.csv").write_text("username\nada\n")
     (tmp_path / "notebooks.cfg").chmod(0o644)
     (tmp_path / "mine.csv").chmod(0o666)
-    course, students, problems = check.read_inputs(
+    course, students, problems, _contents = check.read_inputs(
         tmp_path / "notebooks.cfg", tmp_path / "mine.csv", allowed_uids=frozenset({os.geteuid()})
     )
     assert course is not None and course.course == "a" and students is None
