@@ -415,9 +415,10 @@ uninstall() { # uninstall PURGE
     say "nblauncher is uninstalled. Homes, retrieved work and the packages of the distribution were not touched."
 }
 
-remove_folder() {
+remove_folder() { # of a mount point only what is in it
     if [ -e "$1" ]; then
-        rm -rf --one-file-system -- "$1"
+        rm -rf --one-file-system -- "$1" 2>/dev/null || [ -z "$(ls -A -- "$1")" ] ||
+            fail 1 "$1 could not be removed completely; see what is still in it"
         say "Removed $1."
     fi
 }

@@ -50,7 +50,9 @@ run_tests() {
     fi
     [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
-    PYTHONDONTWRITEBYTECODE=1 "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" "${selection[@]}" "$@" || status=1
+    # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
+    PYTHONDONTWRITEBYTECODE=1 "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" \
+        --basetemp="$scratch/tmp" "${selection[@]}" "$@" || status=1
     return $status
 }
 
@@ -86,24 +88,24 @@ install_tools() {
 }
 
 prepare_environment() { # an environment per set of versions, made once; the package is put into it anew each time
-    local python key copy
+    local python key
     python=$(usable_python || { can_make_accounts || command -v python3; })
     [ -n "$python" ] || fail 1 "there is no Python 3.10 or newer"
-    copy=$(mktemp -d)
-    # shellcheck disable=SC2064
-    trap "rm -rf -- '$copy'" EXIT
-    copy_source "$copy/source"
-    key=$({ cat "$copy"/source/{setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
+    scratch=$(mktemp -d)
+    chmod 0755 "$scratch"
+    trap 'rm -rf -- "$scratch"' EXIT
+    copy_source "$scratch/source"
+    key=$({ cat "$scratch"/source/{setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
     environment=$testing/${key%% *}
     mkdir -p "$testing"
     if [ ! -e "$environment/complete" ]; then
         say "Installing the test tools into $environment (about a minute) ..."
         find "$testing" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
         "$python" -I -m venv "$environment"
-        install_packages "$environment" --quiet -c "$copy/source/constraints.txt" setuptools "$copy/source[test]"
+        install_packages "$environment" --quiet -c "$scratch/source/constraints.txt" setuptools "$scratch/source[test]"
         touch "$environment/complete"
     fi
-    install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$copy/source"
+    install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$scratch/source"
     ! can_make_accounts || chmod -R a+rX,go-w "$environment"
 }
 
