@@ -423,16 +423,20 @@ remove_folder() { # of a mount point only what is in it
     fi
 }
 
-existing_courses() { # the names of the courses that still have an account or a record on this machine
-    local file
+existing_courses() { # the names of the courses, or of the accounts, that are still recorded on this machine
+    local file python
     if [ -e "$state/host.db" ]; then
-        "$prefix/current/bin/python" -I -c '
+        # The checkout's own code reads it, because the program may be gone already.
+        python=$(usable_python || echo "$prefix/current/bin/python")
+        "$python" -I -B -c '
+import sys
+sys.path.insert(0, sys.argv[1])
 from nblauncher.course import host_database
 from nblauncher.ledger import HostLedger
 ledger = HostLedger(host_database())
 names = [record.course for record in ledger.courses()]
 print(", ".join(names or sorted(ledger.claims())))
-' 2>/dev/null || fail 4 "$state/host.db cannot be read by the installed nblauncher, so it is not known whether a class exists: run ./install.sh first; nothing was changed"
+' "$here" 2>/dev/null || fail 4 "$state/host.db cannot be read, so it is not known whether a class exists; restore it from a backup, or remove it if you know that there is none; nothing was changed"
     else
         for file in "$state"/*/course.db; do
             [ ! -e "$file" ] || basename "$(dirname "$file")"

@@ -86,7 +86,7 @@ def test_a_closed_checkout_under_umask_077_becomes_a_release_that_students_can_r
         mode, uid = path.lstat().st_mode, path.lstat().st_uid
         if not stat.S_ISLNK(mode):
             assert (uid, mode & 0o022, mode & 0o044) == (0, 0, 0o044), path
-    assert list(fresh_machine.seen(release).rglob("nblauncher/__pycache__/cli.*.pyc"))
+    assert list(fresh_machine.seen(release).rglob("site-packages/nblauncher/__pycache__/errors.*.pyc"))
     assert fresh_machine.accounts >= {"nblauncher", "nblauncher-kill"}
     assert files_of(checkout) == before
 
