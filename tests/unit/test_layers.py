@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("processes", "privileges", "workers", "cgroups", "sockets", "files", "roster", "settings", "passwords"),
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
+        *("descriptors", "children", "plain_http", "classfiles"),
         # what `homes` is made of
         *("tree", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
@@ -27,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # L1: what a course is made of. No edges sideways.
     ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),
     # The processes of a running class, each started by module name.
-    ("supervisor", "web", "servers"),
+    ("supervisor", "web", "server", "server_auth", "kernel"),
     # L2: the only place that chooses implementations.
     ("host",),
     # L3
