@@ -171,6 +171,7 @@ class LinuxAccounts:
             return
         self._refuse_unless_ours(account)
         self._refuse_while_running(account)
+        self.kill_everything(account)  # what cannot be seen may run, and would fill the home again
         home_folders.remove(account)
         _remove_mail(account)
         schedules.remove_schedules(account)
@@ -210,6 +211,7 @@ class LinuxAccounts:
         """The account's lines in passwd, shadow and group, whichever are there."""
         name = account.username
         if self.lookup(name) is not None:
+            sweep.wait_for_reaping(account.uid)
             shadow_tool("userdel", "--", name, locks=locks)
         if self.lookup(name) is not None:
             raise HostError(f"the account {name} could not be deleted")

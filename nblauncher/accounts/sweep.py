@@ -23,6 +23,7 @@ from nblauncher.model import Account
 RUN_ROOT = Path("/run/nblauncher")
 _PATIENCE = 60.0
 _MOMENT = 2.0
+_BURIAL = 15.0
 _NAMED = 5
 
 
@@ -34,8 +35,11 @@ class Running:
     name: str
 
 
-def processes_of(uid: int) -> list[Running]:
-    """Every process whose real, effective or saved uid this is; zombies do not count, for they run nothing."""
+def processes_of(uid: int, *, with_zombies: bool = False) -> list[Running]:
+    """Processes whose real, effective or saved uid this is; zombies run nothing and count only when asked for.
+
+    Finds what stays. A process that forks and ends all the time is never found: its pid is gone when it is looked at.
+    """
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
@@ -46,7 +50,7 @@ def processes_of(uid: int) -> list[Running]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         is_dead = fields[b"State"].split()[0] in (b"Z", b"X") and int(fields.get(b"Threads", b"1")) <= 1
-        if not is_dead and uid in map(int, fields[b"Uid"].split()[:3]):
+        if (with_zombies or not is_dead) and uid in map(int, fields[b"Uid"].split()[:3]):
             found.append(Running(int(entry), fields[b"Name"].strip().decode(errors="replace")))
     return found
 
@@ -55,8 +59,9 @@ def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: 
     """SIGKILL every process of `uid` and see that they are gone.
 
     `sweeper` is an account that nothing else runs as. Sweeps of the host go one after the other: a second one would
-    be killed by the first, whose real uid it shares. Raises HostError naming what is left after `timeout` seconds (a service of
-    root's that acts as the uid, or a process stuck in the kernel) and BusyError when another sweep takes longer.
+    be killed by the first, whose real uid it shares. Raises HostError naming what is left after `timeout` seconds (a
+    service of root's that acts as the uid, or a process stuck in the kernel) and BusyError when another sweep takes
+    longer.
     """
     with _one_at_a_time(run_root):
         # A moment of patience: the sweeper of a run that was killed dies with it, but not in the same instant.
@@ -67,11 +72,21 @@ def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: 
                 "End them; nothing was killed.",
             )
         deadline = time.monotonic() + timeout
-        while processes_of(uid):
+        while True:
+            # Also when we see nobody: who hops from pid to pid is gone from each before it can be looked at.
             _sweep(uid, sweeper)
             # What was killed still needs a moment to go; what is new (cron, a login) gets the next sweep.
-            if not _are_gone(uid, _MOMENT) and time.monotonic() > deadline:
+            if _are_gone(uid, _MOMENT):
+                return
+            if time.monotonic() > deadline:
                 raise HostError(f"processes of uid {uid} do not end: {_names(processes_of(uid))}")
+
+
+def wait_for_reaping(uid: int) -> None:
+    """Give init a moment to bury what was killed: userdel refuses while there is so much as a zombie of the uid."""
+    deadline = time.monotonic() + _BURIAL
+    while processes_of(uid, with_zombies=True) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _sweep(uid: int, sweeper: Account) -> None:
