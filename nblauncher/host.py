@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nblauncher.frontends import FrontEnd
 from nblauncher.frontends.direct import direct, survey_host_names
 from nblauncher.ledger import CourseLedger, HostLedger
 from nblauncher.model import Account
+from nblauncher.processes import run
 from nblauncher.settings import Settings
 
 
@@ -34,6 +36,12 @@ class Host:
     def group(self) -> str:
         """The course's supplementary group."""
         return f"nbl-{self.settings.course}"
+
+    def remove_state(self) -> None:
+        """The course is over: its ledger, hashes, keys and sockets go. Logs and retrieved work stay."""
+        for folder in (self.paths.run, self.paths.state):
+            if os.path.lexists(folder):
+                run(["rm", "-rf", "--one-file-system", "--", str(folder)])
 
 
 def this_host(settings: Settings, owner: Account) -> Host:

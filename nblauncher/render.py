@@ -106,6 +106,24 @@ def finding_entry(finding: Finding) -> dict[str, str]:
     }
 
 
+def status_text(entries: Sequence[Mapping[str, Any]], width: int) -> str:
+    """`status` as a table."""
+    columns = ("student", "server", "port", "memory", "cpu s", "last activity", "reason")
+    rows = [
+        (
+            entry["username"],
+            entry["server"],
+            entry["port"],
+            bytes_text(entry["memory_bytes"]),
+            "-" if entry["cpu_seconds"] is None else entry["cpu_seconds"],
+            entry["last_activity"] or "-",
+            entry["reason"],
+        )
+        for entry in entries
+    ]
+    return table(columns, rows, width)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> str:
     """A plain table; cells from outside are escaped. `width` is the terminal's, in columns."""
     grid = Table(box=None, pad_edge=False, header_style="bold")

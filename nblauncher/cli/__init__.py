@@ -14,10 +14,10 @@ from types import TracebackType
 import click
 
 from nblauncher import __version__, render
-from nblauncher.cli import talk
-from nblauncher.cli.call import Call, acts_on_students
-from nblauncher.cli.carry_out import EXIT_INTERRUPTED, Deed, change, open_session, students_of
-from nblauncher.commands import check, init, known, retrieve, send, session, setup
+from nblauncher.cli import foreground, talk
+from nblauncher.cli.call import Call, acts_on_students, names
+from nblauncher.cli.carry_out import EXIT_INTERRUPTED, EXIT_PARTIAL, Deed, change, open_session, students_of
+from nblauncher.commands import check, init, known, launch, remove, retrieve, send, session, setup, shutdown, status
 from nblauncher.errors import NblauncherError
 from nblauncher.host import Host
 from nblauncher.model import Roster
@@ -84,7 +84,8 @@ def setup_command(call: Call) -> int:
     def make_plan(host: Host) -> Plan:
         return setup.prepare(host, wanted, opened)
 
-    return change(call, opened, make_plan, Deed("set up", enrich=setup.student_details, touches_accounts=True))
+    deed = Deed("set up", enrich=setup.student_details, touches_accounts=True, with_front_page=True)
+    return change(call, opened, make_plan, deed)
 
 
 @cli.command("send")
@@ -94,6 +95,83 @@ def send_command(call: Call) -> int:
     opened = open_session(call)
     wanted = students_of(opened, call)
     return change(call, opened, lambda host: send.prepare(host, wanted), Deed("sent what they lacked"))
+
+
+@cli.command("launch")
+@click.option("--background", is_flag=True, help="Return when the class is ready; `shutdown` ends it.")
+@click.option("--front-page-only", is_flag=True, hidden=True, help="What the supervisor runs when the page died.")
+@acts_on_students
+def launch_command(call: Call, background: bool, front_page_only: bool) -> int:
+    """Start a notebook server per student and the front page; what still runs is adopted."""
+    opened = open_session(call)
+    if front_page_only:
+        launch.StartFrontPage().apply(opened.host)
+        return 0
+    wanted = students_of(opened, call)
+
+    def summary(host: Host, report: Report) -> str:
+        up = sum(student.details.get("server") == "ready" for student in report.students.values())
+        return f"{up} of {len(report.students)} servers are ready. Students begin at {host.frontend.front_page}"
+
+    deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)
+    exit_code = change(call, opened, lambda host: launch.prepare(host, wanted), deed)
+    if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
+        return exit_code
+    return foreground.watch(opened.host)
+
+
+@cli.command("status")
+@acts_on_students
+def status_command(call: Call) -> int:
+    """Say who is up, on what, using how much."""
+    opened = open_session(call)
+    session.require_root(opened.caller, "status")
+    entries = status.rows(opened.host, students_of(opened, call))
+    front = status.front_page_state(opened.host)
+    text = f"{render.status_text(entries, talk.terminal_width())}\n{status.summary(entries, front)}"
+    address = opened.host.frontend.front_page
+    talk.answer(call, text, 0, students=entries, front_page=address, front_page_state=front)
+    return 0
+
+
+@cli.command("shutdown")
+@acts_on_students
+def shutdown_command(call: Call) -> int:
+    """Stop the class's servers, and nobody else's process."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+
+    def make_plan(host: Host) -> Plan:
+        return shutdown.prepare(host, wanted, everybody=not call.only)
+
+    return change(call, opened, make_plan, Deed("stopped"))
+
+
+@cli.command("remove")
+@click.option("--claim", multiple=True, metavar="NAME[,NAME...]", help="This account, changed by hand, is ours.")
+@click.option(
+    "--despite-incomplete",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="Delete this student's home although not everything in it could be retrieved.",
+)
+@acts_on_students
+def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple[str, ...]) -> int:
+    """Retrieve and verify whole homes, then delete what setup made."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+    now = datetime.now().astimezone()
+    runs: list[retrieve.Run] = []
+
+    def make_plan(host: Host) -> Plan:
+        plan, run = remove.prepare(host, wanted, names(claim), names(despite_incomplete), now)
+        runs.append(run)
+        return plan
+
+    def summary(host: Host, _report: Report) -> str:
+        return remove.summary(runs[-1], host)
+
+    return change(call, opened, make_plan, Deed("removed", summary=summary, is_destructive=True, touches_accounts=True))
 
 
 @cli.command("retrieve")

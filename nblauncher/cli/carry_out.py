@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 EXIT_PARTIAL = 5
 EXIT_INTERRUPTED = 130
 
-_Enrich = Callable[[Host, Report], dict[str, dict[str, Any]]]
+_Enrich = Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Deed:
     """"31 students DONE.", "2 of 31 students were not DONE"."""
     summary: Callable[[Host, Report], str] = lambda _host, _report: ""
     """More of the answer, said after the plan was carried out."""
-    enrich: _Enrich = lambda _host, _report: {}
+    enrich: _Enrich = lambda _host, _usernames: {}
     """Details by username that the report carries besides those of the steps."""
+    with_front_page: bool = False
+    """Whether `--json` names the front page's address."""
     is_destructive: bool = False
     touches_accounts: bool = False
 
@@ -84,10 +86,10 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
         make_folders(host.paths)
         call.log_file = logs.start(host.paths.logs, call.verbosity)
         _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
-    for username, details in deed.enrich(host, report).items():
-        if username in report.students:
-            report[username].details.update(details)
-    return _report(call, plan, report, deed, deed.summary(host, report))
+    for username, details in deed.enrich(host, tuple(report.students)).items():
+        report[username].details.update(details)
+    front_page = {"front_page": host.frontend.front_page} if deed.with_front_page else {}
+    return _report(call, plan, report, deed, deed.summary(host, report), front_page)
 
 
 def _apply(
@@ -103,7 +105,7 @@ def _apply(
             apply(plan, host, report, notify)
 
 
-def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str) -> int:
+def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front_page: Mapping[str, str]) -> int:
     exit_code, status = _outcome(report)
     trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
     for text in (render.exceptions_text(report), trouble):
@@ -119,7 +121,7 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str) -> in
         summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
     errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors
     students = [render.student_entry(student) for student in report.students.values()]
-    talk.answer(call, summary, exit_code, status=status, students=students, errors=errors)
+    talk.answer(call, summary, exit_code, status=status, students=students, errors=errors, **front_page)
     return exit_code
 
 

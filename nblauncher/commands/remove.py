@@ -66,6 +66,21 @@ def plan(
     )
 
 
+def prepare(
+    host: Host, usernames: Sequence[str], claimed: frozenset[str], despite: frozenset[str], now: datetime
+) -> tuple[Plan, Run]:
+    """Survey and plan."""
+    facts = survey.survey(host, usernames)
+    return plan(usernames, facts, claimed=claimed, despite_incomplete=despite, now=now)
+
+
+def summary(run: Run, host: Host) -> str:
+    """Where everything went that was in the homes."""
+    if not run.folder:
+        return "remove: nothing was retrieved."
+    return f"What was in the homes is in {host.settings.retrieve.target / run.folder}"
+
+
 @dataclass(frozen=True)
 class ReclaimAccount:
     """The account was changed by hand, and the teacher says that it is ours (`--claim`)."""

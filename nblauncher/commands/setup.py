@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from nblauncher.errors import InputError
 from nblauncher.host import Host
 from nblauncher.ledger import CourseRecord
 from nblauncher.model import Account, AccountState, Roster, Secret, Student
-from nblauncher.plan import Phase, Plan, Report, SomeFailed, Step, log_descriptors
+from nblauncher.plan import Phase, Plan, SomeFailed, Step, log_descriptors
 from nblauncher.settings import Settings
 from nblauncher.survey import Facts
 
@@ -343,7 +343,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     return Plan((*planned.phases, *sending, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
-def student_details(host: Host, report: Report) -> dict[str, dict[str, Any]]:
+def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
     """uid, home, port and url of each student, for the report."""
     claims = host.ledger.claims()
     return {
@@ -354,5 +354,5 @@ def student_details(host: Host, report: Report) -> dict[str, dict[str, Any]]:
             "url": host.frontend.route(name, member.port).url,
         }
         for name, member in host.ledger.members(host.settings.course).items()
-        if name in report.students and name in claims
+        if name in usernames and name in claims
     }

@@ -1,0 +1,104 @@
+"""status: who is up, on what, using how much. Looks, changes nothing, waits for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nblauncher import cgroups
+from nblauncher.commands import shutdown
+from nblauncher.host import Host
+from nblauncher.model import ServerState
+from nblauncher.supervisor import client, registry
+from nblauncher.supervisor.specs import ServerReport
+
+
+def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry per student of the course, as in `--json` (docs/reference.md)."""
+    members = host.ledger.members(host.settings.course)
+    desired = host.course_ledger.desired()
+    found = {report.username: report for report in shutdown.reports(host)}
+    is_orphaned = not found and bool(registry.load(host.paths.run / "servers.json"))
+    return [
+        {
+            "username": name,
+            "status": "unchanged",
+            "error": None,
+            **_server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
+            "url": host.frontend.route(name, members[name].port).url,
+            "port": members[name].port,
+        }
+        for name in usernames
+        if name in members
+    ]
+
+
+def front_page_state(host: Host) -> str:
+    """The front page's state in one word."""
+    supervisor = client.connect(host.paths)
+    if supervisor is None:
+        return ServerState.STOPPED.value
+    with supervisor:
+        return supervisor.front_page().state.value
+
+
+def summary(entries: Sequence[dict[str, Any]], front_page: str) -> str:
+    """`28 ready, 2 failed; the front page is ready`."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry["server"]] = counts.get(entry["server"], 0) + 1
+    words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no students"
+    return f"{words}; the front page is {front_page}"
+
+
+def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphaned: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "server": ServerState.STOPPED.value,
+        "pid": None,
+        "memory_bytes": None,
+        "cpu_seconds": None,
+        "last_activity": None,
+        "reason": "",
+    }
+    if report is None:
+        if is_orphaned and desired == "up":
+            entry["server"] = ServerState.UNKNOWN.value
+            entry["reason"] = "the supervisor was killed; `nblauncher launch` finds the server again"
+        return entry
+    entry["server"], entry["reason"] = report.state.value, report.reason
+    if report.handle is not None and report.state in shutdown.RUNNING:
+        entry["pid"] = report.handle.pid
+        entry["memory_bytes"], entry["cpu_seconds"] = usage(report)
+        entry["last_activity"] = _last_words(host, report.username)
+    return entry
+
+
+def usage(report: ServerReport) -> tuple[int, float]:
+    """Memory in bytes (proportional set size) and CPU-seconds of everything alive in the student's group."""
+    memory, seconds = 0, 0.0
+    for pid in _pids(report.group) if report.group else [report.handle.pid if report.handle else 0]:
+        try:
+            process = psutil.Process(pid)
+            memory += process.memory_full_info().pss
+            times = process.cpu_times()
+        except psutil.Error:
+            continue  # it ended while we looked
+        seconds += times.user + times.system
+    return memory, round(seconds, 2)
+
+
+def _pids(group: str) -> tuple[int, ...]:
+    return cgroups.Group(cgroups.Kind.V2, Path(group)).pids()
+
+
+def _last_words(host: Host, username: str) -> str | None:
+    """When the server last wrote to its log, which every save and every kernel does."""
+    try:
+        modified = client.log_file(host.paths, username).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(modified).astimezone().isoformat(timespec="seconds")
