@@ -153,7 +153,9 @@ def close_descriptors(keep: Collection[int]) -> None:
     """Close every descriptor of this process but `keep`."""
     previous = -1
     for descriptor in sorted(keep):
-        os.closerange(previous + 1, descriptor)
+        # An empty range beginning at 0 makes CPython close every descriptor (close_range(0, -1)).
+        if previous + 1 < descriptor:
+            os.closerange(previous + 1, descriptor)
         previous = descriptor
     os.closerange(previous + 1, _descriptor_limit())
 
