@@ -1,0 +1,284 @@
+"""A control group for each student's server and everything it starts: to find it all again, and to end it all.
+
+No controller is needed for that. Which kind there is depends on the host: a scope of systemd's with sub-groups of
+ours, cgroup v2 without systemd, a v1 hierarchy, or nothing that we may write; then we fall back to what can be proven
+from sessions and parents. Everything here runs as root.
+Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst, org.freedesktop.systemd1(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from nblauncher import processes
+from nblauncher.errors import HostError
+
+_MOUNTS = Path("/proc/self/mounts")
+_SYSTEMD = Path("/run/systemd/system")
+_SCOPE_DEADLINE = 10.0
+_PER_LINE = "\n"
+
+
+class Kind(str, Enum):
+    """What the host offers."""
+
+    SCOPE = "systemd scope"
+    V2 = "cgroup v2"
+    V1 = "cgroup v1"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups of one course. `root` is empty for Kind.NONE."""
+
+    kind: Kind
+    root: Path = Path()
+
+    def group(self, name: str) -> Group:
+        return Group(self.kind, self.root / name) if self.kind is not Kind.NONE else Group(self.kind, Path())
+
+    def names(self) -> tuple[str, ...]:
+        """The groups that are there now."""
+        if self.kind is Kind.NONE:
+            return ()
+        try:
+            return tuple(sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()))
+        except FileNotFoundError:
+            return ()
+
+    def remove(self) -> None:
+        """Remove what is empty: the course's groups, then the folders above that are ours. What is in use stays."""
+        if self.kind is Kind.NONE:
+            return
+        for name in self.names():
+            self.group(name).remove()
+        # A scope goes by itself with its last process.
+        if self.kind is not Kind.SCOPE:
+            for folder in (self.root, self.root.parent):
+                _remove(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group. For Kind.NONE it does nothing: use `provable`."""
+
+    kind: Kind
+    path: Path
+
+    def create(self) -> None:
+        """Make it if it is not there. HostError when the host says no."""
+        if self.kind is Kind.NONE:
+            return
+        try:
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"cannot make the control group {self.path}: {error.strerror}") from error
+
+    def enter(self, pid: int) -> None:
+        """Move a process into the group; what it starts from now on is in there too."""
+        if self.kind is not Kind.NONE:
+            (self.path / "cgroup.procs").write_text(str(pid))
+
+    def pids(self) -> tuple[int, ...]:
+        """Everybody in the group and in the groups below it."""
+        if self.kind is Kind.NONE:
+            return ()
+        return members(self.path)
+
+    def kill(self) -> None:
+        """SIGKILL to everybody in it. Call again until `pids` is empty: without cgroup.kill a fork may win a round."""
+        if self.kind is Kind.NONE:
+            return
+        try:
+            (self.path / "cgroup.kill").write_text("1")
+        except FileNotFoundError:
+            self._kill_one_by_one()
+        except OSError as error:
+            # Older than Linux 5.14: no such file can be made here.
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENODEV):
+                raise
+            self._kill_one_by_one()
+
+    def remove(self) -> None:
+        """Remove it with the groups below when nobody is in them."""
+        if self.kind is Kind.NONE:
+            return
+        for folder, _names, _files in os.walk(self.path, topdown=False):
+            _remove(Path(folder))
+
+    def _kill_one_by_one(self) -> None:
+        """Frozen, nobody can fork away between reading the list and the signal (v1 freezer only)."""
+        frozen = self.path / "freezer.state"
+        with contextlib.suppress(OSError):
+            if frozen.exists():
+                frozen.write_text("FROZEN")
+        try:
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        finally:
+            with contextlib.suppress(OSError):
+                if frozen.exists():
+                    frozen.write_text("THAWED")
+
+
+def members(path: Path | str) -> tuple[int, ...]:
+    """Everybody in the group at this path and in the groups below it; nobody when there is no such group."""
+    found: list[int] = []
+    for folder, _names, _files in os.walk(path):
+        # ENODEV: removed while we looked.
+        with contextlib.suppress(OSError):
+            found += map(int, (Path(folder) / "cgroup.procs").read_text().split())
+    return tuple(found)
+
+
+def choose(course: str) -> Groups:
+    """The course's groups on this host; looks only. They are made when the first group is."""
+    if _SYSTEMD.is_dir() and _mount_of("cgroup2") == Path("/sys/fs/cgroup"):
+        return Groups(Kind.SCOPE, Path("/sys/fs/cgroup/system.slice") / _scope_name(course))
+    unified = _mount_of("cgroup2")
+    if unified is not None and os.access(unified, os.W_OK):
+        return Groups(Kind.V2, unified / "nblauncher" / course)
+    for option in ("freezer", "name=systemd", "pids"):
+        hierarchy = _mount_of("cgroup", option)
+        if hierarchy is not None and os.access(hierarchy, os.W_OK):
+            return Groups(Kind.V1, hierarchy / "nblauncher" / course)
+    return Groups(Kind.NONE)
+
+
+def enter_scope(groups: Groups, pid: int) -> Groups:
+    """Move the supervisor into the course's scope, made by systemd when it is not there yet.
+
+    Other kinds need nothing. Where systemd refuses, the course gets no groups: its cgroup tree is systemd's alone.
+    """
+    if groups.kind is not Kind.SCOPE:
+        return groups
+    if not groups.root.is_dir():
+        try:
+            _start_scope(groups.root.name, pid)
+            _wait_for(groups.root)
+        except HostError:
+            return Groups(Kind.NONE)
+    own = groups.group("supervisor")
+    own.create()
+    own.enter(pid)
+    return groups
+
+
+def provable(uid: int, leader: int, ancestor: int) -> tuple[int, ...]:
+    """Without groups: the uid's processes that certainly come from the server `leader`.
+
+    Those in its session (nobody can join a session from outside) and, for servers of ours, everybody whose parents
+    lead to `ancestor`, the supervisor, who adopts orphans.
+    """
+    facts = dict(_processes())
+    return tuple(
+        pid
+        for pid, one in facts.items()
+        if one.uid == uid and (one.session == leader or _descends(pid, ancestor, facts))
+    )
+
+
+def of_user(uid: int) -> tuple[int, ...]:
+    """Every process of the uid, whoever started it."""
+    return tuple(pid for pid, one in _processes() if one.uid == uid)
+
+
+def kill_proven(uid: int, leader: int, ancestor: int) -> None:
+    """SIGKILL to everybody who is provable. Call again until nobody is left."""
+    for pid in provable(uid, leader, ancestor):
+        handle = processes.identify(pid)
+        pidfd = None if handle is None else processes.open_handle(handle)
+        if pidfd is None:
+            continue
+        try:
+            # Once more now that the pid is held: it may have become somebody else's.
+            if pid in provable(uid, leader, ancestor):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    uid: int
+    parent: int
+    session: int
+
+
+def _processes() -> Iterator[tuple[int, _Process]]:
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            status = Path("/proc", name, "stat").read_bytes()
+            uid = _real_uid(Path("/proc", name, "status").read_text(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent, _group, session = status[status.rindex(b")") + 2 :].split()[:4]
+        if state not in (b"Z", b"X"):
+            yield int(name), _Process(uid, int(parent), int(session))
+
+
+def _real_uid(status: str) -> int:
+    line = next(line for line in status.split(_PER_LINE) if line.startswith("Uid:"))
+    return int(line.split()[1])
+
+
+def _descends(pid: int, ancestor: int, facts: dict[int, _Process]) -> bool:
+    seen = set()
+    while pid in facts and pid not in seen:
+        if pid == ancestor:
+            return True
+        seen.add(pid)
+        pid = facts[pid].parent
+    return False
+
+
+def _mount_of(kind: str, option: str = "") -> Path | None:
+    for line in _MOUNTS.read_text().splitlines():
+        _device, folder, filesystem, options = line.split()[:4]
+        if filesystem == kind and (not option or option in options.split(",")):
+            return Path(folder)
+    return None
+
+
+def _scope_name(course: str) -> str:
+    return f"nblauncher-{course}.scope"
+
+
+def _start_scope(name: str, pid: int) -> None:
+    """Ask systemd for a scope around the supervisor; Delegate makes the tree below it ours."""
+    manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+    description = "A Jupyter class (nblauncher)"
+    processes.run(
+        [
+            *("busctl", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "4"),
+            *("PIDs", "au", "1", str(pid), "Delegate", "b", "true", "Description", "s", description),
+            *("CollectMode", "s", "inactive-or-failed", "0"),
+        ]
+    )
+
+
+def _wait_for(folder: Path) -> None:
+    deadline = time.monotonic() + _SCOPE_DEADLINE
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            raise HostError(f"systemd did not make {folder}")
+        time.sleep(0.02)
+
+
+def _remove(folder: Path) -> None:
+    # EBUSY: somebody is in it, or another course's group is below it.
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,119 @@
+"""A child that becomes somebody else and then another program: what a server or the front page begins as.
+
+Unlike a worker it execs, outlives its parent, and holds only what it is given: no terminal, no descriptor, no
+privilege, no environment of ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher import privileges, processes
+from nblauncher.cgroups import Group
+from nblauncher.errors import HostError
+from nblauncher.model import Account, Handle
+from nblauncher.workers import close_descriptors
+
+OPEN_FILES = 4096
+"""The soft limit; the hard one stays the host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What to run, as whom, with which descriptors (by the same numbers), from where, in which control group."""
+
+    account: Account
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    keep: tuple[int, ...]
+    folder: Path
+    group: Group
+
+
+def fork_exec(child: Child) -> tuple[Handle, int]:
+    """Start it. Returns its handle and the reading end of its standard output and error (non-blocking).
+
+    For a process with a single thread, as root. What goes wrong after the fork is written to that output; the child
+    then ends with status 126. HostError when there can be no child at all.
+    """
+    output, output_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(output)
+        os.close(output_end)
+        raise HostError(f"cannot start a process: {error.strerror}") from error
+    if pid == 0:
+        _become(child, output_end)
+    os.close(output_end)
+    os.set_blocking(output, False)
+    handle = processes.identify(pid)
+    if handle is None:
+        # A child that nobody has waited for stays visible; only a host without /proc gets here.
+        os.close(output)
+        raise HostError(f"process {pid} is not in /proc")
+    return handle, output
+
+
+def _become(child: Child, output: int) -> None:
+    """The child's life until exec. Never returns into the parent's code."""
+    try:
+        gc.disable()
+        os.setsid()
+        _use_streams(output)
+        close_descriptors({0, 1, 2, *child.keep})
+        _reset_signals()
+        child.group.enter(os.getpid())
+        _limit()
+        for descriptor in child.keep:
+            os.set_inheritable(descriptor, True)
+        privileges.drop_to(child.account)
+        privileges.forbid_new_privileges()
+        _enter_folder(child.folder)
+        os.execve(child.argv[0], list(child.argv), dict(child.environment))  # noqa: S606
+    except BaseException:
+        # The boundary of this process: there is no caller to raise to, and the parent reads what is written here.
+        traceback.print_exc(file=sys.stderr)
+        sys.stderr.flush()
+    finally:
+        os._exit(126)
+
+
+def _use_streams(output: int) -> None:
+    """stdin leads nowhere; a terminal of root's must not be within a student's reach."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _enter_folder(folder: Path) -> None:
+    try:
+        os.chdir(folder)
+    except OSError:
+        # A home that cannot be entered: the server can still say so in the student's browser.
+        os.chdir("/")

@@ -1,0 +1,162 @@
+"""Descriptors that travel between processes: sealed memory files, and what is taken back from a running process.
+
+Sources: memfd_create(2), fcntl(2) "File sealing", pidfd_getfd(2), socket(7), proc(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nblauncher.errors import HostError
+from nblauncher.model import Account
+
+_SYS_PIDFD_GETFD = 438
+"""The same on every Linux architecture (since 5.6)."""
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sealed(content: bytes, owner: Account) -> int:
+    """A memory file with this content that nobody can change any more. Runs as root; the caller closes it.
+
+    It belongs to `owner`, so that this account, and besides root no other, may reopen it through /proc/self/fd.
+    """
+    descriptor = os.memfd_create("nblauncher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fchmod(descriptor, 0o400)
+        os.fchown(descriptor, owner.uid, owner.gid)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether this is a memory file that nobody can change."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket as it is remembered: enough to know it again in another process."""
+
+    port: int
+    family: int
+    inode: int
+
+
+def describe(listening: socket.socket) -> Listener:
+    return Listener(int(listening.getsockname()[1]), int(listening.family), os.fstat(listening.fileno()).st_ino)
+
+
+def take_listener(pidfd: int, pid: int, wanted: Listener) -> socket.socket | None:
+    """A duplicate of the listening socket that we once gave to this process; None when it no longer has it.
+
+    The process may have made sockets of its own, so everything is compared on the duplicate: inode, port, that it
+    listens, and that root created it (a socket's inode belongs to its creator, and nobody else can give it to root).
+    """
+    for descriptor in _holding(pidfd, pid, f"socket:[{wanted.inode}]"):
+        try:
+            taken = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            continue
+        if _is_our_listener(taken, wanted):
+            return taken
+        taken.close()
+    return None
+
+
+def take_pipe(pidfd: int, pid: int, inode: int) -> int | None:
+    """A reading end of the pipe that this process writes its output to; None when it no longer has it.
+
+    Non-blocking and close-on-exec; the caller closes it.
+    """
+    for descriptor in _holding(pidfd, pid, f"pipe:[{inode}]"):
+        try:
+            facts = os.fstat(descriptor)
+            if stat.S_ISFIFO(facts.st_mode) and facts.st_ino == inode and facts.st_uid == 0:
+                return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def pidfd_getfd(pidfd: int, descriptor: int) -> int:
+    """A duplicate (close-on-exec) of another process's descriptor. Runs as root; OSError when there is none."""
+    taken = int(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, descriptor, 0))
+    if taken < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
+    return taken
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The uid that the other end of a unix socket had when it connected (SO_PEERCRED)."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little" if socket.htons(1) != 1 else "big")
+
+
+def open_private_folder(parent: int, name: str, owner: Account) -> int:
+    """The folder `name` in the root-owned folder `parent`, made or checked: 0700 and `owner`'s. Runs as root.
+
+    Returns its descriptor. HostError when something else stands there: a link, a file, somebody else's folder.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    try:
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise HostError(f"the runtime folder {name} is no folder: {error.strerror}", "Remove it.") from error
+    facts = os.fstat(folder)
+    if facts.st_uid not in (0, owner.uid):
+        os.close(folder)
+        raise HostError(f"the runtime folder {name} belongs to uid {facts.st_uid}", "Remove it.")
+    os.fchown(folder, owner.uid, owner.gid)
+    os.fchmod(folder, 0o700)
+    return folder
+
+
+def _is_our_listener(taken: socket.socket, wanted: Listener) -> bool:
+    facts = os.fstat(taken.fileno())
+    return (
+        facts.st_ino == wanted.inode
+        and facts.st_uid == 0
+        and int(taken.family) == wanted.family
+        and taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        and taken.getsockname()[1] == wanted.port
+    )
+
+
+def _holding(pidfd: int, pid: int, link: str) -> Iterator[int]:
+    """Duplicates of the process's descriptors that lead to `link`. Whoever asks closes them."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        try:
+            if os.readlink(f"{folder}/{name}") != link:
+                continue
+            descriptor = pidfd_getfd(pidfd, int(name))
+        except OSError:
+            # Closed meanwhile, or the process ended.
+            continue
+        yield descriptor

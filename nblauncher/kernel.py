@@ -1,0 +1,62 @@
+"""`python -I -m nblauncher.kernel ARGUMENTS`: run a kernel in the student's own environment, as the student.
+
+`%pip install` needs a place that the student may write to. It is a virtual environment in the home on top of the
+course's: pip then installs new packages there, upgrades one of the course's by putting the new version before it, and
+refuses to uninstall what is root's. It is only two links and two small files and is made again when it is missing.
+(`pip install --user` refuses inside a virtual environment; `--prefix` tries to uninstall the course's version first.)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from nblauncher.classfiles import PIP_PREFIX
+
+_LINK = "_nblauncher_course.pth"
+
+
+def main(arguments: list[str]) -> None:
+    """Become the kernel. Without room in the home it runs without a place for `%pip`."""
+    python = sys.executable
+    try:
+        python = str(prepare(Path(os.environ["HOME"]) / PIP_PREFIX))
+    except (OSError, KeyError) as error:
+        print(f"nblauncher: %pip has no place to install to: {error}", file=sys.stderr)
+    os.execv(python, [python, *arguments])  # noqa: S606
+
+
+def prepare(folder: Path) -> Path:
+    """The interpreter of the virtual environment `folder`, made or renewed. OSError when the home does not let us."""
+    base = Path(getattr(sys, "_base_executable", sys.executable))
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    (folder / "bin").mkdir(exist_ok=True)
+    _put(
+        folder / "pyvenv.cfg",
+        f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
+    )
+    # addsitedir, unlike a bare path, also reads the .pth files of the course's environment.
+    course = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    _put(packages / _LINK, "".join(f"import site; site.addsitedir({path!r})\n" for path in course))
+    for name in ("python", "python3"):
+        link = folder / "bin" / name
+        if not link.is_symlink() or os.readlink(link) != str(base):
+            link.unlink(missing_ok=True)
+            link.symlink_to(base)
+    return folder / "bin" / "python"
+
+
+def _put(file: Path, content: str) -> None:
+    try:
+        if file.read_text(encoding="utf-8") == content:
+            return
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    file.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,180 @@
+"""A student's notebook server: `python -I -m nblauncher.server`, started by a spawner, as the student.
+
+Jupyter's own server on inherited sockets. Config with secrets, certificate and key come in sealed memory files that are
+read and closed before anything of the student's is. The student's own Jupyter config is applied for whatever it wants
+but port, address, sign-in, TLS, folder and base URL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_server.serverapp import ServerApp
+from jupyterlab.labapp import LabApp
+from notebook.app import JupyterNotebookApp
+from traitlets.config import Config
+
+from nblauncher.model import TlsFiles
+from nblauncher.plain_http import PlainHttpRedirect
+from nblauncher.server_auth import LoginForm, StudentIdentity, handlers
+from nblauncher.server_config import ServerConfig
+from nblauncher.web.inputs import read_and_close, server_context
+
+_INTERFACES = {"notebook": JupyterNotebookApp, "lab": LabApp}
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What the spawner gave us."""
+
+    config: ServerConfig
+    tls: ssl.SSLContext | None
+    listening: tuple[socket.socket, ...]
+
+
+class StudentServer(ServerApp):
+    """The server application; `inherited` is set before `initialize`.
+
+    Jupyter has no public way to pass listening sockets: `init_httpserver` and its `_http_server` are its own
+    (tests/system/test_server.py fails when they change).
+    """
+
+    inherited: Inherited
+
+    def init_configurables(self) -> None:
+        """Every config file was read by now, extensions' too: what the student may not choose is said once more."""
+        self.update_config(forced(self.inherited.config))
+        super().init_configurables()
+
+    def init_webapp(self) -> None:
+        self.tornado_settings = {
+            **self.tornado_settings,
+            "headers": {**self.tornado_settings.get("headers", {}), "Referrer-Policy": "strict-origin"},
+        }
+        super().init_webapp()
+        self.web_app.add_handlers(".*$", handlers(self.inherited.config))  # type: ignore[no-untyped-call]
+
+    def init_httpserver(self) -> None:
+        self._http_server = PlainHttpRedirect(
+            self.web_app,
+            ssl_options=self.inherited.tls,
+            max_body_size=self.max_body_size,
+            max_buffer_size=self.max_buffer_size,
+        )
+        self.io_loop.add_callback(self.http_server.add_sockets, self.inherited.listening)
+
+
+def forced(config: ServerConfig) -> Config:
+    """What the class decides, whatever a student's own config says. The most specific class names win in traitlets."""
+    preferred = Path(config.home) / config.target
+    server = {
+        "base_url": config.base_url,
+        "port": config.port,
+        "ip": "",
+        "sock": "",
+        "certfile": "",
+        "keyfile": "",
+        "client_ca": "",
+        "root_dir": config.home,
+        "preferred_dir": str(preferred) if config.target and preferred.is_dir() else config.home,
+        "default_url": "/nblauncher/begin",
+        "identity_provider_class": StudentIdentity,
+        "allow_remote_access": True,
+        "allow_origin": "",
+        "allow_origin_pat": "",
+        "disable_check_xsrf": False,
+        "trust_xheaders": False,
+        "open_browser": False,
+        "quit_button": False,
+        "terminals_enabled": True,
+        "no_browser_open_file": True,
+        "shutdown_no_activity_timeout": 0,
+    }
+    identity = {
+        "hashed_password": config.hashed_password,
+        "password_required": True,
+        "allow_password_change": False,
+        "token": "",
+        "cookie_name": f"nblauncher-{config.username}",
+        "cookie_options": {"samesite": "Lax"},
+        "login_handler_class": LoginForm,
+    }
+    kernel_managers = ("KernelManager", "AsyncKernelManager", "AsyncIOLoopKernelManager", "ServerKernelManager")
+    return Config(
+        {
+            "ServerApp": dict(server),
+            "StudentServer": dict(server),
+            "StudentIdentity": identity,
+            "LabApp": {"app_settings_dir": config.settings_folder, "default_url": "/nblauncher/begin"},
+            "JupyterNotebookApp": {"app_settings_dir": config.settings_folder, "default_url": "/nblauncher/begin"},
+            "FileContentsManager": {"delete_to_trash": False},
+            **{name: {"transport": "ipc"} for name in kernel_managers},
+        }
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM. Returns the exit status; refuses to be root."""
+    if 0 in (*os.getresuid(), *os.getresgid()):
+        print("a student's server does not run as root", file=sys.stderr)
+        return 4
+    inherited = take_over(parse_arguments(arguments))
+    _forget_old_kernels(Path(os.environ["JUPYTER_RUNTIME_DIR"]))
+    application = make_application(inherited)
+    application.start()
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nblauncher.server", allow_abbrev=False)
+    parser.add_argument("--listen", required=True, type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--config", required=True, type=int, metavar="FD")
+    for name in ("--tls-certificate", "--tls-key"):
+        parser.add_argument(name, type=int, metavar="FD")
+    return parser.parse_args(arguments)
+
+
+def take_over(given: argparse.Namespace) -> Inherited:
+    """Read and close what is to be read; keep the sockets from kernels and terminals."""
+    for descriptor in given.listen:
+        os.set_inheritable(descriptor, False)
+    config = ServerConfig.parse(read_and_close(given.config))
+    tls = None
+    if given.tls_key is not None:
+        tls = server_context(TlsFiles(read_and_close(given.tls_certificate), read_and_close(given.tls_key)))
+    return Inherited(config, tls, tuple(socket.socket(fileno=descriptor) for descriptor in given.listen))
+
+
+def make_application(inherited: Inherited) -> StudentServer:
+    """The application, configured and ready to start."""
+    extension = _INTERFACES[inherited.config.interface]
+    StudentIdentity.username = inherited.config.username
+    application = StudentServer.instance(
+        jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config)
+    )
+    application.inherited = inherited
+    application.log_level = logging.INFO
+    application.initialize(argv=[], starter_extension=extension.name)
+    return application
+
+
+def _forget_old_kernels(folder: Path) -> None:
+    """Sockets and connection files of kernels that a killed server left behind."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.name.startswith("kernel-"):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""What a notebook server is told at its start. Without Jupyter, so that whoever only writes it need not import that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """All that a server is told. Bytes of it travel in a sealed memory file: `to_bytes`, `parse`."""
+
+    username: str
+    hashed_password: str = field(repr=False)
+    port: int
+    front_port: int
+    tickets_socket: str
+    home: str
+    target: str
+    """The material folder below the home; the student lands there."""
+    settings_folder: str
+    """classfiles.settings_folder of the class."""
+    interface: str = "notebook"
+
+    @property
+    def base_url(self) -> str:
+        return f"/user/{self.username}/"
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode("ascii")
+
+    @classmethod
+    def parse(cls, content: bytes) -> ServerConfig:
+        return cls(**json.loads(content))

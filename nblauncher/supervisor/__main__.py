@@ -1,0 +1,167 @@
+"""The supervisor's process: `python -I -m nblauncher.supervisor COURSE`, started by `client.start`, as root."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from nblauncher import cgroups, logs, privileges
+from nblauncher.course import LOG_ROOT, RUN_ROOT, CoursePaths
+from nblauncher.errors import BusyError, HostError, NblauncherError, RefusedError
+from nblauncher.spawners import choose
+from nblauncher.supervisor.course import Course, Locale
+from nblauncher.supervisor.loop import Loop, reap
+from nblauncher.supervisor.requests import Counter
+
+log = logging.getLogger("nblauncher.supervisor")
+
+_COURSE = re.compile(r"[a-z][a-z0-9-]{0,19}")
+
+
+def main(arguments: list[str]) -> int:
+    """Detach, take over what runs, serve until told to end. Says on stdout, in one line of JSON, how it went so far."""
+    if len(arguments) != 1 or not _COURSE.fullmatch(arguments[0]):
+        print("usage: python -m nblauncher.supervisor COURSE", file=sys.stderr)
+        return 2
+    told = os.dup(1)
+    os.set_inheritable(told, False)
+    if os.fork() > 0:
+        # Whoever started us waits for this one; the supervisor itself is nobody's child and nobody's session.
+        os._exit(0)
+    _detach()
+    try:
+        _supervise(CoursePaths(arguments[0]), told)
+    except NblauncherError as error:
+        _tell(told, {"problem": error.problem, "hint": error.hint, "kind": type(error).__name__})
+        return error.exit_code
+    except BaseException:
+        # The end of the process: there is no caller any more, and the traceback must reach the log.
+        log.exception("the supervisor failed")
+        raise
+    return 0
+
+
+def _supervise(paths: CoursePaths, told: int) -> None:
+    if not privileges.is_root():
+        raise RefusedError("the supervisor must be root", "Use sudo.")
+    _make_folders(paths)
+    logs.start(paths.logs, 0)
+    lock = _only_one(paths)
+    privileges.adopt_orphans()
+    _raise_file_limit()
+    groups = cgroups.enter_scope(cgroups.choose(paths.course), os.getpid())
+    loop = Loop()
+    tickets = _unix_socket(paths.tickets_socket, 0o666)
+    locale = Locale(os.environ.get("LANG", "C.UTF-8"), os.environ.get("TZ", ""))
+    course = Course(loop, paths, choose("process"), groups, tickets, locale)
+    log.info("supervisor of %s, pid %d, groups: %s", paths.course, os.getpid(), groups.kind.value)
+
+    def children_ended() -> None:
+        for pid, status in reap():
+            course.child_ended(pid, status)
+
+    loop.on_signal(signal.SIGCHLD, children_ended)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        # A logout or Ctrl-C elsewhere must not end a class; `shutdown` does.
+        signal.signal(number, signal.SIG_IGN)
+    course.recover()
+    counter: Counter | None = None
+
+    def each_round() -> None:
+        nonlocal counter
+        course.remember()
+        if counter is None:
+            if not course.settle():
+                loop.later(0.05, lambda: None)
+                return
+            counter = Counter(loop, _unix_socket(paths.supervisor_socket, 0o600), course.handlers)
+            _tell(told, {"ready": True})
+
+    loop.later(0.0, lambda: None)
+    loop.run(each_round)
+    for file in (paths.supervisor_socket, paths.tickets_socket, course.registry_file):
+        file.unlink(missing_ok=True)
+    course.close()
+    if counter is not None:
+        counter.flush()
+        counter.close()
+    tickets.close()
+    loop.close()
+    os.close(lock)
+
+
+def _detach() -> None:
+    """A session of its own and no terminal: closing the window does not end the class."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    if nothing > 2:
+        os.close(nothing)
+
+
+def _make_folders(paths: CoursePaths) -> None:
+    for folder, mode in (
+        (RUN_ROOT, 0o755),
+        (paths.run, 0o711),
+        (paths.students_run, 0o711),
+        (LOG_ROOT, 0o755),
+        (paths.logs, 0o700),
+    ):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=mode, parents=True)
+        facts = folder.lstat()
+        if not folder.is_dir() or folder.is_symlink() or facts.st_uid != 0 or facts.st_mode & 0o022:
+            raise RefusedError(f"{folder} is not a folder of root's alone", "Look at it, and remove it.")
+        folder.chmod(mode)
+
+
+def _only_one(paths: CoursePaths) -> int:
+    lock = os.open(paths.run / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(f"{paths.course} already has a supervisor", "Try again in a moment.") from None
+    return lock
+
+
+def _raise_file_limit() -> None:
+    """Three descriptors a student. The children get their own limit."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
+
+
+def _unix_socket(path: Path, mode: int) -> socket.socket:
+    """A listening socket in a root-owned folder, in place of what a killed supervisor left."""
+    path.unlink(missing_ok=True)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # The umask keeps others out until the mode is set.
+        one.bind(str(path))
+        path.chmod(mode)
+        one.listen(128)
+    except OSError as error:
+        one.close()
+        raise HostError(f"cannot open {path}: {error.strerror}") from error
+    return one
+
+
+def _tell(told: int, message: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(told, json.dumps(message).encode("ascii") + b"\n")
+    os.close(told)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,251 @@
+"""The front page's process as the supervisor keeps it: started, listened to, stopped, started again when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nblauncher import processes
+from nblauncher.cgroups import Groups, Kind
+from nblauncher.children import Child, fork_exec
+from nblauncher.errors import HostError
+from nblauncher.model import Handle, ServerState
+from nblauncher.supervisor import ports
+from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.loop import WRITE, Loop, Timer, exit_words
+from nblauncher.supervisor.specs import FrontPageSpec
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+RESTART_PAUSE = 10.0
+"""Seconds between two attempts to start it again."""
+
+_MAX_LINE = 4096
+_MAX_UNSENT = 1 << 20
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+_SWEEP_PAUSE = 0.05
+
+
+class FrontPage:
+    """One per course. `state_of(username)` answers its questions about students."""
+
+    def __init__(self, loop: Loop, groups: Groups, logs: Path, state_of: Callable[[str], ServerState]) -> None:
+        self._loop, self._logs, self._state_of = loop, logs, state_of
+        self._group = groups.group("front")
+        self.state, self.reason = ServerState.STOPPED, ""
+        self.handle: Handle | None = None
+        self.sockets: list[socket.socket] = []
+        self.port = 0
+        self._spec: FrontPageSpec | None = None
+        self._output: CappedLog | None = None
+        self._link: socket.socket | None = None
+        self._received, self._unsent = b"", b""
+        self._stopping: list[Callable[[], None]] | None = None
+        self._timer: Timer | None = None
+        self._restarted_at = float("-inf")
+        self.last_lines: tuple[str, ...] = ()
+
+    def bind(self, port: int, addresses: Sequence[str]) -> list[str]:
+        """Hold the front page's port; notes for the teacher. HostError when somebody else has it."""
+        if self.sockets and self.port == port:
+            return []
+        if self.handle is not None:
+            raise HostError(f"the front page still runs on port {self.port}", "Stop it first: nblauncher shutdown")
+        sockets, notes = ports.open_port(port, addresses)
+        self._close_sockets()
+        self.sockets, self.port = sockets, port
+        return notes
+
+    def start(self, spec: FrontPageSpec, tickets: socket.socket, memory_files: Sequence[int]) -> None:
+        """Start it as its account; `memory_files` are config and, with TLS, certificate and key, sealed."""
+        if self.handle is not None or self._stopping is not None:
+            raise HostError("the front page still runs", "Stop it first.")
+        if not self.sockets or self.port != spec.port:
+            raise HostError(f"port {spec.port} is not bound")
+        ours, theirs = socket.socketpair()
+        self._group.create()
+        try:
+            keep = [one.fileno() for one in (*self.sockets, theirs, tickets)] + list(memory_files)
+            argv = self._argv(theirs, tickets, memory_files)
+            child = Child(spec.account, argv, _ENVIRONMENT, tuple(keep), Path("/"), self._group)
+            self.handle, output = fork_exec(child)
+        except HostError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._spec, self.state, self.reason, self.last_lines = spec, ServerState.STARTING, "", ()
+        self._output = CappedLog(self._loop, output, self._logs / "front-page.log")
+        ours.setblocking(False)
+        self._link, self._received, self._unsent = ours, b"", b""
+        self._loop.watch(ours.fileno(), self._listen)
+        log.info("started the front page on port %d, pid %d", self.port, self.handle.pid)
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """SIGTERM, after GRACE seconds SIGKILL to its whole group, then `done`."""
+        if self._stopping is not None:
+            self._stopping.append(done)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stopping = [done]
+        if self.handle is None:
+            self._sweep()
+            return
+        self._signal(signal.SIGTERM)
+        self._timer = self._loop.later(GRACE, self._sweep)
+
+    def child_ended(self, pid: int, status: int) -> bool:
+        """A child of ours ended: whether it was the front page."""
+        if self.handle is None or self.handle.pid != pid:
+            return False
+        log.info("the front page, pid %d, ended: %s", pid, exit_words(status))
+        self.handle = None
+        self._hang_up()
+        if self._output is not None:
+            self._output.close()
+            self.last_lines, self._output = self._output.last_lines(), None
+        if self._stopping is not None:
+            self._sweep()
+            return True
+        self.state, self.reason = ServerState.FAILED, exit_words(status)
+        self._start_again()
+        return True
+
+    def close(self) -> None:
+        self._hang_up()
+        self._close_sockets()
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "state": self.state.value,
+            "reason": self.reason,
+            "port": self.port,
+            "pid": self.handle.pid if self.handle else None,
+            "start_time": self.handle.start_time if self.handle else None,
+            "last_lines": list(self.last_lines),
+        }
+
+    def _argv(self, link: socket.socket, tickets: socket.socket, memory_files: Sequence[int]) -> tuple[str, ...]:
+        listening = ",".join(str(one.fileno()) for one in self.sockets)
+        argv = [sys.executable, "-I", "-m", "nblauncher.web", "--listen", listening, "--config", str(memory_files[0])]
+        if len(memory_files) == 3:
+            argv += ["--tls-certificate", str(memory_files[1]), "--tls-key", str(memory_files[2])]
+        return (*argv, "--supervisor", str(link.fileno()), "--tickets", str(tickets.fileno()))
+
+    def _start_again(self) -> None:
+        """Have it started again by a short-lived command that may read the secrets; we never do."""
+        if self._spec is None or not self._spec.restart_argv:
+            return
+        pause = max(0.0, self._restarted_at + RESTART_PAUSE - time.monotonic())
+        self._timer = self._loop.later(pause, self._run_restart)
+
+    def _run_restart(self) -> None:
+        if self._spec is None or self.handle is not None or self._stopping is not None:
+            return
+        self._restarted_at = time.monotonic()
+        try:
+            # Reaped with all other children; how it fares shows in whether a front page starts.
+            subprocess.Popen(
+                self._spec.restart_argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=processes.ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.error("the front page cannot be started again: %s", error)
+
+    def _sweep(self) -> None:
+        if self._stopping is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.handle is not None or self._group.pids():
+            if self._group.kind is Kind.NONE:
+                self._signal(signal.SIGKILL)
+            self._group.kill()
+            self._timer = self._loop.later(_SWEEP_PAUSE, self._sweep)
+            return
+        calls, self._stopping = self._stopping, None
+        self.state, self.reason = ServerState.STOPPED, ""
+        self._group.remove()
+        for call in calls:
+            call()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Our own child, not reaped yet: the pid is still its."""
+        if self.handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.handle.pid, number)
+
+    def _listen(self) -> None:
+        """Read what the front page says. It is not trusted: short lines, or the line is closed."""
+        if self._link is None:
+            return
+        self._flush()
+        try:
+            part = self._link.recv(_MAX_LINE) if self._link is not None else b""
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        self._received += part
+        if not part or (len(self._received) > _MAX_LINE and b"\n" not in self._received):
+            self._hang_up()
+            return
+        *lines, self._received = self._received.split(b"\n")
+        for line in lines:
+            self._heard(line)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            said = json.loads(line)
+            if said.get("ready") is True:
+                self.state = ServerState.READY
+                log.info("the front page answers")
+            elif said["ask"] == "state" and type(said["id"]) is int:
+                state = self._state_of(str(said["username"]))
+                self._unsent += json.dumps({"id": said["id"], "state": state.value}).encode("ascii") + b"\n"
+                self._flush()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            log.warning("the front page said something that is no question")
+
+    def _flush(self) -> None:
+        if self._link is None:
+            return
+        try:
+            self._unsent = self._unsent[self._link.send(self._unsent) :] if self._unsent else b""
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._hang_up()
+            return
+        if len(self._unsent) > _MAX_UNSENT:
+            self._hang_up()
+            return
+        self._loop.watch(self._link.fileno(), self._listen, 1 | (WRITE if self._unsent else 0))
+
+    def _hang_up(self) -> None:
+        if self._link is not None:
+            self._loop.forget(self._link.fileno())
+            self._link.close()
+            self._link = None
+
+    def _close_sockets(self) -> None:
+        for one in self.sockets:
+            one.close()
+        self.sockets = []

@@ -1,0 +1,92 @@
+"""servers.json: what the supervisor must know to find a class again after it was killed. 0600 root, on tmpfs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher.descriptors import Listener
+from nblauncher.model import Handle
+
+log = logging.getLogger(__name__)
+
+FILE = "servers.json"
+"""Its name in the course's runtime folder."""
+
+_VERSION = 1
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A student as the last supervisor left them."""
+
+    username: str
+    uid: int
+    port: int
+    listeners: tuple[Listener, ...]
+    state: str
+    reason: str
+    handle: Handle | None
+    pipe_inode: int
+    started_at: float
+
+
+def save(file: Path, students: Sequence[Remembered]) -> None:
+    """Replace the file atomically. Not fsynced: what a power loss would take is void after it anyway."""
+    content = {
+        "version": _VERSION,
+        "boot_id": _boot_id(),
+        "students": [asdict(student) for student in students],
+    }
+    temporary = file.with_name(f".{file.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as stream:
+        json.dump(content, stream)
+    temporary.replace(file)
+
+
+def load(file: Path) -> tuple[Remembered, ...]:
+    """What was saved since the host started; empty when there is none or it cannot be trusted."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    with os.fdopen(descriptor, encoding="ascii", errors="strict") as stream:
+        facts = os.fstat(stream.fileno())
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != 0 or facts.st_mode & 0o077:
+            log.warning("%s is not root's alone and is not used", file)
+            return ()
+        try:
+            content = json.load(stream)
+            if content["version"] != _VERSION or content["boot_id"] != _boot_id():
+                return ()
+            return tuple(map(_student, content["students"]))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged and is not used: %s", file, error)
+            return ()
+
+
+def _student(given: dict[str, Any]) -> Remembered:
+    handle = given["handle"]
+    return Remembered(
+        username=str(given["username"]),
+        uid=int(given["uid"]),
+        port=int(given["port"]),
+        listeners=tuple(Listener(**listener) for listener in given["listeners"]),
+        state=str(given["state"]),
+        reason=str(given["reason"]),
+        handle=None if handle is None else Handle(**handle),
+        pipe_inode=int(given["pipe_inode"]),
+        started_at=float(given["started_at"]),
+    )
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()

@@ -1,0 +1,138 @@
+"""supervisor.sock: root's commands ask here. A bad request is refused and logged; none is fatal or blocks another."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nblauncher.descriptors import peer_uid
+from nblauncher.errors import NblauncherError
+from nblauncher.supervisor.loop import READ, WRITE, Loop
+from nblauncher.supervisor.specs import SpecError
+from nblauncher.supervisor.wire import Reader, WireError, close_all, pack
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 64
+MAX_UNSENT = 16 << 20
+
+Answer = Callable[[Mapping[str, Any]], None]
+"""To be called once, now or later, with what the client gets."""
+
+Handler = Callable[[Mapping[str, Any], list[int], Answer], None]
+"""A request's fields and its descriptors, which are closed after the call."""
+
+
+class Counter:
+    """Where clients come. Only root may (the socket's mode, and the peer's uid)."""
+
+    def __init__(self, loop: Loop, listening: socket.socket, handlers: Mapping[str, Handler]) -> None:
+        self._loop, self._listening, self._handlers = loop, listening, handlers
+        self._clients: set[_Client] = set()
+        listening.setblocking(False)
+        loop.watch(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        self._loop.forget(self._listening.fileno())
+        self._listening.close()
+        for client in list(self._clients):
+            client.close()
+
+    def flush(self) -> None:
+        """Send what can be sent without waiting; before the end."""
+        for client in list(self._clients):
+            client.flush()
+
+    def forget(self, client: _Client) -> None:
+        self._clients.discard(client)
+
+    def handle(self, message: Mapping[str, Any], descriptors: list[int], client: _Client) -> None:
+        """Answer one request, or say why not."""
+        number = message.get("id")
+
+        def answer(result: Mapping[str, Any]) -> None:
+            client.send({**result, "id": number})
+
+        try:
+            handler = self._handlers.get(str(message.get("ask")))
+            if handler is None:
+                raise SpecError("no such request")
+            handler(message, descriptors, answer)
+        except NblauncherError as error:
+            answer({"problem": error.problem, "hint": error.hint})
+        except (SpecError, OSError) as error:
+            log.warning("refused a request: %s", error)
+            answer({"problem": f"the supervisor refused: {error}", "hint": ""})
+        finally:
+            close_all(descriptors)
+
+    def _accept(self) -> None:
+        try:
+            connection, _address = self._listening.accept()
+        except OSError:
+            return
+        uid = peer_uid(connection)
+        if uid != 0 or len(self._clients) >= MAX_CONNECTIONS:
+            log.warning("refused a connection of uid %d", uid)
+            connection.close()
+            return
+        self._clients.add(_Client(self, self._loop, connection))
+
+
+class _Client:
+    def __init__(self, counter: Counter, loop: Loop, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._counter, self._loop, self._connection = counter, loop, connection
+        self._reader = Reader()
+        self._unsent = b""
+        self._is_open = True
+        loop.watch(connection.fileno(), self._ready)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Nothing happens when the client has gone meanwhile."""
+        if self._is_open:
+            self._unsent += pack(message)
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._connection.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if len(self._unsent) > MAX_UNSENT:
+            self.close()
+            return
+        self._loop.watch(self._connection.fileno(), self._ready, READ | (WRITE if self._unsent else 0))
+
+    def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.forget(self._connection.fileno())
+        self._connection.close()
+        self._reader.close()
+        self._counter.forget(self)
+
+    def _ready(self) -> None:
+        if self._unsent:
+            self.flush()
+        try:
+            is_there = not self._is_open or self._reader.feed(self._connection)
+            while self._is_open and (request := self._reader.next()) is not None:
+                self._counter.handle(*request, self)
+        except BlockingIOError:
+            return
+        except (WireError, OSError) as error:
+            log.warning("a client was disconnected: %s", error)
+            self.close()
+            return
+        if not is_there:
+            self.close()

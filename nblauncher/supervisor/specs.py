@@ -1,0 +1,173 @@
+"""What the client tells the supervisor about a class, and what it hears back. Nothing in here is secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nblauncher.model import Account, Handle, ServerState
+
+_USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+
+class SpecError(ValueError):
+    """A request that makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """A student's server. `environment` is the teacher's (notebook.environment)."""
+
+    username: str
+    uid: int
+    gid: int
+    home: str
+    port: int
+    shell: str = "/bin/bash"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def account(self) -> Account:
+        return Account(self.username, self.uid, self.gid, Path(self.home), self.shell)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: object) -> ServerSpec:
+        fields = _object(given)
+        environment = _object(fields.get("environment", {}))
+        if not all(isinstance(value, str) and key and "=" not in key for key, value in environment.items()):
+            raise SpecError("the environment holds something else than text")
+        return cls(
+            username=checked_username(fields.get("username")),
+            uid=checked_number(fields.get("uid"), 1, 2**32 - 2),
+            gid=checked_number(fields.get("gid"), 1, 2**32 - 2),
+            home=_path(fields.get("home")),
+            port=checked_port(fields.get("port")),
+            shell=_path(fields.get("shell")),
+            environment=environment,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPageSpec:
+    """The front page. `restart_argv` is what the supervisor runs, as root, when it died by itself: a command that gets
+    the secrets ready and asks for the front page to be started again; empty: it stays down.
+    """
+
+    account: Account
+    port: int
+    restart_argv: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        account = self.account
+        return {
+            "username": account.username,
+            "uid": account.uid,
+            "gid": account.gid,
+            "port": self.port,
+            "restart_argv": list(self.restart_argv),
+        }
+
+    @classmethod
+    def from_json(cls, given: object) -> FrontPageSpec:
+        fields = _object(given)
+        restart = fields.get("restart_argv", [])
+        if not isinstance(restart, list) or not all(isinstance(word, str) for word in restart):
+            raise SpecError("restart_argv is no list of words")
+        account = Account(
+            checked_username(fields.get("username")),
+            checked_number(fields.get("uid"), 1, 2**32 - 2),
+            checked_number(fields.get("gid"), 1, 2**32 - 2),
+            Path("/"),
+        )
+        return cls(account, checked_port(fields.get("port")), tuple(restart))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """How a student's server is. `group` is its control group, empty where there is none; `started_at` Unix seconds.
+
+    `last_lines` are the end of its log, escaped, when it failed.
+    """
+
+    username: str
+    uid: int
+    port: int
+    state: ServerState
+    handle: Handle | None = None
+    reason: str = ""
+    group: str = ""
+    started_at: float = 0.0
+    last_lines: tuple[str, ...] = ()
+    unproven: tuple[int, ...] = ()
+    """Where no control group can be made: the uid's processes that were left alone, for want of proof, at the stop."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "username": self.username,
+            "uid": self.uid,
+            "port": self.port,
+            "state": self.state.value,
+            "pid": self.handle.pid if self.handle else None,
+            "start_time": self.handle.start_time if self.handle else None,
+            "reason": self.reason,
+            "group": self.group,
+            "started_at": self.started_at,
+            "last_lines": list(self.last_lines),
+            "unproven": list(self.unproven),
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> ServerReport:
+        handle = None if given["pid"] is None else Handle(int(given["pid"]), int(given["start_time"]))
+        return cls(
+            str(given["username"]),
+            int(given["uid"]),
+            int(given["port"]),
+            ServerState(given["state"]),
+            handle,
+            str(given["reason"]),
+            str(given["group"]),
+            float(given["started_at"]),
+            tuple(given["last_lines"]),
+            tuple(given["unproven"]),
+        )
+
+
+def checked_username(given: object) -> str:
+    if not isinstance(given, str) or not _USERNAME.fullmatch(given):
+        raise SpecError("that is no username")
+    return given
+
+
+def checked_port(given: object) -> int:
+    return checked_number(given, 1, 65535)
+
+
+def checked_number(given: object, low: int, high: int) -> int:
+    if type(given) is not int or not low <= given <= high:
+        raise SpecError(f"not a whole number from {low} to {high}")
+    return given
+
+
+def checked_grace(given: object) -> float:
+    if not isinstance(given, (int, float)) or isinstance(given, bool) or not 0 <= given <= 600:
+        raise SpecError("not a number of seconds")
+    return float(given)
+
+
+def _path(given: object) -> str:
+    if not isinstance(given, str) or not given.startswith("/") or "\0" in given:
+        raise SpecError("not an absolute path")
+    return given
+
+
+def _object(given: object) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise SpecError("not an object")
+    return given

@@ -1,0 +1,172 @@
+"""A running class without the commands around it: real accounts, the real supervisor, real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nblauncher import classfiles, passwords, tls
+from nblauncher.course import RUN_ROOT, CoursePaths
+from nblauncher.model import Account, Handle, Secret, ServerState, TlsFiles
+from nblauncher.server_config import ServerConfig
+from nblauncher.supervisor import client
+from nblauncher.supervisor.client import Client, PortWanted, ServerOrder
+from nblauncher.supervisor.specs import ServerReport, ServerSpec
+from nblauncher.supervisor.starting import Outcome, start_servers
+
+PASSWORD = "abcd-efgh-jkmn-pqrs"
+TARGET = "tutorial"
+GRACE = 10.0
+
+
+@contextlib.contextmanager
+def made_account(name: str, uid: int) -> Iterator[Account]:
+    """A student's account with a material folder; gone afterwards with whatever it runs."""
+    assert name.startswith("nbtv") and 25000 <= uid < 25100
+    remove_account(name)
+    subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "-s", "/bin/bash", "-u", str(uid), "--", name], check=True)
+    entry = pwd.getpwnam(name)
+    account = Account(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir), "/bin/bash")
+    try:
+        (account.home / TARGET).mkdir(mode=0o700)
+        os.chown(account.home / TARGET, account.uid, account.gid)
+        yield account
+    finally:
+        remove_account(name)
+
+
+def remove_account(name: str) -> None:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return
+    eventually(lambda: not end_all([one.pid for one in psutil.process_iter(["uids"]) if _has_uid(one, entry.pw_uid)]))
+    subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
+
+
+def end_all(pids: list[int]) -> list[int]:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def _has_uid(process: psutil.Process, uid: int) -> bool:
+    uids = process.info["uids"]
+    return bool(uids) and uid in uids and process.status() != psutil.STATUS_ZOMBIE
+
+
+def eventually(is_so: Callable[[], Any], patience: float = 60.0) -> Any:
+    """Wait until it is so; what it then was."""
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if result := is_so():
+                return result
+        assert time.monotonic() < deadline, "it did not become so in time"
+        time.sleep(0.05)
+
+
+class RunningClass:
+    """A course with its supervisor. `up` starts servers; `close` ends everything, also after a failed test."""
+
+    def __init__(self, folder: Path, course: str, front_port: int, *, interface: str = "notebook") -> None:
+        self.paths = CoursePaths(course)
+        self.front_port, self.interface = front_port, interface
+        self.ca = tls.ensure_class_ca(folder / "tls", ["localhost"], ["127.0.0.1", "::1"], course)
+        self.hashed = passwords.jupyter_hash(Secret(PASSWORD))
+        self._supervisor: Client | None = None
+        self.kernelspec: dict[str, Any] | None = None
+
+    @property
+    def supervisor(self) -> Client:
+        if self._supervisor is None:
+            self._supervisor = client.start(self.paths)
+            classfiles.write(self.paths.run, self.kernelspec)
+        return self._supervisor
+
+    def reconnect(self) -> Client:
+        if self._supervisor is not None:
+            self._supervisor.close()
+            self._supervisor = None
+        return self.supervisor
+
+    def kill_supervisor(self) -> None:
+        pid = self.supervisor.hello().pid
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+    def leaf(self) -> TlsFiles:
+        return tls.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])
+
+    def order(self, account: Account, port: int, **changed: Any) -> ServerOrder:
+        config = ServerConfig(
+            username=account.username,
+            hashed_password=self.hashed,
+            port=port,
+            front_port=self.front_port,
+            tickets_socket=str(self.paths.tickets_socket),
+            home=str(account.home),
+            target=TARGET,
+            settings_folder=str(classfiles.settings_folder(self.paths.run)),
+            interface=self.interface,
+        )
+        environment = changed.pop("environment", {})
+        spec = ServerSpec(
+            account.username, account.uid, account.gid, str(account.home), port, account.shell, environment
+        )
+        return ServerOrder(spec, **{"config": config.to_bytes(), "tls": self.leaf(), **changed})
+
+    def bind(self, *seats: tuple[Account, int]) -> None:
+        errors, _notes = self.supervisor.bind(
+            [PortWanted(port, account.username, account.uid) for account, port in seats]
+        )
+        assert not errors, {name: error.problem for name, error in errors.items()}
+
+    def up(self, *seats: tuple[Account, int], deadline: float = 120, **changed: Any) -> list[Outcome]:
+        """Bind and start; every outcome."""
+        self.bind(*seats)
+        orders = [self.order(account, port, **changed) for account, port in seats]
+        return start_servers(self.supervisor, orders, concurrency=2, deadline=deadline, on_event=lambda outcome: None)
+
+    def ready(self, *seats: tuple[Account, int], **changed: Any) -> None:
+        """Bind, start, and be sure that all of them answer."""
+        outcomes = self.up(*seats, **changed)
+        assert [outcome.state for outcome in outcomes] == [ServerState.READY] * len(seats), (outcomes, self.logs())
+
+    def report(self, account: Account) -> ServerReport:
+        return next(one for one in self.supervisor.servers() if one.username == account.username)
+
+    def handle(self, account: Account) -> Handle:
+        handle = self.report(account).handle
+        assert handle is not None
+        return handle
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-4000:]}" for file in self.paths.logs.glob("*.log"))
+
+    def close(self) -> None:
+        if self._supervisor is not None:
+            self.reconnect().end(grace=2)
+            self._supervisor.close()
+        subprocess.run(["rm", "-rf", "--", str(self.paths.run), str(self.paths.logs)], check=True)
+        with contextlib.suppress(OSError):
+            RUN_ROOT.rmdir()
+
+
+@contextlib.contextmanager
+def running_class(folder: Path, course: str, front_port: int, **options: Any) -> Iterator[RunningClass]:
+    one = RunningClass(folder, course, front_port, **options)
+    try:
+        yield one
+    finally:
+        one.close()
