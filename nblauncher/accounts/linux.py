@@ -47,6 +47,8 @@ class LinuxAccounts:
             return "it is root"
         if account.uid < lowest:
             return f"its uid {account.uid} is below {lowest}, so it is the system's"
+        if account.uid in passwd.NOBODY:
+            return "it is the system's nobody"
         for group, reason in passwd.privileged_groups_of(account):
             return f'it is in group "{group}", which {reason}'
         return None

@@ -42,7 +42,7 @@ PRIVILEGED_GROUPS = {
     "nblauncher-kill": "is our sweeper's",
 }
 _DATABASES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
-_NOBODY = (65534, 65535, 4294967294)
+NOBODY = (65534, 65535, 4294967294)
 _LOCK_DEADLINE = 15.0  # seconds; what the shadow tools themselves wait for .pwd.lock
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _GROUP = re.compile(r"nbl-[a-z][a-z0-9-]{0,19}")
@@ -62,7 +62,7 @@ def refuse_odd_words(account: Account) -> None:
         raise RefusedError(f"{account.username!r} is not a name for an account of ours")
     if not _NONCE.fullmatch(account.nonce):
         raise RefusedError(f"{account.nonce!r} is not a mark that nblauncher writes")
-    if account.uid < system_number("UID_MIN", 1000) or account.uid in _NOBODY:
+    if account.uid < system_number("UID_MIN", 1000) or account.uid in NOBODY:
         raise RefusedError(f"uid {account.uid} of {account.username} is the system's")
     if account.home.name != account.username or os.path.normpath(home) != home or not account.home.is_absolute():
         raise RefusedError(f"{home!r} is not a home folder for {account.username}")
