@@ -90,7 +90,7 @@ def deliver(
 ) -> Delivery:
     """Put the pending items into `target` below the account's home, as the account.
 
-    Their content comes from the bundle; those it left out are left out here. `handed_out` is everything the student was
+    Their content comes from the bundle; those it could not read are BLOCKED. `handed_out` is everything the student was
     ever given below the target. `stall` and `longest` are seconds without a sign of life and in all. The target folder
     is made even for no items. Files are on the disk when this returns.
 
@@ -99,13 +99,14 @@ def deliver(
     """
     if account.uid == 0:
         raise RefusedError(f"{account.username} has uid 0; a student's home is never handled by root")
-    spooled = tuple(bundle.items[item.path] for item in items if item.path in bundle.items)
+    wanted = tuple(items)
+    spooled = tuple(bundle.items[item.path] for item in wanted if item.path in bundle.items)
     order = placing.Order(
         account.home, target, spooled, bundle.offsets, bundle.descriptor, handed_out, today.isoformat()
     )
     total = sum(item.size for item in spooled)
     limit = _LONGEST + total / _SLOWEST if longest is None else longest
-    outcomes: list[Outcome] = []
+    outcomes = list(_left_out(wanted, bundle))
     records: dict[str, HandedOut] = {}
     last: Mapping[str, Any] = {}
     for frame in frames_of(account, placing.place, order, keep={bundle.descriptor}, stall=stall, longest=limit):
@@ -117,6 +118,13 @@ def deliver(
         raise HostError(f"the file worker of {account.username} ended before it was done")
     written = sum(bundle.items[one.path].size for one in outcomes if one.outcome in _WRITTEN)
     return Delivery(tuple(outcomes), records, written, last["failure"])
+
+
+def _left_out(items: Iterable[Item], bundle: Bundle) -> Iterable[Outcome]:
+    reasons = {one.path: one.reason for one in bundle.exclusions}
+    for item in items:
+        if item.path not in bundle.items:
+            yield Outcome(item.path, BLOCKED, f"not read from the material: {reasons.get(item.path, 'not asked for')}")
 
 
 def _exclusion(one: Outcome) -> Exclusion | None:

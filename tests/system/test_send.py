@@ -122,6 +122,19 @@ def test_a_file_that_the_owner_may_not_read_is_left_out_and_said(teacher, ada):
     assert told(teacher.send(ada)) == {"lab1": NEW}
 
 
+def test_a_file_that_vanished_between_index_and_spool_is_said_and_not_recorded(teacher, ada):
+    teacher.write("lab1", "one")
+    teacher.write("lab2", "one")
+    as_teacher(teacher)
+    index = material.index(teacher.material, teacher.owner)
+    (teacher.source / "lab2").unlink()
+    with material.spool(teacher.material, teacher.owner, ["lab1", "lab2"], teacher.spool) as bundle:
+        sent = delivery.deliver(ada, TARGET, index.items, bundle, {}, DAY)
+    assert told(sent) == {"lab1": NEW, "lab2": BLOCKED}
+    assert set(sent.handed_out) == {"lab1"}
+    assert sent.work.is_incomplete
+
+
 def test_a_source_that_the_owner_may_not_read_is_an_input_error(teacher):
     teacher.source.chmod(0o700)
     with pytest.raises(InputError, match="may not be read"):

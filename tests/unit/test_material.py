@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -146,18 +145,15 @@ def test_a_folder_with_far_too_many_entries_is_refused(tmp_path):
         index(folder)
 
 
-def test_a_tree_of_3000_levels_is_cut_off_with_a_message(source):
+def test_a_tree_of_300_levels_is_cut_off_with_a_message(source):
     here = os.open(source, os.O_RDONLY)
-    for _ in range(3000):
+    for _ in range(300):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
-    try:
-        found = index(source)
-    finally:
-        subprocess.run(["rm", "-rf", "--", str(source / "d")], check=True)  # pytest's own cleaning would recurse
+    found = index(source)
     assert len(found.items) == 2
     assert [one.reason for one in found.exclusions] == ["more than 64 levels deep"]
 
