@@ -95,14 +95,14 @@ prepare_environment() { # an environment per set of versions, made once; the pac
     chmod 0755 "$scratch"
     trap 'rm -rf -- "$scratch"' EXIT
     copy_source "$scratch/source"
-    key=$({ cat "$scratch"/source/{setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
+    key=$({ cat "$here/run-tests.sh" "$scratch"/source/{setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
     environment=$testing/${key%% *}
     mkdir -p "$testing"
     if [ ! -e "$environment/complete" ]; then
         say "Installing the test tools into $environment (about a minute) ..."
         find "$testing" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
         "$python" -I -m venv "$environment"
-        install_packages "$environment" --quiet -c "$scratch/source/constraints.txt" setuptools "$scratch/source[test]"
+        install_packages "$environment" --quiet -c "$scratch/source/constraints.txt" "setuptools>=70.1" "$scratch/source[test]"
         touch "$environment/complete"
     fi
     install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$scratch/source"
