@@ -51,7 +51,7 @@ def plan(usernames: Sequence[str], facts: Facts, *, running: set[str], front_pag
         (
             Phase("begin the class", () if not missing and front_page_is_up else (BeginClass(),)),
             Phase("start servers", (StartServers(missing),) if missing else ()),
-            Phase("front page", () if front_page_is_up and not missing else (StartFrontPage(),)),
+            Phase("front page", () if front_page_is_up else (StartFrontPage(),)),
         ),
         (
             *(f"{name} is not set up (run `nblauncher setup`)" for name in usernames if name not in ready),
