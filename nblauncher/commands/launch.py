@@ -16,7 +16,6 @@ from nblauncher import classfiles, hashes, profile, survey, tls, tls_files
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import shutdown
 from nblauncher.errors import HostError, RefusedError
-from nblauncher.frontends.direct import is_address
 from nblauncher.host import Host
 from nblauncher.model import Account, AccountState, ServerState, TlsFiles
 from nblauncher.plan import Details, Phase, Plan, SomeFailed
@@ -254,8 +253,7 @@ def _authority(host: Host) -> tls.ClassCA:
 
 
 def _names(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    hosts = host.frontend.hosts
-    return tuple(one for one in hosts if not is_address(one)), tuple(one for one in hosts if is_address(one))
+    return host.frontend.names, host.frontend.addresses
 
 
 def _leaves(host: Host) -> Callable[[str], TlsFiles | None]:

@@ -20,6 +20,16 @@ class FrontEnd(Protocol):
         """Every name and address by which a browser may come; all of them stand in the certificates."""
         ...
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hosts that are names, for certificates."""
+        ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The hosts that are addresses, for certificates."""
+        ...
+
     def front_page_for(self, username: str) -> str:
         """The front page with the student's name filled in: the `url` column of the credentials file."""
         ...
