@@ -28,6 +28,7 @@ from nblauncher.model import Account
 MAX_PAYLOAD = 1 << 20
 """Bytes of file content in one frame."""
 
+_LAST_MOMENTS = 10.0
 _MAX_HEADER = 1 << 22
 _FRAME = struct.Struct("!II")
 
@@ -102,15 +103,22 @@ class Worker:
         return self.answer
 
     def stop(self) -> int:
-        """Kill the child if it still runs, reap it and close our ends. Returns its wait status."""
+        """Kill the child if it still runs, reap it and close our ends. Returns its wait status.
+
+        HostError when not even SIGKILL ends it: a file system of the student's own (FUSE) may hold it in the kernel,
+        and must not hold us.
+        """
         if self.pid == 0:
             return 0
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.answer)
-        os.close(self.pidfd)
-        self.pid = 0
-        return status
+        pid, self.pid = self.pid, 0
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            if not _is_readable(self.pidfd, _LAST_MOMENTS):
+                raise HostError(f"a file worker of {self.account.username} (pid {pid}) hangs in the kernel")
+            return os.waitpid(pid, 0)[1]
+        finally:
+            os.close(self.answer)
+            os.close(self.pidfd)
 
     def _receive(self, timeout: float) -> Mapping[str, Any] | None:
         try:
