@@ -13,7 +13,7 @@ from types import TracebackType
 
 import click
 
-from nblauncher import __version__, render
+from nblauncher import __version__, logs, render
 from nblauncher.cli import foreground, talk
 from nblauncher.cli.call import Call, acts_on_students, names
 from nblauncher.cli.carry_out import EXIT_INTERRUPTED, EXIT_PARTIAL, Deed, change, open_session, students_of
@@ -198,6 +198,7 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
 def main() -> None:
     """The console script `nblauncher`."""
     call = Call()
+    logs.start(None, 0)
     sys.excepthook = functools.partial(_bug, call)
     try:
         exit_code = cli.main(obj=call, standalone_mode=False)

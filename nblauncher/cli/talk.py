@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def tell(text: str) -> None:
     """The story: standard error, and the log."""
-    log.info("%s", text)
+    log.debug("%s", text)
     click.echo(text, err=True)
 
 

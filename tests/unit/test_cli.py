@@ -1,0 +1,97 @@
+"""The command line without a host: usage, inputs, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nblauncher import render
+from nblauncher.cli.call import names
+from nblauncher.plan import Report
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-m", "nblauncher", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"]},
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("setup", "--nonsense"), ("--only", "ada", "setup")])
+def test_a_wrong_command_line_is_2(tmp_path, arguments):
+    assert run(tmp_path, *arguments).returncode == 2
+
+
+def test_without_a_config_it_says_how_to_get_one(tmp_path):
+    answer = run(tmp_path, "setup")
+    assert answer.returncode == 3
+    assert "nblauncher init" in answer.stderr
+    assert answer.stderr.count("there is no notebooks.cfg") == 1
+
+
+def test_refusals_are_one_json_object_too(tmp_path):
+    answer = run(tmp_path, "setup", "--json")
+    said = json.loads(answer.stdout)
+    assert (said["nblauncher"], said["command"], said["status"], said["exit_code"]) == (1, "setup", "refused", 3)
+    assert said["students"] == [] and len(said["errors"]) == 1
+
+
+def test_every_bad_key_and_every_bad_row_is_named_at_once(tmp_path):
+    (tmp_path / "notebooks.cfg").write_text("course: X\nnonsense: 1\n")
+    (tmp_path / "students.csv").write_text("username\nA\nb c\n")
+    answer = run(tmp_path, "setup", "--dry-run", "--json")
+    assert answer.returncode == 3
+    assert len(json.loads(answer.stdout)["errors"]) == 4
+
+
+def test_init_writes_samples_and_never_overwrites(tmp_path):
+    assert run(tmp_path, "init", "class").returncode == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "class").rglob("*") if file.is_file()}
+    assert {"notebooks.cfg", "students.csv"} <= {file.name for file in before}
+    assert run(tmp_path, "init", "class").returncode in (3, 4)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_two_configs_are_refused(tmp_path):
+    assert run(tmp_path, "setup", "a.cfg", "b.cfg").returncode == 3
+    assert run(tmp_path, "setup", "a.csv", "b.csv").returncode == 3
+
+
+def test_text_from_outside_cannot_play_with_the_terminal(tmp_path):
+    (tmp_path / "notebooks.cfg").write_text("course: c\n")
+    (tmp_path / "students.csv").write_text("username\n\x1b[31mred\n")
+    answer = run(tmp_path, "setup", "--dry-run")
+    assert answer.returncode == 3
+    assert "\x1b" not in answer.stderr + answer.stdout
+
+
+def test_only_takes_names_apart():
+    assert names(("ada,bob", " eve ", ",")) == {"ada", "bob", "eve"}
+
+
+def test_a_failure_is_told_with_who_and_why_and_what_about_the_others():
+    report = Report.of(["ada", "bob", "eve"])
+    report.fail("ada", "disk full")
+    words = render.failures_text(report, "set up", "Run it again.")
+    assert words.splitlines()[0] == "Error: 1 of 3 students were not set up: ada (disk full)"
+    assert "other 2" in words
+
+
+@pytest.mark.parametrize(("count", "words"), [(None, "-"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000_000, "2.5 GB")])
+def test_sizes_are_shown_in_decimal_units(count, words):
+    assert render.bytes_text(count) == words
+
+
+def test_the_envelope_has_these_keys_in_every_version_1():
+    said = json.loads(render.envelope("setup", "ok", 0))
+    assert set(said) == {"nblauncher", "command", "status", "exit_code", "students", "errors"}
+    assert said["nblauncher"] == 1
