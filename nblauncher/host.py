@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from nblauncher.accounts import Accounts
 from nblauncher.accounts.linux import LinuxAccounts
 from nblauncher.course import CoursePaths, host_database
+from nblauncher.errors import RefusedError
 from nblauncher.frontends import FrontEnd
 from nblauncher.frontends.direct import direct, survey_host_names
 from nblauncher.ledger import CourseLedger, HostLedger
@@ -45,6 +47,12 @@ class Host:
 
 
 def this_host(settings: Settings, owner: Account) -> Host:
+    """This machine, with the implementations that it has. RefusedError where there are none yet."""
+    if sys.platform != "linux":
+        raise RefusedError(
+            f"nblauncher runs classes on Linux only so far, not on {sys.platform}",
+            "tests/contract/test_accounts.py is what a port must pass.",
+        )
     paths = CoursePaths(settings.course)
     return Host(
         settings=settings,
