@@ -65,7 +65,7 @@ class LinuxAccounts:
 
     def create(self, account: Account, *, locks: Collection[int] = ()) -> Account:
         self._refuse_to_create(account)
-        shadow_tool(*_useradd(account), locks=locks)
+        shadow_tool(*useradd_words(account), locks=locks)
         return self._verified(account)
 
     def repair(self, account: Account, *, locks: Collection[int] = ()) -> Account:
@@ -278,7 +278,8 @@ def _account(found: pwd.struct_passwd) -> Account:
     return Account(found.pw_name, found.pw_uid, found.pw_gid, home, found.pw_shell, nonce_in(found.pw_gecos))
 
 
-def _useradd(account: Account) -> tuple[str, ...]:
+def useradd_words(account: Account) -> tuple[str, ...]:
+    """The one command line that makes an account; nothing in it is secret, for `ps` shows it to everybody."""
     keys = ("-K", "HOME_MODE=0700", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
     identity = ("-u", str(account.uid), "-d", str(account.home), "-s", account.shell, "-c", account.nonce)
     return ("useradd", "-m", "-U", *keys, *identity, "--", account.username)

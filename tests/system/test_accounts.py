@@ -301,7 +301,7 @@ def can_lock(file: Path) -> bool:
 
 @pytest.mark.parametrize("milliseconds", [0, 2, 4, 6, 8, 10, 13, 17])
 def test_useradd_killed_at_any_moment_is_repaired(accounts, milliseconds):
-    tool = subprocess.Popen(linux._useradd(ADA), start_new_session=True, stderr=subprocess.DEVNULL)
+    tool = subprocess.Popen(linux.useradd_words(ADA), start_new_session=True, stderr=subprocess.DEVNULL)
     time.sleep(milliseconds / 1000)
     os.killpg(tool.pid, signal.SIGKILL)
     tool.wait()
