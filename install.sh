@@ -244,8 +244,8 @@ install_packages() { # install_packages ENVIRONMENT PIP-ARGUMENTS...
     shift
     "$environment/bin/python" -I -m pip install --no-input --disable-pip-version-check --no-warn-script-location \
         --progress-bar off --retries 2 --no-compile "$@" || return 1
-    # On all cores; for everybody, because students cannot write here. Some packages carry templates that do not compile.
-    "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib" >/dev/null || true
+    # On all cores; here for everybody, because the students cannot write here and each server would compile anew.
+    "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
 }
 
 explain_failed_build() {

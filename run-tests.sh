@@ -18,8 +18,8 @@ Usage: ./run-tests.sh [all|check|system|browser] [PYTEST-ARGUMENTS...]
   system   the system tests: real accounts named nbt..., real notebook servers
   browser  the browser tests, with Chromium
 
-Run it as root for all of them. It installs python3 and venv, and with apt also chromium, rsync, cron and at, where they
-are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron and at, where
+they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
 USAGE
 }
 
@@ -51,8 +51,9 @@ run_tests() {
     [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
-    PYTHONDONTWRITEBYTECODE=1 "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" \
-        --basetemp="$scratch/tmp" "${selection[@]}" "$@" || status=1
+    PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
+        "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
+        "${selection[@]}" "$@" || status=1
     return $status
 }
 
@@ -79,7 +80,7 @@ install_tools() {
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
-    for tool in chromium rsync cron:crontab at; do
+    for tool in chromium libnss3-tools:certutil rsync cron:crontab at; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
     if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}"; then
@@ -91,7 +92,7 @@ prepare_environment() { # an environment per set of versions, made once; the pac
     local python key
     python=$(usable_python || { can_make_accounts || command -v python3; })
     [ -n "$python" ] || fail 1 "there is no Python 3.10 or newer"
-    scratch=$(mktemp -d)
+    scratch=$(mktemp -d /var/tmp/nbt.XXXXXX) # /tmp may be memory
     chmod 0755 "$scratch"
     trap 'rm -rf -- "$scratch"' EXIT
     copy_source "$scratch/source"
