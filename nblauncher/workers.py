@@ -134,7 +134,8 @@ def start(account: Account, function: Callable[..., Any], *arguments: object, ke
     """Fork a child that becomes `account`, runs `function(*arguments)` and answers with its JSON-able return value.
 
     `keep` lists the descriptors that the child may hold; its standard streams are /dev/null. A worker for uid 0 (a
-    teacher who is root) stays root; whoever acts below a student's home checks that the student is not. `function`
+    teacher who is root) stays root, and one for the caller stays the caller (a dry run of somebody who is not root);
+    whoever acts below a student's home checks that the student is not root. `function`
     must import nothing new from a folder that the account can write, and takes no lock.
     """
     parent_pid = os.getpid()
@@ -198,7 +199,7 @@ def _serve(
         answer = fcntl.fcntl(answer, fcntl.F_DUPFD_CLOEXEC, 3)
         close_descriptors({answer} | keep)
         _use_null_streams()
-        if account.uid != 0:
+        if account.uid != os.geteuid():
             privileges.drop_to(account)
             privileges.die_with_parent(parent_pid)
         write_frame(answer, _answer(function, arguments))

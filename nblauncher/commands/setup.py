@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,8 @@ def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account) -> Pl
     problems = [problem for student in wanted if (problem := _objection(student, facts, settings))]
     if problems:
         raise InputError(problems, "Nothing was changed.")
-    fresh = [name for name in wanted.usernames if _needs_new_account(name, facts)] if settings.accounts.create else []
-    half_made = [
-        name for name in wanted.usernames if facts.state(name) is AccountState.HALF_MADE and name in facts.found
-    ]
+    fresh = [name for name in wanted.usernames if facts.state(name) in _NEW] if settings.accounts.create else []
+    half_made = [name for name in wanted.usernames if facts.state(name) is AccountState.HALF_MADE]
     locked = [name for name in wanted.usernames if name in facts.locked and name in facts.found]
     guests = [name for name in wanted.usernames if not settings.accounts.create and name not in facts.claims]
     outside = [name for name in wanted.usernames if name not in facts.members]
@@ -113,7 +111,8 @@ class RecordGuests:
 
     def apply(self, host: Host) -> None:
         found = [account for name in self.usernames if (account := host.accounts.lookup(name)) is not None]
-        host.ledger.claim_accounts(found, is_guest=True)
+        # A guest's GECOS is not ours, whatever it says: without a nonce the account never becomes ours.
+        host.ledger.claim_accounts((replace(account, nonce="") for account in found), is_guest=True)
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,9 @@ class SetPasswords:
             hashed = list(pool.map(passwords.jupyter_hash, (row.notebook_password for row in rows)))
         hashes.update(host.paths.hashes, {row.username: text for row, text in zip(rows, hashed, strict=True)})
         system = {row.username: row.system_password for row in rows if row.username in self.with_system_password}
-        return dict(host.accounts.set_passwords(system, locks=host.locks)) if system else {}
+        foreign = {name: "the account is not the one we made" for name in system if not _is_ours(host, name)}
+        ours = {name: password for name, password in system.items() if name not in foreign}
+        return {**foreign, **host.accounts.set_passwords(ours, locks=host.locks)} if system else {}
 
     def _row(self, student: Student, host: Host) -> Credentials:
         return Credentials(
@@ -276,11 +277,6 @@ def _objection(student: Student, facts: Facts, settings: Settings) -> str:
     return ""
 
 
-def _needs_new_account(name: str, facts: Facts) -> bool:
-    state = facts.state(name)
-    return state in _NEW or (state is AccountState.HALF_MADE and name not in facts.found)
-
-
 def _passwords(wanted: Roster, facts: Facts, remade: set[str], settings: Settings) -> tuple[Step, ...]:
     lacking = [
         student for student in wanted if student.username in remade or student.username not in facts.with_passwords
@@ -304,6 +300,11 @@ def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
         return ()
     difference = roster.diff(roster.parse(before, "students.csv"), session.roster or Roster())
     return tuple(f"roster: {line}" for line in difference.describe())
+
+
+def _is_ours(host: Host, username: str) -> bool:
+    claim = host.ledger.claim(username)
+    return survey.account_state(claim, host.accounts.lookup(username)) is AccountState.COMPLETE
 
 
 def _has_password_elsewhere(student: Student, facts: Facts) -> bool:
