@@ -74,6 +74,7 @@ def default_kernelspec() -> dict[str, Any]:
 
 
 def _put(folder: Path, name: str, content: Mapping[str, Any], run: Path) -> None:
+    run.mkdir(mode=0o711, parents=True, exist_ok=True)
     for one in reversed([folder, *folder.parents]):
         if run in one.parents:
             one.mkdir(mode=0o755, exist_ok=True)

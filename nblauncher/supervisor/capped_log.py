@@ -6,6 +6,7 @@ Nothing that a student writes can fill the disk, move the cursor of whoever read
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from nblauncher.printable import printable
 from nblauncher.supervisor.loop import Loop, Timer
+
+log = logging.getLogger(__name__)
 
 CAP = 1_000_000
 """Bytes of a log; there is one older file (`.1`) beside it."""
@@ -134,5 +137,10 @@ class CappedLog:
 
 
 def _open(file: Path) -> int:
+    """The log for appending. A full disk must not keep a server from starting: its output then goes nowhere."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(file, flags, 0o600)
+    try:
+        return os.open(file, flags, 0o600)
+    except OSError as error:
+        log.warning("cannot open %s: %s", file, error.strerror)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
