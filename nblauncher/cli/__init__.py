@@ -16,8 +16,29 @@ import click
 from nblauncher import __version__, logs, render
 from nblauncher.cli import foreground, talk
 from nblauncher.cli.call import Call, acts_on_students, names
-from nblauncher.cli.carry_out import EXIT_INTERRUPTED, EXIT_PARTIAL, Deed, change, open_session, students_of
-from nblauncher.commands import check, init, known, launch, remove, retrieve, send, session, setup, shutdown, status
+from nblauncher.cli.carry_out import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    Deed,
+    change,
+    open_accepted,
+    open_session,
+    students_of,
+)
+from nblauncher.commands import (
+    check,
+    front_page,
+    init,
+    known,
+    launch,
+    remove,
+    retrieve,
+    send,
+    session,
+    setup,
+    shutdown,
+    status,
+)
 from nblauncher.errors import NblauncherError
 from nblauncher.host import Host
 from nblauncher.model import Roster
@@ -99,25 +120,33 @@ def send_command(call: Call) -> int:
 
 @cli.command("launch")
 @click.option("--background", is_flag=True, help="Return when the class is ready; `shutdown` ends it.")
-@click.option("--front-page-only", is_flag=True, hidden=True, help="What the supervisor runs when the page died.")
+@click.option("--front-page-only", metavar="COURSE", hidden=True, help="What the supervisor runs when the page died.")
 @acts_on_students
-def launch_command(call: Call, background: bool, front_page_only: bool) -> int:
+def launch_command(call: Call, background: bool, front_page_only: str | None) -> int:
     """Start a notebook server per student and the front page; what still runs is adopted."""
-    opened = open_session(call)
-    if front_page_only:
-        launch.StartFrontPage().apply(opened.host)
+    if front_page_only is not None:
+        front_page.revive(open_accepted(call, front_page_only).host)
         return 0
+    opened = open_session(call)
     wanted = students_of(opened, call)
+    plans: list[Plan] = []
+
+    def make_plan(host: Host) -> Plan:
+        plans.append(launch.prepare(host, wanted, opened.contents))
+        return plans[-1]
 
     def summary(host: Host, report: Report) -> str:
+        watch.is_ready = not report.was_interrupted
         up = sum(student.details.get("server") == "ready" for student in report.students.values())
-        return f"{up} of {len(report.students)} servers are ready. Students begin at {host.frontend.front_page}"
+        ready = f"{up} of {len(report.students)} servers are ready. Students begin at {host.frontend.front_page}"
+        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
 
     deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)
-    exit_code = change(call, opened, lambda host: launch.prepare(host, wanted), deed)
-    if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
-        return exit_code
-    return foreground.watch(opened.host)
+    with foreground.watching() as watch:
+        exit_code = change(call, opened, make_plan, deed)
+        if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
+            return exit_code
+        return watch.keep(opened.host)
 
 
 @cli.command("status")
@@ -198,6 +227,7 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
 def main() -> None:
     """The console script `nblauncher`."""
     call = Call()
+    talk.outlive_readers()
     logs.start(None, 0)
     sys.excepthook = functools.partial(_bug, call)
     try:

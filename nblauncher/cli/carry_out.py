@@ -19,7 +19,7 @@ from nblauncher.cli import talk
 from nblauncher.cli.call import Call
 from nblauncher.commands import session as sessions
 from nblauncher.commands.session import Session
-from nblauncher.course import make_folders
+from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
@@ -57,6 +57,14 @@ def open_session(call: Call, *, needs_roster: bool = False) -> Session:
     call.log_file = logs.start(session.host.paths.logs if who.is_root else None, call.verbosity)
     log.info("nblauncher %s %s for course %s", __version__, call.command, session.settings.course)
     return session
+
+
+def open_accepted(call: Call, course: str) -> Session:
+    """For a command that nobody typed. The log comes first: nobody reads what it would say."""
+    who = sessions.caller(os.environ)
+    sessions.require_root(who, "launch")
+    call.command, call.log_file = "launch", logs.start(CoursePaths(course).logs, call.verbosity)
+    return sessions.open_accepted(who, course)
 
 
 def students_of(session: Session, call: Call) -> tuple[str, ...]:

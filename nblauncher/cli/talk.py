@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import shutil
 import sys
@@ -20,6 +22,27 @@ from nblauncher.plan import Notify, Plan
 from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
+
+
+class _Outlet(io.FileIO):
+    """Standard output or error. When nobody reads it any more (`| head`, a closed terminal) the work goes on."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return memoryview(content).nbytes
+
+
+def outlive_readers() -> None:
+    """Make this process's standard output and error such outlets."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:
+            buffer = io.BufferedWriter(_Outlet(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True))
 
 
 def tell(text: str) -> None:

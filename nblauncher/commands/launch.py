@@ -2,67 +2,100 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
+import logging
 import os
-import pwd
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import classfiles, hashes, profile, survey, tls, tls_files
-from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import shutdown
+from nblauncher import classfiles, hashes, profile, survey
+from nblauncher.commands import classroom, front_page, shutdown
+from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host
-from nblauncher.model import Account, AccountState, ServerState, TlsFiles
-from nblauncher.plan import Details, Phase, Plan, SomeFailed
+from nblauncher.model import AccountState, ServerState
+from nblauncher.plan import Phase, Plan, SomeFailed
 from nblauncher.preflight import system
-from nblauncher.server_config import ServerConfig
+from nblauncher.preflight.ports import bind_trouble
+from nblauncher.settings import Settings
 from nblauncher.supervisor import client, starting
-from nblauncher.supervisor.client import PortWanted, ServerOrder
-from nblauncher.supervisor.specs import FrontPageSpec, ServerSpec
+from nblauncher.supervisor.client import Client, PortWanted, ServerOrder
+from nblauncher.supervisor.ports import NO_IPV6
+from nblauncher.supervisor.starting import Outcome
 from nblauncher.survey import Facts
-from nblauncher.web.inputs import ClassPage, Enrolled, render_config
 
-FRONT_PAGE_DEADLINE = 30.0
-"""Seconds until the front page must answer."""
+log = logging.getLogger(__name__)
 
 _SERVED = (AccountState.COMPLETE, AccountState.CHANGED, AccountState.GUEST)
 
 
-def prepare(host: Host, usernames: Sequence[str]) -> Plan:
-    """Survey and plan: what runs already is adopted, and only what is missing is started."""
-    facts = survey.survey(host, usernames)
-    running = {report.username for report in shutdown.reports(host) if report.state is ServerState.READY}
-    return plan(usernames, facts, running=running, front_page_is_up=_front_page_is_current(host), tls_mode=_mode(host))
+def prepare(host: Host, usernames: Sequence[str], contents: Sequence[tuple[str, bytes]]) -> Plan:
+    """Survey and plan. InputError when the administrator's certificate cannot serve the class."""
+    accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
+    return plan(
+        usernames,
+        survey.survey(host, usernames),
+        running={report.username for report in shutdown.reports(host) if report.state is ServerState.READY},
+        front_page_is_current=front_page.is_current(host),
+        new_inputs=None if accepted.is_done(host) else accepted,
+        warnings=_warnings(host.settings),
+    )
 
 
-def plan(usernames: Sequence[str], facts: Facts, *, running: set[str], front_page_is_up: bool, tls_mode: str) -> Plan:
-    """Servers for those who are set up and not served yet; then the front page."""
-    ready = [name for name in usernames if _is_set_up(name, facts)]
-    missing = tuple(name for name in ready if name not in running)
+def plan(
+    usernames: Sequence[str],
+    facts: Facts,
+    *,
+    running: Collection[str],
+    front_page_is_current: bool,
+    new_inputs: AcceptInputs | None = None,
+    warnings: Sequence[str] = (),
+) -> Plan:
+    """Servers for those who are set up and not served yet; then the front page, when it must know something new."""
     if not facts.members:
         raise HostError("nobody is set up in this course yet", "Run `nblauncher setup` first.")
+    leaving = [name for name in usernames if name in facts.locked]
+    asked_for = [name for name in usernames if name not in facts.locked]
+    missing = tuple(name for name in asked_for if _is_set_up(name, facts) and name not in running)
     return Plan(
         (
-            Phase("begin the class", () if not missing and front_page_is_up else (BeginClass(),)),
+            Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
+            Phase("hold the ports", (HoldPorts(missing),) if missing or not front_page_is_current else ()),
             Phase("start servers", (StartServers(missing),) if missing else ()),
-            Phase("front page", () if front_page_is_up else (StartFrontPage(),)),
+            # Before the front page, which is started again from them when it dies.
+            Phase("inputs", (new_inputs,) if new_inputs else ()),
+            Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
         ),
         (
-            *(f"{name} is not set up (run `nblauncher setup`)" for name in usernames if name not in ready),
-            *_tls_notes(tls_mode),
+            *(f"{name} is not served: the removal began and did not finish" for name in leaving),
+            *warnings,
         ),
     )
 
 
 @dataclass(frozen=True)
-class BeginClass:
-    """The supervisor, which adopts what still runs; the class's files; every port, on IPv4 and IPv6."""
+class NotSetUp:
+    """A student who was asked for and cannot be served."""
 
+    usernames: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"leave {self.usernames[0]} out, who is not set up"
+
+    def apply(self, host: Host) -> None:
+        raise HostError("not set up", "run `nblauncher setup`")
+
+
+@dataclass(frozen=True)
+class HoldPorts:
+    """The supervisor, which adopts what still runs; the class's files; everybody's port, on IPv4 and IPv6."""
+
+    starting: tuple[str, ...]
+    """Whose port is needed now. The others' are held as well, so that nobody else gets them."""
     usernames: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -71,19 +104,20 @@ class BeginClass:
     def apply(self, host: Host) -> None:
         _require_reachable_interpreter()
         host.accounts.ensure_system_accounts(locks=host.locks)
-        name = host.settings.profile
-        classfiles.write(host.paths.run, profile.kernelspec(sys.executable, name) if name else None)
-        claims = host.ledger.claims()
-        seats = [
-            PortWanted(member.port, member.username, claims[member.username].account.uid)
-            for member in host.ledger.members(host.settings.course).values()
-            if member.username in claims
-        ]
         with client.start(host.paths) as supervisor:
-            front = PortWanted(host.settings.web.port)
-            errors, _notes = supervisor.bind([front, *seats], host.settings.web.bind)
-        if "" in errors:
-            raise errors[""]
+            _hold_front_port(supervisor, host.settings)
+            _write_classfiles(host)
+            claims = host.ledger.claims()
+            seats = [
+                PortWanted(member.port, member.username, claims[member.username].account.uid)
+                for member in host.ledger.members(host.settings.course).values()
+                if member.username in claims
+            ]
+            errors, _notes = supervisor.bind(seats, host.settings.web.bind)
+        for username, error in errors.items():
+            log.warning("%s: %s", username, error.problem)
+        if failures := {name: errors[name].problem for name in self.starting if name in errors}:
+            raise SomeFailed(failures)
 
 
 @dataclass(frozen=True)
@@ -93,9 +127,9 @@ class StartServers:
     usernames: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"start {len(self.usernames)} servers"
+        return f"start {shutdown.servers_of(self.usernames)}"
 
-    def apply(self, host: Host) -> Mapping[str, Details]:
+    def apply(self, host: Host) -> None:
         host.course_ledger.set_desired(self.usernames, "up")
         orders, failures = self._orders(host)
         with client.start(host.paths) as supervisor:
@@ -104,108 +138,27 @@ class StartServers:
                 orders,
                 concurrency=2 * (os.cpu_count() or 1),
                 deadline=host.settings.notebook.start_deadline,
-                on_event=lambda _outcome: None,
+                on_event=lambda outcome: log.info("%s: %s %s", outcome.username, outcome.state.value, outcome.reason),
                 addresses=host.settings.web.bind,
             )
         for outcome in outcomes:
             if outcome.state is not ServerState.READY:
-                last = f": {outcome.last_lines[-1]}" if outcome.last_lines else ""
-                failures[outcome.username] = f"{outcome.reason}{last}"
+                failures[outcome.username] = _why(host, outcome)
         if failures:
-            raise SomeFailed(failures, "Their logs are in " + str(host.paths.logs))
-        return {name: {"server": ServerState.READY.value} for name in self.usernames}
+            raise SomeFailed(failures)
 
     def _orders(self, host: Host) -> tuple[list[ServerOrder], dict[str, str]]:
         passwords = hashes.read(host.paths.hashes)
         ports = host.ledger.members(host.settings.course)
-        issue = _leaves(host)
+        issue = classroom.issuer(host)
         orders: list[ServerOrder] = []
         failures: dict[str, str] = {}
         for name in self.usernames:
             try:
-                account = survey.student_account(host, name)
-                if name not in passwords:
-                    raise HostError("the hash of the notebook password is gone")
-                config = server_config(host, account, ports[name].port, passwords[name])
-                orders.append(ServerOrder(server_spec(host, account, ports[name].port), config, issue(name)))
+                orders.append(classroom.server_order(host, name, ports[name].port, passwords.get(name), issue))
             except HostError as error:
-                failures[name] = error.problem
+                failures[name] = f"{error.problem} ({error.hint})"
         return orders, failures
-
-
-@dataclass(frozen=True)
-class StartFrontPage:
-    """The sign-in page, as the account `nblauncher`, with the hashes of everybody in the course."""
-
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return "start the front page"
-
-    def apply(self, host: Host) -> None:
-        config = render_config(class_page(host))
-        with client.start(host.paths) as supervisor:
-            supervisor.stop_front_page()
-            spec = FrontPageSpec(_front_account(), host.settings.web.port, _restart_command(host))
-            supervisor.start_front_page(spec, config, _leaves(host)(""))
-            report = supervisor.wait_for_front_page(FRONT_PAGE_DEADLINE)
-        if report.state is not ServerState.READY:
-            last = f": {report.last_lines[-1]}" if report.last_lines else ""
-            raise HostError(f"the front page did not start ({report.reason}{last})", f"See {host.paths.logs}.")
-        hashes.write_private(_digest_file(host), _digest(host).encode("ascii"))
-
-
-def class_page(host: Host) -> ClassPage:
-    """What the front page must know. It holds hashes: sealed memory files only."""
-    authority = _authority(host) if host.settings.tls.mode == "class-ca" else None
-    return ClassPage(
-        course=host.settings.course,
-        interface=host.settings.notebook.interface,
-        front_port=host.settings.web.port,
-        hosts=frozenset(host.frontend.hosts),
-        has_tls=host.settings.tls.mode != "off",
-        ca_pem=authority.certificate if authority else None,
-        ca_fingerprint=authority.fingerprint if authority else None,
-        students=enrolled(host),
-    )
-
-
-def enrolled(host: Host) -> dict[str, Enrolled]:
-    """Everybody who may sign in."""
-    passwords = hashes.read(host.paths.hashes)
-    claims = host.ledger.claims()
-    return {
-        name: Enrolled(claims[name].account.uid, member.port, passwords[name])
-        for name, member in host.ledger.members(host.settings.course).items()
-        if name in passwords and name in claims
-    }
-
-
-def server_config(host: Host, account: Account, port: int, hashed_password: str) -> bytes:
-    """The secret half of what a student's server is told."""
-    return ServerConfig(
-        username=account.username,
-        hashed_password=hashed_password,
-        port=port,
-        front_port=host.settings.web.port,
-        tickets_socket=str(host.paths.tickets_socket),
-        home=str(account.home),
-        target=host.settings.material.target,
-        settings_folder=str(classfiles.settings_folder(host.paths.run)),
-        interface=host.settings.notebook.interface,
-    ).to_bytes()
-
-
-def server_spec(host: Host, account: Account, port: int) -> ServerSpec:
-    return ServerSpec(
-        username=account.username,
-        uid=account.uid,
-        gid=account.gid,
-        home=str(account.home),
-        port=port,
-        shell=account.shell or host.settings.accounts.shell,
-        environment=dict(host.settings.notebook.environment),
-    )
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -227,16 +180,15 @@ def _is_set_up(name: str, facts: Facts) -> bool:
     return name in facts.members and name in facts.with_passwords and facts.state(name) in _SERVED
 
 
-def _mode(host: Host) -> str:
-    return host.settings.tls.mode
-
-
-def _tls_notes(mode: str) -> tuple[str, ...]:
-    if mode == "off":
-        return ("tls.mode is off: passwords and work cross the network in the clear",)
-    if mode == "files":
-        return ("tls.share_key_with_students is on: every student can read the key of tls.key",)
-    return ()
+def _warnings(settings: Settings) -> tuple[str, ...]:
+    warnings = []
+    if settings.tls.mode == "off":
+        warnings.append("tls.mode is off: passwords and work cross the network in the clear")
+    if settings.tls.mode == "files":
+        warnings.append("tls.share_key_with_students is on: every student can read the key of tls.key")
+    if not settings.web.bind and bind_trouble(socket.AF_INET6, "::", 0) in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+        warnings.append(NO_IPV6)
+    return tuple(warnings)
 
 
 def _require_reachable_interpreter() -> None:
@@ -247,68 +199,25 @@ def _require_reachable_interpreter() -> None:
             raise RefusedError(finding.message, finding.hint)
 
 
-def _authority(host: Host) -> tls.ClassCA:
-    names, addresses = _names(host)
-    return tls.ensure_class_ca(host.paths.tls, names, addresses, host.settings.course)
+def _hold_front_port(supervisor: Client, settings: Settings) -> None:
+    """First of all, and alone: where students cannot arrive, nothing is begun."""
+    errors, _notes = supervisor.bind([PortWanted(settings.web.port)], settings.web.bind)
+    if not errors:
+        return
+    states = [report.state for report in supervisor.servers()] + [supervisor.front_page().state]
+    if not any(state in shutdown.RUNNING for state in states):
+        supervisor.end(grace=0)
+    raise errors[""]
 
 
-def _names(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return host.frontend.names, host.frontend.addresses
-
-
-def _leaves(host: Host) -> Callable[[str], TlsFiles | None]:
-    """username → certificate and key of the student's server; "" is the front page. None where TLS is off."""
-    settings = host.settings.tls
-    if settings.mode == "off":
-        return lambda _name: None
-    names, addresses = _names(host)
-    if settings.mode == "files":
-        if settings.certificate is None or settings.key is None:
-            raise RefusedError("tls.mode is files, and certificate or key is missing")
-        files = tls_files.load_files(settings.certificate, settings.key, host.settings.web.names)
-        return lambda _name: files
-    authority = _authority(host)
-
-    def issue(name: str) -> TlsFiles:
-        folder = host.paths.tls / ("servers" if name else "front")
-        return tls.ensure_leaf(authority, folder, name or "front", names, addresses)
-
-    return issue
-
-
-def _front_account() -> Account:
-    entry = pwd.getpwnam(SYSTEM_ACCOUNTS[0])
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
-
-
-def _restart_command(host: Host) -> tuple[str, ...]:
-    """A fresh short-lived process of root's reads the secrets when the front page must start again."""
-    if host.settings.file is None:
-        return ()
-    return (sys.executable, "-I", "-m", "nblauncher", "-c", str(host.settings.file), "launch", "--front-page-only")
-
-
-def _front_page_is_current(host: Host) -> bool:
-    """Whether it runs and knows the students, hosts and passwords of now."""
-    supervisor = client.connect(host.paths)
-    if supervisor is None:
-        return False
-    with supervisor:
-        if supervisor.front_page().state is not ServerState.READY:
-            return False
+def _write_classfiles(host: Host) -> None:
+    name = host.settings.profile
     try:
-        return _digest_file(host).read_text("ascii") == _digest(host)
-    except FileNotFoundError:
-        return False
+        classfiles.write(host.paths.run, profile.kernelspec(sys.executable, name) if name else None)
+    except OSError as error:
+        raise HostError(f"cannot write below {host.paths.run}: {error.strerror}") from error
 
 
-def _digest_file(host: Host) -> Path:
-    return host.paths.run / "front-page.sha256"
-
-
-def _digest(host: Host) -> str:
-    """Of everything that a running front page was told and that may be another today."""
-    told = [host.settings.tls.mode, host.settings.notebook.interface, host.settings.web.port, *host.frontend.hosts]
-    return hashlib.sha256(
-        json.dumps([told, [[name, *astuple(one)] for name, one in enrolled(host).items()]]).encode()
-    ).hexdigest()
+def _why(host: Host, outcome: Outcome) -> str:
+    last = f": {outcome.last_lines[-1]}" if outcome.last_lines else ""
+    return f"{outcome.reason}{last}; see {client.log_file(host.paths, outcome.username)}"

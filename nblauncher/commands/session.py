@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pwd
 from collections.abc import Iterable, Mapping
@@ -11,12 +12,14 @@ from pathlib import Path
 
 from nblauncher import inputs, settings
 from nblauncher.commands import check
-from nblauncher.course import host_database
-from nblauncher.errors import InputError, RefusedError
+from nblauncher.course import CoursePaths, host_database
+from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
 from nblauncher.host import Host, this_host
 from nblauncher.ledger import HostLedger
 from nblauncher.model import Account, Roster
 from nblauncher.settings import Settings
+
+log = logging.getLogger(__name__)
 
 SYSTEM_CONFIG = Path("/etc/nblauncher/notebooks.cfg")
 
@@ -98,6 +101,22 @@ def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, n
     owner = owner_of(who, parsed)
     _refuse_conflicts(who, parsed, owner)
     return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
+
+
+def open_accepted(who: Caller, course: str) -> Session:
+    """The course with its config as it was accepted last, whatever became of the file since. HostError without one."""
+    record = HostLedger(host_database()).course(course)
+    accepted = CoursePaths(course).accepted / "notebooks.cfg"
+    if record is None or not accepted.is_file():
+        raise HostError(f"there is no accepted config of course {course}", "Run `nblauncher setup` first.")
+    content, file = accepted.read_bytes(), Path(record.config)
+    try:
+        if inputs.read_trusted(file, allowed_uids=frozenset({0, record.owner_uid})) != content:
+            log.warning("%s was changed since it was accepted; the accepted one is used", file)
+    except NblauncherError as error:
+        log.warning("the accepted config is used: %s", error.problem)
+    parsed = settings.parse(content, file, uid_min=check.uid_min())
+    return Session(this_host(parsed, owner_of(who, parsed)), who, None, (("notebooks.cfg", content),))
 
 
 def require_root(who: Caller, command: str) -> None:

@@ -45,7 +45,7 @@ class StopServers:
     usernames: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"stop {len(self.usernames)} servers"
+        return f"stop {servers_of(self.usernames)}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
         host.course_ledger.set_desired(self.usernames, "down")
@@ -82,15 +82,13 @@ def end_class(host: Host) -> None:
 
 
 def found_supervisor(host: Host) -> Client | None:
-    """The supervisor, started anew when a killed one left servers behind; None when there is no class."""
-    supervisor = client.connect(host.paths)
-    if supervisor is None and registry.load(host.paths.run / "servers.json"):
-        return client.start(host.paths)
-    return supervisor
+    """The supervisor, started anew when a killed one left something behind; None when there is no class."""
+    return client.start(host.paths) if has_class(host) else None
 
 
 def has_class(host: Host) -> bool:
-    return host.paths.supervisor_socket.exists() or bool(registry.load(host.paths.run / "servers.json"))
+    """Whether there is a supervisor, or what a killed one left: its socket, or servers that it remembered."""
+    return host.paths.supervisor_socket.exists() or bool(registry.load(host.paths.run / registry.FILE))
 
 
 def reports(host: Host) -> tuple[ServerReport, ...]:
@@ -100,6 +98,11 @@ def reports(host: Host) -> tuple[ServerReport, ...]:
         return ()
     with supervisor:
         return supervisor.servers()
+
+
+def servers_of(usernames: Sequence[str]) -> str:
+    """`1 server`, `31 servers`."""
+    return "1 server" if len(usernames) == 1 else f"{len(usernames)} servers"
 
 
 def _details(report: ServerReport) -> Details:

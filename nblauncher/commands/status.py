@@ -22,7 +22,7 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
     members = host.ledger.members(host.settings.course)
     desired = host.course_ledger.desired()
     found = {report.username: report for report in shutdown.reports(host)}
-    is_orphaned = not found and bool(registry.load(host.paths.run / "servers.json"))
+    is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
             "username": name,

@@ -1,0 +1,143 @@
+"""What the processes of a class are told: who may sign in, and each server's config and certificate.
+
+It holds hashes and keys. All of it stays in this process's memory until it goes into sealed memory files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from nblauncher import classfiles, hashes, survey, tls, tls_files
+from nblauncher.errors import HostError, InputError
+from nblauncher.host import Host
+from nblauncher.model import Account, TlsFiles
+from nblauncher.server_config import ServerConfig
+from nblauncher.supervisor.client import ServerOrder
+from nblauncher.supervisor.specs import ServerSpec
+from nblauncher.web.inputs import ClassPage, Enrolled, render_config
+
+Issue = Callable[[str], TlsFiles | None]
+"""username → certificate and key of the student's server; "" is the front page. None where TLS is off."""
+
+
+def enrolled(host: Host) -> dict[str, Enrolled]:
+    """Everybody who may sign in at the front page."""
+    passwords = hashes.read(host.paths.hashes)
+    claims = host.ledger.claims()
+    return {
+        name: Enrolled(claims[name].account.uid, member.port, passwords[name])
+        for name, member in host.ledger.members(host.settings.course).items()
+        if name in passwords and name in claims
+    }
+
+
+def server_order(host: Host, username: str, port: int, hashed_password: str | None, issue: Issue) -> ServerOrder:
+    """A student's server. HostError when the account must not be served, or the password is gone."""
+    account = survey.student_account(host, username)
+    if hashed_password is None:
+        raise HostError("the hash of the notebook password is gone", "restore the course's state from a backup")
+    notebook = host.settings.notebook
+    config = ServerConfig(
+        username=username,
+        hashed_password=hashed_password,
+        port=port,
+        front_port=host.settings.web.port,
+        tickets_socket=str(host.paths.tickets_socket),
+        home=str(account.home),
+        target=host.settings.material.target,
+        settings_folder=str(classfiles.settings_folder(host.paths.run)),
+        interface=notebook.interface,
+    )
+    return ServerOrder(_spec(host, account, port), config.to_bytes(), issue(username))
+
+
+def issuer(host: Host) -> Issue:
+    """Makes the class CA when the class has none that fits. HostError when the state folder cannot be written."""
+    mode = host.settings.tls.mode
+    if mode == "off":
+        return lambda _username: None
+    if mode == "files":
+        files = own_files(host)
+        return lambda _username: files
+    names, addresses = host.frontend.names, host.frontend.addresses
+
+    def issue(username: str) -> TlsFiles:
+        folder, name = _leaf(host, username)
+        try:
+            return tls.ensure_leaf(authority, folder, name, names, addresses)
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    try:
+        authority = tls.ensure_class_ca(host.paths.tls, names, addresses, host.settings.course)
+    except OSError as error:
+        raise _unwritable(error) from error
+    return issue
+
+
+def own_files(host: Host) -> TlsFiles:
+    """The administrator's certificate and key (tls.mode files). InputError when they cannot serve this class."""
+    settings = host.settings.tls
+    if settings.certificate is None or settings.key is None:
+        raise InputError("tls.mode is files, and tls.certificate or tls.key is missing")
+    return tls_files.load_files(settings.certificate, settings.key, host.settings.web.names)
+
+
+def front_page_inputs(host: Host, certificate: TlsFiles | None) -> bytes:
+    """The front page's config, with what the class CA in the state folder is by now; looks only."""
+    page = ClassPage(
+        course=host.settings.course,
+        interface=host.settings.notebook.interface,
+        front_port=host.settings.web.port,
+        hosts=frozenset(host.frontend.hosts),
+        has_tls=certificate is not None,
+        ca_pem=None,
+        ca_fingerprint=None,
+        students=enrolled(host),
+    )
+    if certificate is not None and host.settings.tls.mode == "class-ca":
+        authority = tls.read_regular(host.paths.tls / "ca.pem")
+        page = replace(page, ca_pem=authority, ca_fingerprint=tls.fingerprint(authority))
+    return render_config(page)
+
+
+def expected_digest(host: Host) -> str | None:
+    """`digest` of what the front page would be told today; None when it must be made first. Looks only."""
+    mode = host.settings.tls.mode
+    certificate = None
+    if mode != "off":
+        certificate = own_files(host) if mode == "files" else tls.read_leaf(*_leaf(host, ""))
+        if certificate is None:
+            return None
+    try:
+        return digest(front_page_inputs(host, certificate), certificate)
+    except FileNotFoundError:
+        return None
+
+
+def digest(config: bytes, certificate: TlsFiles | None) -> str:
+    """Of everything that a front page is told. It gives nothing away: generated passwords cannot be guessed."""
+    return hashlib.sha256(config + (certificate.certificate if certificate else b"")).hexdigest()
+
+
+def _leaf(host: Host, username: str) -> tuple[Path, str]:
+    return (host.paths.tls / "servers", username) if username else (host.paths.tls / "front", "front")
+
+
+def _spec(host: Host, account: Account, port: int) -> ServerSpec:
+    return ServerSpec(
+        username=account.username,
+        uid=account.uid,
+        gid=account.gid,
+        home=str(account.home),
+        port=port,
+        shell=account.shell or host.settings.accounts.shell,
+        environment=dict(host.settings.notebook.environment),
+    )
+
+
+def _unwritable(error: OSError) -> HostError:
+    return HostError(f"the class's certificates cannot be written: {error.strerror}", "Free some space.")
