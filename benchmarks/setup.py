@@ -47,7 +47,9 @@ def bare(names: list[str]) -> None:
 
 def ours(folder: Path) -> None:
     command = [sys.executable, "-I", "-m", "nblauncher", "-c", str(folder / "notebooks.cfg"), "setup"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    answer = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if answer.returncode != 0:
+        sys.exit(f"setup failed:\n{answer.stderr}")
 
 
 def delete(names: list[str]) -> None:

@@ -182,7 +182,10 @@ def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
             for descriptor in readable:
                 step, worker = running.pop(descriptor)
                 try:
-                    _record(step, worker.result(_LONGEST_STEP), report)
+                    answer = worker.result(_LONGEST_STEP)
+                    if answer["failures"]:
+                        raise SomeFailed(answer["failures"])
+                    _record(step, answer["details"], report)
                 except NblauncherError as error:
                     _record_failure(step, error, report)
                 yield step.describe()
@@ -200,8 +203,11 @@ def log_descriptors() -> tuple[int, ...]:
     )
 
 
-def _apply_as_json(step: Step, host: Host) -> Mapping[str, Details]:
-    return step.apply(host) or {}
+def _apply_as_json(step: Step, host: Host) -> Mapping[str, Any]:
+    try:
+        return {"details": step.apply(host) or {}, "failures": {}}
+    except SomeFailed as error:
+        return {"details": {}, "failures": dict(error.failures)}
 
 
 def _alive(steps: Iterable[Step], report: Report) -> Iterable[Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +26,8 @@ _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
 
 
-def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account) -> Plan:
-    """Only what is missing: running setup twice changes nothing the second time.
+def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account, *, sending: tuple[Phase, ...] = ()) -> Plan:
+    """Only what is missing: running setup twice changes nothing the second time. `sending` is what `send` would do.
 
     Raises InputError naming every row whose name we must not touch; nothing was changed then.
     """
@@ -53,7 +53,7 @@ def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account) -> Pl
             Phase("create accounts", (*map(CreateAccount, fresh), *map(RepairAccount, half_made))),
             Phase("unlock accounts", tuple(map(UnlockAccount, locked))),
             Phase("join the course", (JoinCourse(joining, new_ports, tuple(ungrouped)),) if joining else ()),
-            Phase("passwords", _passwords(wanted, facts, {*fresh, *half_made}, settings)),
+            *_passwords_and_material(_passwords(wanted, facts, {*fresh, *half_made}, settings), sending),
         ),
         _notes(wanted, facts),
     )
@@ -302,6 +302,26 @@ def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
     return tuple(f"roster: {line}" for line in difference.describe())
 
 
+def _passwords_and_material(passwords: tuple[Step, ...], sending: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """chpasswd keeps one core busy for seconds, so homes are written meanwhile."""
+    if not sending or not passwords:
+        return (Phase("passwords", passwords), *sending)
+    *before, last = sending
+    together = replace(
+        last, title="passwords and material", steps=(*passwords, *last.steps), parallel=last.parallel + len(passwords)
+    )
+    return (*before, together)
+
+
+def _with_locks(phases: tuple[Phase, ...], locks: tuple[int, ...]) -> tuple[Phase, ...]:
+    """chpasswd inherits the locks also where it is started by a forked step."""
+
+    def kept(phase: Phase) -> Callable[[], tuple[int, ...]]:
+        return lambda: (*phase.descriptors(), *locks)
+
+    return tuple(replace(phase, descriptors=kept(phase)) for phase in phases)
+
+
 def _is_ours(host: Host, username: str) -> bool:
     claim = host.ledger.claim(username)
     return survey.account_state(claim, host.accounts.lookup(username)) is AccountState.COMPLETE
@@ -335,13 +355,13 @@ def _notes(wanted: Roster, facts: Facts) -> tuple[str, ...]:
 def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     """Survey and plan; the inputs are remembered last, when everything before them was done."""
     facts = survey.survey(host, wanted.usernames)
-    planned = plan(wanted, facts, host.settings, host.owner)
     outgoing = send.read(host)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
+    planned = plan(wanted, facts, host.settings, host.owner, sending=_with_locks(sending, host.locks))
     accepted = AcceptInputs(session.contents)
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
-    return Plan((*planned.phases, *sending, *remember), (*_roster_changes(host, session), *planned.notes))
+    return Plan((*planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

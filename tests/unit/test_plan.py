@@ -114,6 +114,13 @@ def test_a_parallel_step_that_fails_or_dies_is_one_students_failure():
     assert "SIGKILL" in (report["bob"].error or "")
 
 
+@needs_root
+def test_a_parallel_step_for_many_may_fail_for_some():
+    steps = (Do(("ada", "bob"), refuse(SomeFailed({"bob": "no"}))), Do(("eve",)))
+    report = carry_out(Phase("p", steps, parallel=2), names="ada bob eve")
+    assert statuses(report) == {"ada": "done", "bob": "failed", "eve": "done"}
+
+
 def test_a_report_with_something_incomplete_is_partial():
     report = Report.of(["ada"])
     report.add("ada", {"exceptions": [{"path": "x", "reason": "too large", "incomplete": True}]})
