@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import os
 import pwd
 import signal
@@ -32,6 +34,7 @@ GRACE = 10.0
 def made_account(name: str, uid: int) -> Iterator[Account]:
     """A student's account with a material folder; gone afterwards with whatever it runs."""
     assert name.startswith("nbtv") and 25000 <= uid < 25100
+    _wait_for_other_runs()
     remove_account(name)
     subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "-s", "/bin/bash", "-u", str(uid), "--", name], check=True)
     entry = pwd.getpwnam(name)
@@ -42,6 +45,14 @@ def made_account(name: str, uid: int) -> Iterator[Account]:
         yield account
     finally:
         remove_account(name)
+
+
+@functools.cache
+def _wait_for_other_runs() -> int:
+    """Names and ports are the same in every test run: one at a time, until this process ends."""
+    lock = os.open("/run/lock/nblauncher-tests-running", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def remove_account(name: str) -> None:

@@ -28,6 +28,9 @@ SWEEP_DEADLINE = 10.0
 """Seconds that killed processes may take to be gone."""
 
 _SWEEP_PAUSE = 0.05
+_QUIET_ROUNDS = 6
+"""Without groups, a process that forks and exits all the time can be missed by a look at /proc, not by so many."""
+
 _UP = (ServerState.STARTING, ServerState.READY)
 
 
@@ -67,6 +70,7 @@ class Stopping:
     reason: str
     deadline: Timer | None = None
     sweeping_since: float = 0.0
+    quiet_rounds: int = 0
     done: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -262,8 +266,10 @@ class Seats:
         if stopping.sweeping_since == 0.0:
             stopping.sweeping_since = time.monotonic()
         left = self._left(seat, leader)
+        stopping.quiet_rounds = 0 if left else stopping.quiet_rounds + 1
+        is_quiet = stopping.quiet_rounds >= (_QUIET_ROUNDS if seat.group.kind is Kind.NONE else 1)
         is_overdue = time.monotonic() - stopping.sweeping_since > SWEEP_DEADLINE
-        if (left or seat.handle is not None) and not is_overdue:
+        if (not is_quiet or seat.handle is not None) and not is_overdue:
             self._kill(seat, leader)
             stopping.deadline = self._loop.later(_SWEEP_PAUSE, lambda: self._sweep(seat, leader))
             return
