@@ -27,7 +27,6 @@ setup(
         "psutil>=5.9",
         "rich>=13",
         "jinja2>=3.1",
-        "segno>=1.5",
     ],
     extras_require={
         "test": [

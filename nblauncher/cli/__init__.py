@@ -105,7 +105,12 @@ def setup_command(call: Call) -> int:
     def make_plan(host: Host) -> Plan:
         return setup.prepare(host, wanted, opened)
 
-    deed = Deed("set up", enrich=setup.student_details, touches_accounts=True, with_front_page=True)
+    def summary(host: Host, report: Report) -> str:
+        if not report.done:
+            return ""
+        return f"{len(report.done)} students set up. Their passwords are in {host.settings.credentials}"
+
+    deed = Deed("set up", summary=summary, enrich=setup.student_details, touches_accounts=True, with_front_page=True)
     return change(call, opened, make_plan, deed)
 
 
@@ -115,7 +120,7 @@ def send_command(call: Call) -> int:
     """Put new and corrected material into every home; edited files are kept."""
     opened = open_session(call)
     wanted = students_of(opened, call)
-    return change(call, opened, lambda host: send.prepare(host, wanted), Deed("sent what they lacked"))
+    return change(call, opened, lambda host: send.prepare(host, wanted), Deed("brought up to date", counts_files=True))
 
 
 @cli.command("launch")
@@ -221,7 +226,7 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
     def summary(host: Host, _report: Report) -> str:
         return retrieve.summary(runs[-1], host)
 
-    return change(call, opened, make_plan, Deed("retrieved", summary=summary))
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary, counts_files=True))
 
 
 def main() -> None:
@@ -247,8 +252,8 @@ def main() -> None:
 
 def _bug(call: Call, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What we did not expect: the traceback goes to the log, its path to the person. Exit 70."""
+    log.critical("a bug", exc_info=(kind, error, trace))
     text = "".join(traceback.format_exception(kind, error, trace))
-    log.critical("bug: %s", text)
     where = f"The traceback is in {call.log_file}." if call.log_file else text
     click.echo(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}", err=True)
     if call.as_json:

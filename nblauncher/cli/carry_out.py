@@ -44,6 +44,8 @@ class Deed:
     """More of the answer, said after the plan was carried out."""
     enrich: _Enrich = lambda _host, _usernames: {}
     """Details by username that the report carries besides those of the steps."""
+    counts_files: bool = False
+    """Whether every student's entry has files, bytes and exceptions, also where nothing was to do."""
     with_front_page: bool = False
     """Whether `--json` names the front page's address."""
     is_destructive: bool = False
@@ -96,6 +98,9 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
         _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
     for username, details in deed.enrich(host, tuple(report.students)).items():
         report[username].details.update(details)
+    if deed.counts_files:
+        for student in report.students.values():
+            student.details = {"files": 0, "bytes": 0, "exceptions": [], **student.details}
     front_page = {"front_page": host.frontend.front_page} if deed.with_front_page else {}
     return _report(call, plan, report, deed, deed.summary(host, report), front_page)
 

@@ -187,7 +187,10 @@ def _same_as_before(host: Host, arrived: Mapping[str, Arrived]) -> str:
     folders = {one.folder for one in last.values()}
     if len(last) != len(arrived) or len(folders) != 1:
         return ""
-    if any(not last[name].is_complete or last[name].digest != one.digest for name, one in arrived.items()):
+    if any(
+        not last[name].is_complete or not one.is_complete or last[name].digest != one.digest
+        for name, one in arrived.items()
+    ):
         return ""
     folder = folders.pop()
     stands = store.standing(host.owner, host.settings.retrieve.target, folder, arrived)

@@ -271,7 +271,7 @@ def test_a_student_cannot_open_the_class_by_their_own_config(course, tmp_path):
             assert client.http.get("api/status", headers={"Authorization": "token let-me-in"}).status_code == 403
             assert client.sign_in("let-me-in").status_code == 401
             assert client.sign_in(PASSWORD).status_code == 302
-            assert "nblauncher-nbtvbob" in client.http.cookies
+            assert f"nblauncher-nbtvbob-{BOB_PORT}" in client.http.cookies
             assert client.http.get("", follow_redirects=True).url.path == f"/user/nbtvbob/tree/{TARGET}"
             kernel = client.start_kernel()
             assert (
@@ -330,20 +330,23 @@ def test_pip_in_a_cell_adds_upgrades_and_leaves_the_courses_packages_alone(cours
     try:
         new = wheel(folder, "nbtvnew", "1.0", "where = 'new'\n")
         newer = wheel(folder, "nbtvnew", "2.0", "where = 'newer'\n")
-        upgrade = wheel(folder, "segno", "99.0", "__version__ = 'the upgrade'\n")
+        upgrade = wheel(folder, "webcolors", "99.0", "__version__ = 'the upgrade'\n")
         kernel = ada.start_kernel()
         assert "Successfully installed nbtvnew-1.0" in ada.run(f"%pip install --no-index {new}", kernel)
         assert ada.run("import nbtvnew; print(nbtvnew.where, nbtvnew.__file__)", kernel).startswith(
             f"new {course.ada.home}/{PIP_PREFIX}/"
         )
         assert "Successfully installed nbtvnew-2.0" in ada.run(f"%pip install --no-index --upgrade {newer}", kernel)
-        assert "Successfully installed segno-99.0" in ada.run(f"%pip install --no-index --no-deps -U {upgrade}", kernel)
+        assert "Successfully installed webcolors-99.0" in ada.run(
+            f"%pip install --no-index --no-deps -U {upgrade}", kernel
+        )
         fresh = ada.start_kernel()
-        code = "import nbtvnew, segno; print(nbtvnew.where, segno.__version__)"
+        code = "import nbtvnew, webcolors; print(nbtvnew.where, getattr(webcolors, '__version__', ''))"
         assert ada.run(code, fresh) == "newer the upgrade\n"
-        assert "Successfully uninstalled segno-99.0" in ada.run("%pip uninstall -y segno", fresh)
-        assert "outside environment" in ada.run("%pip uninstall -y segno", fresh), "the course's own stays"
-        assert "99" not in ada.run("import segno; print(segno.__version__)", ada.start_kernel())
+        assert "Successfully uninstalled webcolors-99.0" in ada.run("%pip uninstall -y webcolors", fresh)
+        assert "outside environment" in ada.run("%pip uninstall -y webcolors", fresh), "the course's own stays"
+        code = "import webcolors; print(getattr(webcolors, '__version__', ''))"
+        assert "99" not in ada.run(code, ada.start_kernel())
         with course.client(course.bob, BOB_PORT) as bob:
             bob.sign_in(PASSWORD)
             assert "ModuleNotFoundError" in bob.run("import nbtvnew"), "it is ada's alone"
