@@ -104,7 +104,8 @@ def forced(config: ServerConfig) -> Config:
         "password_required": True,
         "allow_password_change": False,
         "token": "",
-        "cookie_name": f"nblauncher-{config.username}",
+        # With the port: a student's servers of two courses share host and path, and cookies know no ports.
+        "cookie_name": f"nblauncher-{config.username}-{config.port}",
         "cookie_options": {"samesite": "Lax"},
         "login_handler_class": LoginForm,
     }
