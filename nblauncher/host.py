@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Host:
     paths: CoursePaths
     locks: tuple[int, ...] = ()
     """Descriptors that useradd, userdel and chpasswd inherit, so that a killed run still excludes the next one."""
+    tell: Callable[[str], None] = lambda _line: None
+    """Takes a line of the story from inside a step that is long."""
 
     @property
     def group(self) -> str:

@@ -56,20 +56,21 @@ class Classroom:
 
     def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SUDO_")}
-        return subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **popen,
-        )
+        options: dict[str, Any] = {
+            "cwd": self.folder,
+            "env": environment,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        return subprocess.Popen([*COMMAND, *arguments], **{**options, **popen})
 
-    def run(self, *arguments: str, expect: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, expect: int | None = 0, timeout: float = 240, **popen: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run `nblauncher ARGUMENTS` in the folder and check its exit code."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **popen)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -115,7 +115,14 @@ def _apply(
         if confirmed and [step.describe() for step in plan.steps] != [step.describe() for step in confirmed.steps]:
             raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
         with talk.progress() as notify:
-            apply(plan, host, report, notify)
+            reached = (0, len(plan.steps))
+
+            def step_done(line: str, done: int, total: int) -> None:
+                nonlocal reached
+                reached = (done, total)
+                notify(line, done, total)
+
+            apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
 
 
 def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front_page: Mapping[str, str]) -> int:

@@ -8,15 +8,18 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nblauncher import classfiles, hashes, profile, survey
+from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import classroom, front_page, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
-from nblauncher.host import Host
+from nblauncher.host import Host, host_lock
+from nblauncher.ledger import locked
 from nblauncher.model import AccountState, ServerState
 from nblauncher.plan import Phase, Plan, SomeFailed
 from nblauncher.preflight import system
@@ -103,7 +106,7 @@ class HoldPorts:
 
     def apply(self, host: Host) -> None:
         _require_reachable_interpreter()
-        host.accounts.ensure_system_accounts(locks=host.locks)
+        _ensure_system_accounts(host)
         with client.start(host.paths) as supervisor:
             _hold_front_port(supervisor, host.settings)
             _write_classfiles(host)
@@ -132,13 +135,18 @@ class StartServers:
     def apply(self, host: Host) -> None:
         host.course_ledger.set_desired(self.usernames, "up")
         orders, failures = self._orders(host)
+
+        def known(outcome: Outcome) -> None:
+            log.info("%s: %s %s", outcome.username, outcome.state.value, outcome.reason)
+            host.tell(f"{outcome.username}: {outcome.state.value}")
+
         with client.start(host.paths) as supervisor:
             outcomes = starting.start_servers(
                 supervisor,
                 orders,
                 concurrency=2 * (os.cpu_count() or 1),
                 deadline=host.settings.notebook.start_deadline,
-                on_event=lambda outcome: log.info("%s: %s %s", outcome.username, outcome.state.value, outcome.reason),
+                on_event=known,
                 addresses=host.settings.web.bind,
             )
         for outcome in outcomes:
@@ -197,6 +205,15 @@ def _require_reachable_interpreter() -> None:
     for finding in system.reachable("interpreter", places):
         if finding.level == "problem":
             raise RefusedError(finding.message, finding.hint)
+
+
+def _ensure_system_accounts(host: Host) -> None:
+    """Two launches at once must not both make them; where they are there, a long `setup` elsewhere stops no launch."""
+    with ExitStack() as stack:
+        locks = list(host.locks)
+        if any(host.accounts.lookup(name) is None for name in SYSTEM_ACCOUNTS):
+            locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
+        host.accounts.ensure_system_accounts(locks=locks)
 
 
 def _hold_front_port(supervisor: Client, settings: Settings) -> None:
