@@ -74,7 +74,8 @@ def default_kernelspec() -> dict[str, Any]:
 
 
 def _put(folder: Path, name: str, content: Mapping[str, Any], run: Path) -> None:
-    run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    run.chmod(0o711)
     for one in reversed([folder, *folder.parents]):
         if run in one.parents:
             one.mkdir(mode=0o755, exist_ok=True)

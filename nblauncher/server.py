@@ -40,6 +40,10 @@ class Inherited:
     tls: ssl.SSLContext | None
     listening: tuple[socket.socket, ...]
 
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
 
 class StudentServer(ServerApp):
     """The server application; `inherited` is set before `initialize`.
@@ -52,7 +56,7 @@ class StudentServer(ServerApp):
 
     def init_configurables(self) -> None:
         """Every config file was read by now, extensions' too: what the student may not choose is said once more."""
-        self.update_config(forced(self.inherited.config))
+        self.update_config(forced(self.inherited.config, self.inherited.scheme))
         super().init_configurables()
 
     def init_webapp(self) -> None:
@@ -73,13 +77,14 @@ class StudentServer(ServerApp):
         self.io_loop.add_callback(self.http_server.add_sockets, self.inherited.listening)
 
 
-def forced(config: ServerConfig) -> Config:
+def forced(config: ServerConfig, scheme: str) -> Config:
     """What the class decides, whatever a student's own config says. The most specific class names win in traitlets."""
     preferred = Path(config.home) / config.target
     server = {
         "base_url": config.base_url,
         "port": config.port,
         "ip": "",
+        "custom_display_url": f"{scheme}://localhost:{config.port}{config.base_url}",
         "sock": "",
         "certfile": "",
         "keyfile": "",
@@ -96,7 +101,6 @@ def forced(config: ServerConfig) -> Config:
         "open_browser": False,
         "quit_button": False,
         "terminals_enabled": True,
-        "no_browser_open_file": True,
         "shutdown_no_activity_timeout": 0,
     }
     identity = {
@@ -160,10 +164,11 @@ def make_application(inherited: Inherited) -> StudentServer:
     extension = _INTERFACES[inherited.config.interface]
     StudentIdentity.username = inherited.config.username
     application = StudentServer.instance(
-        jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config)
+        jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config, inherited.scheme)
     )
     application.inherited = inherited
     application.log_level = logging.INFO
+    application.no_browser_open_file = True
     application.initialize(argv=[], starter_extension=extension.name)
     return application
 

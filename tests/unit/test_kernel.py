@@ -1,0 +1,85 @@
+"""A kernel's own environment: made, renewed, and done without when the home has no room."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nblauncher import classfiles, kernel
+from nblauncher.classfiles import PIP_PREFIX
+
+SHOW = "import sys, segno; print(sys.prefix); print(segno.__file__)"
+
+
+def run(home: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", **({"HOME": home} if home is not None else {})}
+    return subprocess.run(
+        [sys.executable, "-I", "-m", "nblauncher.kernel", "-c", SHOW],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_a_kernel_runs_in_an_environment_of_its_own_with_the_courses_packages(tmp_path):
+    prefix, package = run(str(tmp_path)).stdout.splitlines()
+    assert prefix == str(tmp_path / PIP_PREFIX)
+    assert not package.startswith(prefix)
+
+
+def test_a_package_of_the_students_comes_before_the_courses(tmp_path):
+    kernel.prepare(tmp_path / PIP_PREFIX)
+    packages = next((tmp_path / PIP_PREFIX / "lib").iterdir()) / "site-packages"
+    (packages / "segno.py").write_text("")
+    assert run(str(tmp_path)).stdout.splitlines()[1] == str(packages / "segno.py")
+
+
+def test_what_is_missing_or_spoilt_is_made_again_and_the_rest_is_kept(tmp_path):
+    folder = tmp_path / "python"
+    python = kernel.prepare(folder)
+    packages = next((folder / "lib").iterdir()) / "site-packages"
+    (packages / "mine.py").write_text("kept")
+    python.unlink()
+    python.write_text("spoilt")
+    (folder / "pyvenv.cfg").write_bytes(b"\xff")
+    assert kernel.prepare(folder) == python
+    assert python.is_symlink() and (packages / "mine.py").read_text() == "kept"
+    assert "home = " in (folder / "pyvenv.cfg").read_text()
+
+
+@pytest.mark.parametrize("way", ["a file in its place", "a dangling link", "no HOME"])
+def test_a_home_without_room_still_has_kernels(tmp_path, way):
+    home: str | None = str(tmp_path)
+    if way == "a file in its place":
+        (tmp_path / ".local").write_text("")
+    elif way == "a dangling link":
+        (tmp_path / ".local").symlink_to("/nonexistent/nowhere")
+    else:
+        home = None
+    done = run(home)
+    assert "%pip has no place" in done.stderr
+    assert done.stdout.splitlines()[0] == sys.prefix
+
+
+def test_class_files_are_readable_by_everybody_whatever_the_umask(tmp_path):
+    run_folder = tmp_path / "nblauncher" / "course"
+    before = os.umask(0o077)
+    try:
+        for _ in range(2):
+            classfiles.write(
+                run_folder, {"argv": ["python", "-m", "ipykernel_launcher", "--profile=x"], "language": "python"}
+            )
+    finally:
+        os.umask(before)
+    assert run_folder.stat().st_mode & 0o777 == 0o711
+    for path in run_folder.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+    spec = json.loads((classfiles.data_folder(run_folder) / "kernels/python3/kernel.json").read_text())
+    assert spec["argv"][1:] == ["-I", "-m", "nblauncher.kernel", "-m", "ipykernel_launcher", "--profile=x"]
+    overrides = json.loads((classfiles.settings_folder(run_folder) / "overrides.json").read_text())
+    assert overrides["@jupyterlab/docmanager-extension:plugin"] == {"autosaveInterval": 15}
