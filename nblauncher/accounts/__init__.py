@@ -89,7 +89,7 @@ class Accounts(Protocol):
         """
 
     def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
-        """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged and used for nothing else."""
+        """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged."""
 
 
 def nonce_in(gecos: str) -> str:

@@ -94,9 +94,6 @@ class LinuxAccounts:
             if self.lookup(username) is None:
                 shadow_tool(*_useradd_system(username), locks=locks)
             self._refuse_unless_unprivileged(username)
-        sweeper = self._sweeper()
-        if strangers := sweep.processes_of(sweeper.uid):
-            raise RefusedError(f"process {strangers[0].pid} runs as {_SWEEPER}, which is reserved for nblauncher")
 
     # Changing.
 

@@ -17,7 +17,7 @@ import pytest
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.accounts.linux import LinuxAccounts
 from nblauncher.accounts.sweep import RUN_ROOT, kill_all_of, processes_of
-from nblauncher.errors import HostError, RefusedError
+from nblauncher.errors import HostError
 from nblauncher.model import Account
 from tests.system_accounts import kept_as_found
 
@@ -215,9 +215,8 @@ def test_nothing_is_killed_while_somebody_uses_the_sweepers_account(accounts, sw
     ):
         with pytest.raises(HostError, match=rf"reserved for nblauncher: {stranger} \("):
             accounts.kill_everything(ADA)
-        with pytest.raises(RefusedError, match="reserved for nblauncher"):
-            accounts.ensure_system_accounts()
         assert is_alive(stranger) and is_alive(hers)
+        accounts.ensure_system_accounts()  # a class can be launched while another course's accounts are removed
 
 
 def test_sweeps_of_the_host_go_one_after_the_other(accounts, sweeper):
