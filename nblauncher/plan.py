@@ -87,7 +87,9 @@ class StudentReport:
 
     @property
     def is_incomplete(self) -> bool:
-        return any(exclusion.get("incomplete") for exclusion in self.details.get("exceptions", ()))
+        """Something that may hold work was left out; not when the teacher had it deleted all the same."""
+        left_out = any(exclusion.get("incomplete") for exclusion in self.details.get("exceptions", ()))
+        return left_out and not self.details.get("deleted")
 
 
 @dataclass
@@ -127,7 +129,10 @@ class Report:
         student = self[username]
         if student.status != "failed":
             student.status = "done"
+        exceptions = [*student.details.get("exceptions", ()), *details.get("exceptions", ())]
         student.details.update(details)
+        if exceptions:
+            student.details["exceptions"] = exceptions
 
 
 Notify = Callable[[str, int, int], None]

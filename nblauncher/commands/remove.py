@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from nblauncher import credentials, hashes, homes, survey
 from nblauncher.commands import retrieve, shutdown
@@ -15,6 +17,7 @@ from nblauncher.host import Host
 from nblauncher.model import Account, AccountState
 from nblauncher.plan import Details, Phase, Plan, SomeFailed
 from nblauncher.scope import ALL, HOME
+from nblauncher.supervisor import client
 from nblauncher.survey import Facts
 
 
@@ -44,7 +47,7 @@ def plan(
         **{name: HOME for name in [*present, *kept_by_hand] if name not in facts.without_home},
         **dict.fromkeys(served, ALL),
     }
-    ends_course = set(facts.members) == {*deleted, *leaving}
+    ends_course = facts.record is not None and set(facts.members) == {*deleted, *leaving}
     return (
         Plan(
             (
@@ -58,7 +61,8 @@ def plan(
                 Phase("discard half-made accounts", tuple(map(DiscardAccount, half_made))),
                 Phase("leave the course", tuple(map(LeaveCourse, [*gone, *leaving]))),
                 Phase("keep", tuple(map(RefuseChanged, kept_by_hand))),
-                Phase("end the course", (EndCourse(),) if ends_course and members else ()),
+                Phase("let go of ports", (DropPorts((*deleted, *leaving)),) if deleted or leaving else ()),
+                Phase("end the course", (EndCourse(),) if ends_course else ()),
             ),
             _notes(usernames, facts, leaving),
         ),
@@ -77,7 +81,7 @@ def prepare(
 def summary(run: Run, host: Host) -> str:
     """Where everything went that was in the homes."""
     if not run.folder:
-        return "remove: nothing was retrieved."
+        return ""
     return f"What was in the homes is in {host.settings.retrieve.target / run.folder}"
 
 
@@ -194,7 +198,7 @@ class DeleteStudent:
         temporary: tuple[str, ...] = ()
         if os.path.lexists(account.home):
             self._verify(host, account)
-            temporary = homes.delete_temporary(account)
+            temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
             left = homes.empty(account)
             if left:
                 raise HostError(
@@ -202,8 +206,9 @@ class DeleteStudent:
                 )
         host.accounts.kill_everything(account)
         host.accounts.delete(account, locks=host.locks)
-        forget_student(host, self.username)
-        return {self.username: {"deleted": [str(account.home), *temporary]}}
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(_runtime_folder(host, account))
+        return {self.username: {"deleted": [str(account.home), *temporary], **forget_student(host, self.username)}}
 
     def _verify(self, host: Host, account: Account) -> None:
         arrived = host.course_ledger.arrived(self.run.token).get(self.username)
@@ -227,8 +232,11 @@ class LeaveCourse:
     def describe(self) -> str:
         return f"forget {self.username}; the account is left alone"
 
-    def apply(self, host: Host) -> None:
-        forget_student(host, self.username)
+    def apply(self, host: Host) -> Mapping[str, Details]:
+        claim = host.ledger.claim(self.username)
+        if claim is not None and not claim.is_guest:
+            host.accounts.remove_from_group([claim.account], host.group, locks=host.locks)
+        return {self.username: forget_student(host, self.username)}
 
 
 @dataclass(frozen=True)
@@ -250,6 +258,22 @@ class RefuseChanged:
 
 
 @dataclass(frozen=True)
+class DropPorts:
+    """A class that goes on for the others lets go of the ports of those who left."""
+
+    usernames: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"let go of {len(self.usernames)} ports"
+
+    def apply(self, host: Host) -> None:
+        supervisor = client.connect(host.paths)
+        if supervisor is not None:
+            with supervisor:
+                supervisor.drop(self.usernames)
+
+
+@dataclass(frozen=True)
 class EndCourse:
     """The last student is gone: so are the course's group, sockets and state. Logs and retrieved work stay."""
 
@@ -263,16 +287,33 @@ class EndCourse:
             return
         shutdown.end_class(host)
         host.accounts.remove_group(host.group, locks=host.locks)
-        host.ledger.forget_course(host.settings.course)
+        # The record goes last: as long as it is there, the next `remove` finishes what a crash left.
         host.remove_state()
+        host.ledger.forget_course(host.settings.course)
 
 
-def forget_student(host: Host, username: str) -> None:
-    """Our memory of the student in this course, and the teacher's row of credentials."""
+def forget_student(host: Host, username: str) -> Details:
+    """Our memory of the student in this course, and the teacher's row of credentials.
+
+    The membership goes last: as long as it is there, the next `remove` finishes what a crash left. A credentials file
+    that the teacher has made something else of is left alone, and that is said.
+    """
     hashes.update(host.paths.hashes, {}, gone=[username])
-    credentials.write(host.owner, host.settings.credentials, [], gone=[username])
+    for suffix in ("pem", "key"):
+        (host.paths.tls / "servers" / f"{username}.{suffix}").unlink(missing_ok=True)
+    details: Details = {}
+    try:
+        credentials.write(host.owner, host.settings.credentials, [], gone=[username])
+    except HostError as error:
+        path, reason = str(host.settings.credentials), f"the student's row is still there: {error.problem}"
+        details = {"exceptions": [{"path": path, "reason": reason, "incomplete": False}]}
     host.course_ledger.forget(username)
     host.ledger.leave(host.settings.course, username)
+    return details
+
+
+def _runtime_folder(host: Host, account: Account) -> Path:
+    return host.paths.students_run / str(account.uid)
 
 
 def _is_deletable(name: str, facts: Facts, claimed: frozenset[str]) -> bool:

@@ -9,17 +9,23 @@ from datetime import datetime
 from typing import Any
 
 from nblauncher import homes, store, survey
+from nblauncher.classfiles import PIP_PREFIX
 from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.ledger import Arrived, Retrieval
 from nblauncher.model import Exclusion
 from nblauncher.plan import Details, Phase, Plan
-from nblauncher.scope import ALL, CHANGED, HOME, Scope
+from nblauncher.scope import ALL, CACHES, CHANGED, HOME, Scope
 from nblauncher.store import Staging
 from nblauncher.survey import Facts
 
 AT_ONCE = 2
 """Students whose homes are read at the same time."""
+
+LONGEST = 1800.0
+"""Seconds that one student's work may take, also when the student stops and continues our child again and again."""
+LONGEST_HOME = 6 * 3600.0
+"""Of a whole home, before it is removed."""
 
 
 @dataclass
@@ -110,6 +116,7 @@ class CollectWork:
             scope_of(host, self.username, self.kind),
             host.settings.retrieve,
             previous=last.folder if last else "",
+            longest=LONGEST_HOME if self.kind == HOME else LONGEST,
         )
         host.course_ledger.record_arrived(
             self.run.token,
@@ -157,6 +164,7 @@ def scope_of(host: Host, username: str, kind: str) -> Scope:
         kind,
         host.settings.material.target,
         host.course_ledger.handed_out(username, "material"),
+        (*CACHES, PIP_PREFIX),
     )
 
 
