@@ -11,29 +11,31 @@ from typing import Any
 import httpx
 import psutil
 
-from nblauncher.model import Handle, ServerState
+from nblauncher.model import Handle
 from nblauncher.supervisor import client
 from nblauncher.supervisor.client import FrontPageReport
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 
 
-def states(room: Classroom) -> dict[str, str]:
+def said_states(room: Classroom) -> dict[str, str]:
     """Each student's server, and "" for the front page, by `status --json`."""
     said = room.json("status")
     return {"": said["front_page_state"], **{one["username"]: one["server"] for one in said["students"]}}
 
 
-def is_ready(room: Classroom) -> bool:
-    """Whether front page and all servers are, by the supervisor's word."""
+def states(room: Classroom) -> dict[str, str]:
+    """The same by the supervisor's word, without the command; empty without a supervisor."""
     supervisor = client.connect(room.paths)
     if supervisor is None:
-        return False
+        return {}
     with supervisor:
-        reports = {report.username: report.state for report in supervisor.servers()}
-        return all(reports.get(name) is ServerState.READY for name in room.names) and (
-            supervisor.front_page().state is ServerState.READY
-        )
+        servers = {report.username: report.state.value for report in supervisor.servers()}
+        return {"": supervisor.front_page().state.value, **servers}
+
+
+def is_ready(room: Classroom) -> bool:
+    return states(room) == dict.fromkeys(["", *room.names], "ready")
 
 
 def handles(room: Classroom) -> dict[str, Handle | None]:

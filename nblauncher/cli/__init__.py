@@ -178,7 +178,7 @@ def shutdown_command(call: Call) -> int:
     def make_plan(host: Host) -> Plan:
         return shutdown.prepare(host, wanted, everybody=not call.only)
 
-    return change(call, opened, make_plan, Deed("stopped"))
+    return change(call, opened, make_plan, Deed("stopped", summary=lambda _host, report: shutdown.summary(report)))
 
 
 @cli.command("remove")

@@ -136,7 +136,7 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front
     elif plan.is_empty:
         summary = f"{call.command}: nothing to do."
     else:
-        summary = f"{len(report.done)} students {deed.done}."
+        summary = f"{len(report.done)} {'student' if len(report.done) == 1 else 'students'} {deed.done}."
     if report.was_interrupted:
         summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
     errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors

@@ -21,6 +21,7 @@ from nblauncher.supervisor import client
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 2.0
+"""Seconds."""
 
 
 class Watch:
@@ -41,11 +42,13 @@ class Watch:
 
     def keep(self, host: Host) -> int:
         """Show the state until SIGINT or SIGTERM (the front page stops), SIGHUP, or the class's end. The exit code."""
-        while not self._is_over.wait(_LOOK_EVERY):
+        is_over = False
+        while not is_over:
             words = _state(host)
             if words is None:
                 return _ended(host)
             _show(words)
+            is_over = self._is_over.wait(_LOOK_EVERY)
         if self.has_hung_up:
             log.info("the terminal is gone; the class goes on")
             return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nblauncher.host import Host
 from nblauncher.model import ServerState
-from nblauncher.plan import Details, Phase, Plan, SomeFailed, Step
+from nblauncher.plan import Details, Phase, Plan, Report, SomeFailed, Step
 from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.client import Client
 from nblauncher.supervisor.specs import ServerReport
@@ -74,6 +74,17 @@ class EndClass:
         end_class(host)
 
 
+def summary(report: Report) -> str:
+    """Where no control group can be made: which processes were left alone for want of proof. Mostly empty."""
+    left = {student.username: student.details.get("unproven") for student in report.students.values()}
+    lines = [
+        f"  {username}: {', '.join(map(str, pids))} may have come from the server and cannot be proven to"
+        for username, pids in left.items()
+        if pids
+    ]
+    return "\n".join([f"{servers_of(report.done)} stopped. Processes that were left alone:", *lines]) if lines else ""
+
+
 def end_class(host: Host) -> None:
     supervisor = found_supervisor(host)
     if supervisor is not None:
@@ -100,9 +111,9 @@ def reports(host: Host) -> tuple[ServerReport, ...]:
         return supervisor.servers()
 
 
-def servers_of(usernames: Sequence[str]) -> str:
+def servers_of(students: Sequence[object]) -> str:
     """`1 server`, `31 servers`."""
-    return "1 server" if len(usernames) == 1 else f"{len(usernames)} servers"
+    return "1 server" if len(students) == 1 else f"{len(students)} servers"
 
 
 def _details(report: ServerReport) -> Details:

@@ -59,7 +59,7 @@ def uid(name: str) -> int:
 
 
 def test_without_a_class_status_and_shutdown_have_nothing_to_say(room):
-    assert launched.states(room) == {"": "stopped", ADA: "stopped", BOB: "stopped"}
+    assert launched.said_states(room) == {"": "stopped", ADA: "stopped", BOB: "stopped"}
     assert "nothing to do" in room.run("shutdown").stdout
 
 
@@ -81,7 +81,7 @@ def test_an_interruption_before_the_class_is_ready_is_130_and_the_next_launch_go
     out, _err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.startswith("Interrupted.") and "launch` again" in out
-    assert launched.states(room) == {"": "stopped", ADA: "starting", BOB: "starting"}
+    assert launched.said_states(room) == {"": "stopped", ADA: "starting", BOB: "starting"}
     started = launched.handles(room)
     room.run("launch", "--background")
     assert launched.states(room) == READY
@@ -192,7 +192,7 @@ def test_ctrl_c_stops_the_front_page_and_nothing_else(up, number):
         out, err = process.communicate(timeout=10)
     assert process.returncode == 0, (out, err)
     assert "front page is stopped" in err
-    assert launched.states(up) == {**READY, "": "stopped"}
+    assert launched.said_states(up) == {**READY, "": "stopped"}
     assert launched.handles(up) == before
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{PORT}/", timeout=1)
@@ -254,7 +254,7 @@ def test_nobody_waits_for_a_launch_in_the_foreground(up):
     assert launched.students(up.json("launch", "--background"))[BOB]["status"] == "unchanged"
     with (up.paths.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert launched.states(up) == READY
+        assert launched.said_states(up) == READY
         up.json("launch", "--dry-run")
     assert launched.handles(up) == before
     up.run("shutdown")
@@ -420,4 +420,4 @@ def test_shutdown_after_a_killed_supervisor_ends_the_servers_it_left(up):
     up.run("shutdown")
     assert [one for name in NAMES for one in launched.processes_of(uid(name))] == []
     assert "nothing to do" in up.run("shutdown").stdout
-    assert launched.states(up) == {"": "stopped", ADA: "stopped", BOB: "stopped"}
+    assert launched.said_states(up) == {"": "stopped", ADA: "stopped", BOB: "stopped"}

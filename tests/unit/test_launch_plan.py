@@ -1,16 +1,16 @@
-"""What launch decides to do, and status in one line."""
+"""What launch decides to do, and how status and shutdown are put into words."""
 
 from __future__ import annotations
 
 import pytest
 
-from nblauncher.commands import launch, status
+from nblauncher.commands import launch, shutdown, status
 from nblauncher.commands.launch import NotSetUp, StartServers
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError
 from nblauncher.ledger import Membership
 from nblauncher.model import AccountState
-from nblauncher.plan import Plan
+from nblauncher.plan import Plan, Report
 from nblauncher.survey import Facts
 
 NAMES = ("ada", "bob", "eve")
@@ -93,3 +93,13 @@ def test_status_in_one_line():
     entries = [{"server": "ready"}, {"server": "failed"}, {"server": "ready"}]
     assert status.summary(entries, "stopped") == "1 failed, 2 ready; the front page is stopped"
     assert status.summary([], "stopped") == "no students; the front page is stopped"
+
+
+def test_shutdown_lists_processes_that_it_could_not_prove_to_be_the_classs():
+    report = Report.of(["ada", "bob"])
+    report.add("ada", {"server": "stopped", "unproven": [4711, 4712]})
+    report.add("bob", {"server": "stopped"})
+    assert shutdown.summary(report).splitlines()[1:] == [
+        "  ada: 4711, 4712 may have come from the server and cannot be proven to"
+    ]
+    assert shutdown.summary(Report.of(["ada", "bob"])) == ""
