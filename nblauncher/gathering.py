@@ -153,7 +153,8 @@ class _Gathering:
         self.tick()
         path = self._scope.store_path(entry.path)
         if self._scope.is_cache(entry):
-            self.exclude(path, "a cache", incomplete=False)
+            if self._scope.kind == HOME:
+                self.exclude(path, "a cache", incomplete=False)
         elif entry.obstacle or entry.status is None:
             self.exclude(path, entry.obstacle)
         elif entry.is_folder:

@@ -19,6 +19,9 @@ HOME = "home"
 CACHES = (".cache", ".npm", ".local/lib", ".local/share/jupyter/runtime")
 """Folders of a home that hold no work and are left out of HOME; the `%pip` prefix is added by the caller."""
 
+CHECKPOINTS = ".ipynb_checkpoints"
+"""Left out of CHANGED, wherever they are; ALL and HOME take them."""
+
 Stamp = tuple[int, int, int, int]
 """Size, mtime, ctime (both in ns) and inode: unchanged as long as nobody wrote to the file."""
 
@@ -42,7 +45,10 @@ class Scope:
 
     def is_cache(self, entry: files.Entry) -> bool:
         """Whether it is one of the folders that are met but not entered. A file of that name is no cache."""
-        return self.kind == HOME and entry.is_folder and entry.path in self.left_out
+        if not entry.is_folder:
+            return False
+        # Jupyter makes a checkpoint of whatever is opened and saved: a copy is no change of the student's.
+        return entry.path in self.left_out if self.kind == HOME else self.kind == CHANGED and entry.name == CHECKPOINTS
 
     def sent(self, store_path: str) -> HandedOut | None:
         """What we had handed out at a path of the store."""
