@@ -6,7 +6,8 @@ It holds hashes and keys. All of it stays in this process's memory until it goes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,28 @@ def server_order(host: Host, username: str, port: int, hashed_password: str | No
         interface=notebook.interface,
     )
     return ServerOrder(_spec(host, account, port), config.to_bytes(), issue(username))
+
+
+def outdated(host: Host, running: Collection[str]) -> list[str]:
+    """Those of the running servers that were started with another config, password or host than of now. Looks only."""
+    told = _read_told(host)
+    ports = host.ledger.members(host.settings.course)
+    passwords = hashes.read(host.paths.hashes)
+    found = []
+    for name in sorted(told.keys() & ports.keys() & frozenset(running)):
+        try:
+            order = server_order(host, name, ports[name].port, passwords.get(name), lambda _username: None)
+        except HostError:
+            continue
+        if _order_digest(host, order) != told[name]:
+            found.append(name)
+    return found
+
+
+def remember_told(host: Host, orders: Iterable[ServerOrder]) -> None:
+    """What these servers are started with, for `outdated`. Gone with the class's runtime folder."""
+    told = _read_told(host) | {order.spec.username: _order_digest(host, order) for order in orders}
+    hashes.write_private(_told_file(host), json.dumps(told).encode("ascii"))
 
 
 def issuer(host: Host) -> Issue:
@@ -121,6 +144,21 @@ def expected_digest(host: Host) -> str | None:
 def digest(config: bytes, certificate: TlsFiles | None) -> str:
     """Of everything that a front page is told. It gives nothing away: generated passwords cannot be guessed."""
     return hashlib.sha256(config + (certificate.certificate if certificate else b"")).hexdigest()
+
+
+def _order_digest(host: Host, order: ServerOrder) -> str:
+    """Without the class CA's leaf, which is issued when a server starts: its names and addresses stand for it."""
+    own = own_files(host).certificate if host.settings.tls.mode == "files" else b""
+    rest = [order.spec.to_json(), host.settings.tls.mode, sorted(host.frontend.hosts)]
+    return hashlib.sha256(order.config + own + json.dumps(rest).encode("ascii")).hexdigest()
+
+
+def _read_told(host: Host) -> dict[str, str]:
+    return hashes.read(_told_file(host))
+
+
+def _told_file(host: Host) -> Path:
+    return host.paths.run / "told.json"
 
 
 def _leaf(host: Host, username: str) -> tuple[Path, str]:

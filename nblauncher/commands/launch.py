@@ -39,10 +39,12 @@ _SERVED = (AccountState.COMPLETE, AccountState.CHANGED, AccountState.GUEST)
 def prepare(host: Host, usernames: Sequence[str], contents: Sequence[tuple[str, bytes]]) -> Plan:
     """Survey and plan. InputError when the administrator's certificate cannot serve the class."""
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
+    running = {report.username for report in shutdown.reports(host) if report.state is ServerState.READY}
     return plan(
         usernames,
         survey.survey(host, usernames),
-        running={report.username for report in shutdown.reports(host) if report.state is ServerState.READY},
+        running=running,
+        outdated=classroom.outdated(host, running),
         front_page_is_current=front_page.is_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         warnings=_warnings(host.settings),
@@ -55,6 +57,7 @@ def plan(
     *,
     running: Collection[str],
     front_page_is_current: bool,
+    outdated: Sequence[str] = (),
     new_inputs: AcceptInputs | None = None,
     warnings: Sequence[str] = (),
 ) -> Plan:
@@ -75,6 +78,7 @@ def plan(
         ),
         (
             *(f"{name} is not served: the removal began and did not finish" for name in leaving),
+            *([_outdated_words(outdated)] if outdated else []),
             *warnings,
         ),
     )
@@ -149,6 +153,8 @@ class StartServers:
                 on_event=known,
                 addresses=host.settings.web.bind,
             )
+        begun = {outcome.username for outcome in outcomes if not outcome.was_running}
+        classroom.remember_told(host, [order for order in orders if order.spec.username in begun])
         for outcome in outcomes:
             if outcome.state is not ServerState.READY:
                 failures[outcome.username] = _why(host, outcome)
@@ -186,6 +192,11 @@ def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str,
 
 def _is_set_up(name: str, facts: Facts) -> bool:
     return name in facts.members and name in facts.with_passwords and facts.state(name) in _SERVED
+
+
+def _outdated_words(names: Sequence[str]) -> str:
+    who = ", ".join(names) if len(names) <= 5 else shutdown.servers_of(names)
+    return f"{who}: running with an older config; `nblauncher shutdown` and `launch` bring the new one"
 
 
 def _warnings(settings: Settings) -> tuple[str, ...]:

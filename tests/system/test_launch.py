@@ -276,6 +276,20 @@ def test_a_reader_that_goes_away_is_no_bug(up):
     assert "Traceback" not in (up.paths.logs / "nblauncher.log").read_text()
 
 
+def test_a_changed_config_reaches_running_servers_only_by_a_restart_which_launch_says(up):
+    before = launched.handles(up)
+    up.write(notebook={"environment": {"OMP_NUM_THREADS": "1"}})
+    said = up.run("launch", "--background")
+    assert f"Note: {ADA}, {BOB}: running with an older config" in said.stderr
+    assert launched.handles(up) == before
+    up.run("shutdown", "--only", ADA)
+    assert f"Note: {BOB}: running" in up.run("launch", "--background").stderr
+    with launched.visitor(up, ADA) as ada:
+        assert ada.run("import os; print(os.environ['OMP_NUM_THREADS'])") == "1\n"
+    up.write(notebook={})
+    assert f"Note: {ADA}: running" in up.run("launch", "--background").stderr
+
+
 # kill -9
 
 

@@ -89,6 +89,14 @@ def test_warnings_become_notes():
     assert planned(facts(), warnings=["tls.mode is off"]).notes == ("tls.mode is off",)
 
 
+def test_servers_with_an_older_config_are_left_alone_and_said():
+    plan = planned(facts(), running=NAMES, front=True, outdated=["ada", "bob"])
+    assert plan.is_empty
+    (note,) = plan.notes
+    assert note.startswith("ada, bob: running with an older config") and "nblauncher shutdown" in note
+    assert planned(facts(), running=NAMES, front=True, outdated=[*"abcdef"]).notes[0].startswith("6 servers:")
+
+
 def test_status_in_one_line():
     entries = [{"server": "ready"}, {"server": "failed"}, {"server": "ready"}]
     assert status.summary(entries, "stopped") == "1 failed, 2 ready; the front page is stopped"
