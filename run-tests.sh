@@ -32,7 +32,7 @@ run_tests() {
     case $stage in
         all) selection=(tests/unit tests/contract tests/system tests/browser) ;;
         check) selection=(tests/unit tests/contract -m "not system and not browser") ;;
-        system) selection=(tests/contract tests/system -m system) ;;
+        system) selection=(tests/contract tests/system -m system) ;; # a contract runs on the real thing as well
         browser) selection=(tests/browser) ;;
     esac
     if can_make_accounts; then
