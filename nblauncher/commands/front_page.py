@@ -75,7 +75,7 @@ def _start(host: Host, supervisor: Client) -> None:
     if report.state is not ServerState.READY:
         last = f": {report.last_lines[-1]}" if report.last_lines else ""
         reason = report.reason or "it does not answer"
-        raise HostError(f"the front page did not start: {reason}{last}", f"See {host.paths.logs}/front-page.log.")
+        raise HostError(f"the front page did not start: {reason}{last}", f"See {host.paths.logs}/_front-page.log.")
     hashes.write_private(_digest_file(host), classroom.digest(config, certificate).encode("ascii"))
 
 

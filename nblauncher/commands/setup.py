@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
+from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
@@ -261,6 +262,8 @@ class AcceptInputs:
 def _objection(student: Student, facts: Facts, settings: Settings) -> str:
     name, state = student.username, facts.state(student.username)
     where = f"students.csv line {student.line}: " if student.line else ""
+    if name in SYSTEM_ACCOUNTS:
+        return f'{where}"{name}" is the name of a system account of nblauncher\'s own'
     if not settings.accounts.create:
         if state is AccountState.ABSENT or name not in facts.found:
             return f'{where}there is no account "{name}", and accounts.create is false'

@@ -113,7 +113,7 @@ def _detach() -> None:
 
 def _make_folders(paths: CoursePaths) -> None:
     for folder, mode in (
-        (RUN_ROOT, 0o755),
+        (RUN_ROOT, 0o711),
         (paths.run, 0o711),
         (paths.students_run, 0o711),
         (LOG_ROOT, 0o755),

@@ -86,7 +86,7 @@ class FrontPage:
         finally:
             theirs.close()
         self._spec, self.state, self.reason, self.last_lines = spec, ServerState.STARTING, "", ()
-        self._output = CappedLog(self._loop, output, self._logs / "front-page.log")
+        self._output = CappedLog(self._loop, output, self._logs / "_front-page.log")
         ours.setblocking(False)
         self._link, self._received, self._unsent = ours, b"", b""
         self._loop.watch(ours.fileno(), self._listen)

@@ -110,6 +110,11 @@ def test_an_account_that_somebody_else_made_is_refused():
         setup.plan(roster("carol"), facts({"carol": AccountState.FOREIGN}), SETTINGS, OWNER)
 
 
+def test_our_own_system_accounts_are_no_students():
+    with pytest.raises(InputError, match="system account"):
+        setup.plan(roster("nblauncher"), Facts("c1"), SETTINGS, OWNER)
+
+
 def test_an_account_deleted_by_hand_is_reported_and_made_anew_with_new_passwords_on_its_old_port():
     found = facts({"ada": AccountState.VANISHED})
     plan = setup.plan(roster("ada"), found, SETTINGS, OWNER)
