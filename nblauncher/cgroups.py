@@ -24,7 +24,6 @@ from nblauncher.errors import HostError
 _MOUNTS = Path("/proc/self/mounts")
 _SYSTEMD = Path("/run/systemd/system")
 _SCOPE_DEADLINE = 10.0
-_PER_LINE = "\n"
 
 
 class Kind(str, Enum):
@@ -209,6 +208,16 @@ def kill_proven(uid: int, leader: int, ancestor: int) -> None:
             os.close(pidfd)
 
 
+def uids_in(status: bytes) -> tuple[int, ...]:
+    """Real, effective, saved and file system uid from the bytes of /proc/PID/status.
+
+    The process's name comes first and is its own to choose; the kernel escapes a newline in it, but not a carriage
+    return, which would begin a line of text.
+    """
+    line = next(line for line in status.split(b"\n") if line.startswith(b"Uid:"))
+    return tuple(map(int, line.split()[1:]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Process:
     uid: int
@@ -222,17 +231,12 @@ def _processes() -> Iterator[tuple[int, _Process]]:
             continue
         try:
             status = Path("/proc", name, "stat").read_bytes()
-            uid = _real_uid(Path("/proc", name, "status").read_text(errors="replace"))
+            uid = uids_in(Path("/proc", name, "status").read_bytes())[0]
         except (FileNotFoundError, ProcessLookupError):
             continue
         state, parent, _group, session = status[status.rindex(b")") + 2 :].split()[:4]
         if state not in (b"Z", b"X"):
             yield int(name), _Process(uid, int(parent), int(session))
-
-
-def _real_uid(status: str) -> int:
-    line = next(line for line in status.split(_PER_LINE) if line.startswith("Uid:"))
-    return int(line.split()[1])
 
 
 def _descends(pid: int, ancestor: int, facts: dict[int, _Process]) -> bool:

@@ -250,7 +250,12 @@ def _os_words(error: OSError) -> str:
 
 def _exit_words(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        try:
+            return f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            # The account's other processes may send any signal, also a real-time one, which has no name.
+            return f"killed by signal {number}"
     return f"exit status {os.waitstatus_to_exitcode(status)}"
 
 

@@ -317,11 +317,10 @@ def _take_sockets(pidfd: int, one: Remembered) -> list[socket.socket]:
 def _is_run_by(pid: int, uid: int) -> bool:
     """Whether all of the process's uids are this one."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
         return False
-    line = next(line for line in status.splitlines() if line.startswith("Uid:"))
-    return {int(word) for word in line.split()[1:]} == {uid}
+    return set(cgroups.uids_in(status)) == {uid}
 
 
 def _close(seat: Seat) -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nblauncher import cgroups
 from nblauncher.descriptors import Listener
 from nblauncher.model import Account, Handle, ServerState
 from nblauncher.plain_http import redirect_target
@@ -277,3 +280,16 @@ def test_ends_are_told_in_words():
 )
 def test_plain_http_is_redirected_to_the_same_place_or_nowhere(host, target, location):
     assert redirect_target(host, target) == location
+
+
+def test_a_name_with_a_carriage_return_forges_no_uid():
+    """A student's own server may call itself so; a supervisor that stumbled over it could adopt nobody."""
+    renamed = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\rUid: x', 0, 0, 0); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", renamed], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        status = Path(f"/proc/{process.pid}/status").read_bytes()
+        assert b"Name:\t\rUid: x\n" in status
+        assert cgroups.uids_in(status) == (os.getuid(), os.geteuid(), os.geteuid(), os.geteuid())
+        assert process.pid in cgroups.of_user(os.getuid())
+        process.communicate(b"\n")

@@ -151,6 +151,11 @@ def test_a_full_disk_is_said_in_words():
         run_as(ROOT, function)
 
 
+def test_a_worker_that_dies_of_a_signal_without_a_name_is_an_error_and_no_bug():
+    with pytest.raises(HostError, match="killed by signal 40"):
+        run_as(ROOT, lambda: os.kill(os.getpid(), 40))
+
+
 def test_a_worker_that_dies_is_an_error():
     def function() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
