@@ -333,11 +333,13 @@ prune_releases() { # current and previous stay, and what a process still runs (a
 is_used() { [ -n "$(users_of "$1")" ]; }
 
 users_of() { # users_of FOLDER: pids of the processes that run or have mapped something below it
-    local process
+    local process program
     for process in /proc/[0-9]*; do
-        # The environment's python is a link to /usr/bin/python3: a process is known by its command line and by the
-        # compiled modules it has mapped. One that ends while we look is none.
-        if [ "${process##*/}" != $$ ] && grep -qasF "$1/" "$process/cmdline" "$process/maps"; then
+        # The environment's python is a link to /usr/bin/python3: a process is known by the name it was started with and
+        # by the compiled modules it has mapped. One that ends while we look is none.
+        program=
+        { IFS= read -r -d '' program <"$process/cmdline"; } 2>/dev/null || true
+        if [[ $program == "$1"/* ]] || grep -qsF "$1/" "$process/maps"; then
             printf '%s\n' "${process##*/}"
         fi
     done
