@@ -18,6 +18,7 @@ import psutil
 
 from nblauncher import classfiles, passwords, tls
 from nblauncher.course import RUN_ROOT, CoursePaths
+from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle, Secret, ServerState, TlsFiles
 from nblauncher.server_config import ServerConfig
 from nblauncher.supervisor import client
@@ -167,7 +168,10 @@ class RunningClass:
 
     def close(self) -> None:
         if self._supervisor is not None:
-            self.reconnect().end(grace=2)
+            try:
+                self.reconnect().end(grace=2)
+            except HostError as error:
+                raise AssertionError(f"the class did not end: {error.problem}\n{self.logs()}") from error
             self._supervisor.close()
         subprocess.run(["rm", "-rf", "--", str(self.paths.run), str(self.paths.logs)], check=True)
         with contextlib.suppress(OSError):

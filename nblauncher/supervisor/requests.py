@@ -16,7 +16,8 @@ from nblauncher.supervisor.wire import Reader, WireError, close_all, pack
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
-MAX_UNSENT = 16 << 20
+MAX_UNSENT = 1 << 20
+"""Bytes of answers that a client has not read: until it does, nothing more is read from it."""
 
 Answer = Callable[[Mapping[str, Any]], None]
 """To be called once, now or later, with what the client gets."""
@@ -107,10 +108,12 @@ class _Client:
         except OSError:
             self.close()
             return
-        if len(self._unsent) > MAX_UNSENT:
-            self.close()
-            return
-        self._loop.watch(self._connection.fileno(), self._ready, READ | (WRITE if self._unsent else 0))
+        events = (0 if self._is_full else READ) | (WRITE if self._unsent else 0)
+        self._loop.watch(self._connection.fileno(), self._ready, events)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._unsent) > MAX_UNSENT
 
     def close(self) -> None:
         if not self._is_open:
@@ -122,17 +125,21 @@ class _Client:
         self._counter.forget(self)
 
     def _ready(self) -> None:
-        if self._unsent:
-            self.flush()
+        self.flush()
         try:
-            is_there = not self._is_open or self._reader.feed(self._connection)
-            while self._is_open and (request := self._reader.next()) is not None:
-                self._counter.handle(*request, self)
+            self._serve()
+            if self._is_open and not self._is_full:
+                is_there = self._reader.feed(self._connection)
+                self._serve()
+                if not is_there:
+                    self.close()
         except BlockingIOError:
             return
         except (WireError, OSError) as error:
             log.warning("a client was disconnected: %s", error)
             self.close()
-            return
-        if not is_there:
-            self.close()
+
+    def _serve(self) -> None:
+        """Handle what has arrived, as long as its answers are read."""
+        while self._is_open and not self._is_full and (request := self._reader.next()) is not None:
+            self._counter.handle(*request, self)

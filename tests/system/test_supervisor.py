@@ -331,7 +331,7 @@ def test_a_client_that_does_not_read_keeps_nobody_waiting(course, ada):
         silent.connect(str(course.paths.supervisor_socket))
         silent.settimeout(5)
         request = b'{"ask": "servers"}'
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError):
             while True:
                 silent.sendall(struct.pack("!I", len(request)) + request)
         assert course.supervisor.hello().pid
