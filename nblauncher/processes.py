@@ -8,6 +8,7 @@ Sources: proc_pid_stat(5), pidfd_open(2), pidfd_send_signal(2).
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -81,7 +82,10 @@ def open_handle(handle: Handle) -> int | None:
     """A pidfd of exactly this process, close-on-exec; None when it ended. The caller closes it."""
     try:
         descriptor = os.pidfd_open(handle.pid)
-    except ProcessLookupError:
+    except OSError as error:
+        # Not ESRCH: the number lives on as that of a session or a group whose leader is gone (kernel/fork.c).
+        if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            raise
         return None
     # Compared after the pidfd is open: from here on the pid cannot be given to somebody else under our hands.
     if is_running(handle):
