@@ -168,6 +168,9 @@ def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[str]:
             _record(step, step.apply(host), report)
         except NblauncherError as error:
             _record_failure(step, error, report)
+        except OSError as error:
+            log.exception("%s", step.describe())
+            _record_failure(step, HostError(f"{error.strerror or error} ({error.filename or step.describe()})"), report)
         yield step.describe()
 
 

@@ -73,7 +73,7 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
             if states[name] in (AccountState.FOREIGN, AccountState.GUEST)
             and (why := host.accounts.objection(account)) is not None
         },
-        locked=frozenset(name for name in wanted if name in claims and claims[name].stage == "removing"),
+        locked=frozenset(name for name in wanted if name in claims and claims[name].stage in ("removing", "emptying")),
         in_group=host.accounts.members_of(host.group),
         elsewhere=host.ledger.members_elsewhere(course),
         with_records=frozenset(same_uid),

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from typing import Any
 from nblauncher import privileges
 from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
 from nblauncher.model import Account
+
+log = logging.getLogger(__name__)
 
 MAX_PAYLOAD = 1 << 20
 """Bytes of file content in one frame."""
@@ -82,8 +85,8 @@ class Worker:
         """What the function returned, as JSON made it.
 
         Raises the NblauncherError that the function raised, and HostError when the child died, was killed, or took
-        longer than `timeout` seconds (it is then killed). Any other exception of the function is a bug and comes
-        back as RuntimeError with the child's traceback.
+        longer than `timeout` seconds (it is then killed). Any other exception is logged and is a HostError too; only
+        where the child has our own uid is it a bug for certain, and comes back as RuntimeError with its traceback.
         """
         try:
             answer = self._receive(timeout)
@@ -96,6 +99,10 @@ class Worker:
         kind = {"InputError": InputError, "RefusedError": RefusedError}.get(str(answer.get("kind")), HostError)
         if "problem" in answer:
             raise kind(str(answer["problem"]), str(answer.get("hint", "")))
+        if self.account.uid != os.geteuid():
+            # Whoever shares the worker's uid can break it (prlimit(2) needs no more): one student's failure, not ours.
+            log.error("a worker of %s failed:\n%s", self.account.username, answer.get("traceback"))
+            raise HostError(f"a file worker of {self.account.username} failed", "the log has its last words")
         raise RuntimeError(f"a worker of {self.account.username} failed:\n{answer.get('traceback')}")
 
     def fileno(self) -> int:

@@ -152,6 +152,9 @@ class FakeAccounts:
 
     # Ending.
 
+    def mounts_in_home(self, account: Account) -> list[str]:
+        return []
+
     def remove_schedules(self, account: Account) -> tuple[str, ...]:
         self._refuse_unless_ours(account)
         return self.schedules.pop(account.username, ())

@@ -75,6 +75,9 @@ class Accounts(Protocol):
     def remove_group(self, group: str, *, locks: Collection[int] = ()) -> None:
         """Remove a course's group that the caller recorded as made by us; nothing when it is gone."""
 
+    def mounts_in_home(self, account: Account) -> list[str]:
+        """What is mounted at or below the home: other people's files, which no removal may reach."""
+
     def remove_schedules(self, account: Account) -> tuple[str, ...]:
         """Remove what would start something later: crontab, at jobs, linger. Returns what was removed, in words."""
 

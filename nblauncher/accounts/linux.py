@@ -155,6 +155,9 @@ class LinuxAccounts:
 
     # Ending.
 
+    def mounts_in_home(self, account: Account) -> list[str]:
+        return home_folders.mounts_within(account.home)
+
     def remove_schedules(self, account: Account) -> tuple[str, ...]:
         self._refuse_unless_ours(account)
         return schedules.remove_schedules(account)

@@ -43,8 +43,14 @@ def plan(
     present = [name for name in deleted if name in facts.found and name not in half_made]
     reclaimed = [name for name in present if facts.state(name) is AccountState.CHANGED]
     served = [name for name in leaving if facts.state(name) in (AccountState.COMPLETE, AccountState.CHANGED)]
+    # A home that is merely not there may be a disk that is not mounted: only what we emptied ourselves may be gone.
+    homeless = {
+        name
+        for name in present
+        if name in facts.without_home and (facts.claims[name].stage == "emptying" or name in despite_incomplete)
+    }
     kinds = {
-        **{name: HOME for name in [*present, *kept_by_hand] if name not in facts.without_home},
+        **{name: HOME for name in [*present, *kept_by_hand] if name not in homeless},
         **dict.fromkeys(served, ALL),
     }
     ends_course = facts.record is not None and set(facts.members) == {*deleted, *leaving}
@@ -57,7 +63,7 @@ def plan(
                 Phase("end processes", tuple(map(EndProcesses, present))),
                 *retrieve.phases(run, kinds, always_publishes=True),
                 Phase("verify", (DemandComplete(tuple(kinds), run, despite_incomplete),) if kinds else ()),
-                Phase("delete", tuple(DeleteStudent(name, run) for name in present)),
+                Phase("delete", tuple(DeleteStudent(name, run, is_homeless=name in homeless) for name in present)),
                 Phase("discard half-made accounts", tuple(map(DiscardAccount, half_made))),
                 Phase("leave the course", tuple(map(LeaveCourse, [*gone, *leaving]))),
                 Phase("keep", tuple(map(RefuseChanged, kept_by_hand))),
@@ -135,6 +141,7 @@ class LockAccount:
 
     def apply(self, host: Host) -> None:
         account = survey.claimed_account(host, self.username)
+        _refuse_mounts(host, account)
         host.ledger.begin_removal(self.username)
         host.accounts.lock(account, locks=host.locks)
 
@@ -185,28 +192,33 @@ class DeleteStudent:
 
     username: str
     run: Run
+    is_homeless: bool = False
+    """The home is gone: we emptied it in an earlier run, or the teacher says that it is so (`--despite-incomplete`)."""
 
     @property
     def usernames(self) -> tuple[str, ...]:
         return (self.username,)
 
     def describe(self) -> str:
-        return f"delete home and account of {self.username}"
+        return f"delete {'' if self.is_homeless else 'home and '}account of {self.username}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
         account = survey.claimed_account(host, self.username)
-        temporary: tuple[str, ...] = ()
-        if os.path.lexists(account.home):
+        temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
+        if not self.is_homeless:
             self._verify(host, account)
-            temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
+            _refuse_mounts(host, account)
+            host.course_ledger.forget_handed_out(self.username)
+            host.ledger.begin_emptying(self.username)
             left = homes.empty(account)
             if left:
-                raise HostError(
-                    f"the home could not be emptied: {left[0]}", "account and what is left of the home stay"
-                )
+                raise HostError(f"the home could not be emptied: {left[0]}", "the account and the rest of it stay")
+        elif os.path.lexists(account.home):
+            raise HostError("the home has come back and was not retrieved", "Run it again.")
         host.accounts.kill_everything(account)
         host.accounts.delete(account, locks=host.locks)
-        with contextlib.suppress(FileNotFoundError):
+        # On tmpfs, and empty unless somebody else has written there: then it is gone at the next reboot.
+        with contextlib.suppress(OSError):
             os.rmdir(_runtime_folder(host, account))
         return {self.username: {"deleted": [str(account.home), *temporary], **forget_student(host, self.username)}}
 
@@ -310,6 +322,12 @@ def forget_student(host: Host, username: str) -> Details:
     host.course_ledger.forget(username)
     host.ledger.leave(host.settings.course, username)
     return details
+
+
+def _refuse_mounts(host: Host, account: Account) -> None:
+    mounts = host.accounts.mounts_in_home(account)
+    if mounts:
+        raise HostError(f"something is mounted in the home: {mounts[0]}", "Unmount it and run the command again.")
 
 
 def _runtime_folder(host: Host, account: Account) -> Path:

@@ -184,6 +184,11 @@ class CourseLedger:
             for row in rows
         }
 
+    def forget_handed_out(self, username: str) -> None:
+        """The home is emptied: should the student stay after all, everything is handed out again."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM handed_out WHERE username = ?", (username,))
+
     def forget(self, username: str) -> None:
         """The student has left the course."""
         with self._database.transaction() as connection:

@@ -34,7 +34,7 @@ CREATE TABLE spent_ports (course TEXT NOT NULL, port INTEGER NOT NULL, PRIMARY K
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An account as we recorded it. `stage`: intended (perhaps half made), made, removing."""
+    """An account as we recorded it. `stage`: intended (perhaps half made), made, removing, emptying."""
 
     account: Account
     is_guest: bool
@@ -190,6 +190,11 @@ class HostLedger:
                 (account.gid, account.username, account.uid),
             )
 
+    def begin_emptying(self, username: str) -> None:
+        """The home was retrieved and verified, and is about to be emptied: from here on it may be gone."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE accounts SET stage = 'emptying' WHERE username = ?", (username,))
+
     def passwords_set(self, usernames: Iterable[str]) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
@@ -199,7 +204,9 @@ class HostLedger:
     def begin_removal(self, username: str) -> None:
         """Before the first act of a removal: from here on the account may be locked."""
         with self._database.transaction() as connection:
-            connection.execute("UPDATE accounts SET stage = 'removing' WHERE username = ?", (username,))
+            connection.execute(
+                "UPDATE accounts SET stage = 'removing' WHERE username = ? AND stage != 'emptying'", (username,)
+            )
 
     def join(self, course: str, ports: Mapping[str, int]) -> None:
         """Make these students members of the course, each with the port given; a port that is kept stays kept."""

@@ -141,6 +141,41 @@ def test_a_hostile_home_neither_leads_us_out_nor_keeps_us_from_the_rest(room, tm
     assert Path("/etc/passwd").exists()
 
 
+def test_what_is_mounted_in_a_home_is_never_emptied(room, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "others.txt").write_text("somebody else's")
+    shared.chmod(0o777)
+    point = room.home(ADA) / "shared"
+    as_student(ADA, "mkdir", str(point))
+    subprocess.run(["mount", "--bind", str(shared), str(point)], check=True)
+    try:
+        answer = room.run("remove", "--yes", expect=5)
+        assert "mounted in the home" in answer.stderr
+        assert exists(ADA) and not exists(BOB)
+        assert (shared / "others.txt").read_text() == "somebody else's"
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    room.run("remove", "--yes")
+    assert not exists(ADA)
+    assert (shared / "others.txt").exists()
+
+
+def test_a_home_that_is_merely_not_there_keeps_its_account(room):
+    write(ADA, "thesis.txt", "years of work")
+    home = room.home(ADA)
+    away = home.with_name("nbtm-away")
+    home.rename(away)
+    try:
+        room.run("remove", "--yes", expect=5)
+        assert exists(ADA) and is_locked(ADA)
+    finally:
+        away.rename(home)
+    room.run("remove", "--yes")
+    assert not exists(ADA)
+    assert brought_home(room, ADA, "home/thesis.txt") == ["years of work"]
+
+
 def test_an_account_changed_by_hand_is_retrieved_and_stays_until_it_is_claimed(room):
     write(ADA, "note.txt", "mine")
     subprocess.run(["usermod", "-c", "Ada Lovelace", ADA], check=True)

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,30 @@ def test_one_students_failure_is_one_students(taught):
         assert {path.name for path in (taught.folder / "retrieved" / "latest").iterdir()} == {BOB}
     finally:
         moved.rename(home)
+
+
+def test_a_student_who_breaks_the_worker_of_their_uid_fails_alone(taught):
+    as_student(BOB, "date +%N >> tutorial/bob.txt")
+    uid = pwd.getpwnam(ADA).pw_uid
+    breaker = (
+        "import os, resource\n"
+        f"while os.getppid() == {os.getpid()}:\n"
+        "    for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "        try:\n"
+        "            if int(pid) != os.getpid():\n"
+        "                resource.prlimit(int(pid), resource.RLIMIT_AS, (1, 1))\n"
+        "        except (OSError, ValueError):\n"
+        "            continue\n"
+    )
+    ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    attack = subprocess.Popen(["setpriv", *ids, sys.executable, "-I", "-c", breaker])
+    try:
+        answer = sudo(taught, "retrieve")
+        assert answer.returncode in (0, 5), answer.stderr
+        assert (taught.folder / "retrieved" / "latest" / BOB).is_dir()
+    finally:
+        attack.kill()
+        attack.wait()
 
 
 def test_a_store_that_others_may_write_to_is_refused(taught):
