@@ -11,7 +11,7 @@ import ipaddress
 import os
 import pwd
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nblauncher.errors import HostError
@@ -44,6 +44,20 @@ def open_port(port: int, addresses: Sequence[str] = ()) -> tuple[list[socket.soc
                 one.close()
             raise _told(port, address, error) from error
     return opened, notes
+
+
+def listen_again(sockets: Iterable[socket.socket]) -> None:
+    """A student can shutdown(2) the inherited socket, which is ours as well: then nobody would hold the port.
+
+    HostError names whoever took it meanwhile.
+    """
+    for one in sockets:
+        if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            address, port = one.getsockname()[:2]
+            try:
+                one.listen(BACKLOG)
+            except OSError as error:
+                raise _told(port, address, error) from error
 
 
 def who_holds(port: int) -> str:

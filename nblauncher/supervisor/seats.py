@@ -96,6 +96,7 @@ class Seats:
         """
         seat = self._seats.get(username)
         if seat is not None and (seat.uid, seat.port) == (uid, port) and seat.sockets:
+            ports.listen_again(seat.sockets)
             return []
         if seat is not None and (seat.is_up or seat.stopping):
             raise HostError(f"{username}'s server still runs on port {seat.port}", "Stop it first: nblauncher shutdown")

@@ -21,7 +21,7 @@ from nblauncher.descriptors import Listener
 from nblauncher.model import Account, Handle, ServerState
 from nblauncher.plain_http import redirect_target
 from nblauncher.spawners import choose, server_environment
-from nblauncher.supervisor import capped_log, registry
+from nblauncher.supervisor import capped_log, ports, registry
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
@@ -293,3 +293,15 @@ def test_a_name_with_a_carriage_return_forges_no_uid():
         assert cgroups.uids_in(status) == (os.getuid(), os.geteuid(), os.geteuid(), os.geteuid())
         assert process.pid in cgroups.of_user(os.getuid())
         process.communicate(b"\n")
+
+
+def test_a_listener_that_a_student_shut_down_listens_again():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen(1)
+        with held.dup() as inherited:
+            inherited.shutdown(socket.SHUT_RDWR)
+        ports.listen_again([held])
+        with socket.create_connection(held.getsockname(), timeout=5):
+            held.settimeout(5)
+            held.accept()[0].close()
