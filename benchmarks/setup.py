@@ -67,7 +67,7 @@ def write_class(folder: Path, names: list[str], files: int) -> None:
 
 
 def forget(names: list[str]) -> None:
-    """The course's entries in host.db would stand in the way of a second benchmark with other uids: remove the class."""
+    """Accounts, group and folders of the class."""
     delete(names)
     subprocess.run(["groupdel", f"nbl-{COURSE}"], check=False, stderr=subprocess.DEVNULL)
     paths = CoursePaths(COURSE)

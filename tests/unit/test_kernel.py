@@ -12,7 +12,7 @@ import pytest
 from nblauncher import classfiles, kernel
 from nblauncher.classfiles import PIP_PREFIX
 
-SHOW = "import sys, segno; print(sys.prefix); print(segno.__file__)"
+SHOW = "import sys, webcolors; print(sys.prefix); print(webcolors.__file__)"
 
 
 def run(home: str | None) -> subprocess.CompletedProcess[str]:
@@ -35,8 +35,8 @@ def test_a_kernel_runs_in_an_environment_of_its_own_with_the_courses_packages(tm
 def test_a_package_of_the_students_comes_before_the_courses(tmp_path):
     kernel.prepare(tmp_path / PIP_PREFIX)
     packages = next((tmp_path / PIP_PREFIX / "lib").iterdir()) / "site-packages"
-    (packages / "segno.py").write_text("")
-    assert run(str(tmp_path)).stdout.splitlines()[1] == str(packages / "segno.py")
+    (packages / "webcolors.py").write_text("")
+    assert run(str(tmp_path)).stdout.splitlines()[1] == str(packages / "webcolors.py")
 
 
 def test_what_is_missing_or_spoilt_is_made_again_and_the_rest_is_kept(tmp_path):
