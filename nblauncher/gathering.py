@@ -42,7 +42,7 @@ def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, know
     read at all; BrokenPipeError when nobody reads what we send any more.
     """
     stored = _read_known(known, stall)
-    root = _open_home(home)
+    root = _open_home(home, scope)
     gathering = _Gathering(scope, limits, output, root, stored)
     base = root if scope.kind == HOME else gathering.open_material(root)
     digest = hashlib.sha256()
@@ -58,20 +58,29 @@ def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, know
 def listing(home: Path, scope: Scope, limits: RetrieveSettings) -> str:
     """A digest of the names, kinds, sizes, times and inodes of all that HOME walks. Runs as the student."""
     digest = hashlib.sha256()
-    for entry in _walk(_open_home(home), scope, limits):
+    for entry in _walk(_open_home(home, scope), scope, limits):
         digest.update(_line(entry, scope))
     return digest.hexdigest()
 
 
-def _open_home(home: Path) -> int:
+def _open_home(home: Path, scope: Scope) -> int:
     """The way to the home may contain links, which are the administrator's; the home must be the student's own."""
     try:
+        if scope.kind == HOME:
+            _open_up(home)
         root = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"the home {home} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
     if os.fstat(root).st_uid != os.geteuid():
         raise HostError(f"the home {home} belongs to uid {os.fstat(root).st_uid}, not to the student")
     return root
+
+
+def _open_up(home: Path) -> None:
+    """Who shut the home (`chmod 0 ~`) may open it, and before it is removed must: what is not read stays for ever."""
+    status = os.stat(home)
+    if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(home, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
 
 
 def _walk(base: int, scope: Scope, limits: RetrieveSettings) -> Iterator[files.Entry]:

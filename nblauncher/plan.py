@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import select
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,9 +127,12 @@ class Report:
         log.error("%s: %s", username, why)
 
     def add(self, username: str, details: Details) -> None:
+        """A step is done for the student. With `is_unchanged` among the details it found that nothing was to do."""
         student = self[username]
+        details = dict(details)
+        is_unchanged = details.pop("is_unchanged", False)
         if student.status != "failed":
-            student.status = "done"
+            student.status = "unchanged" if is_unchanged else "done"
         exceptions = [*student.details.get("exceptions", ()), *details.get("exceptions", ())]
         student.details.update(details)
         if exceptions:
@@ -142,26 +146,28 @@ Notify = Callable[[str, int, int], None]
 def apply(plan: Plan, host: Host, report: Report, notify: Notify = lambda _line, _done, _total: None) -> Report:
     """Carry the plan out. One student's failure is one student's; a failure of the whole course's step ends it.
 
-    Ctrl-C ends it after the step in hand; what was done is in the report, the rest is `skipped`.
+    Ctrl-C ends it; what was done is in the report, and `skipped` is whoever a step was still to come for.
     """
     done = 0
     total = len(plan.steps)
+    to_come = Counter(username for step in plan.steps for username in step.usernames)
     try:
         for phase in plan.phases:
             log.info("phase: %s", phase.title)
-            outcomes = _in_parallel(phase, host, report) if phase.parallel > 1 else _in_turn(phase, host, report)
-            for line in outcomes:
+            finished = _in_parallel(phase, host, report) if phase.parallel > 1 else _in_turn(phase, host, report)
+            for step in finished:
                 done += 1
-                notify(line, done, total)
+                to_come.subtract(step.usernames)
+                notify(step.describe(), done, total)
     except KeyboardInterrupt:
         report.was_interrupted = True
         for student in report.students.values():
-            if student.status == "unchanged":
+            if student.status != "failed" and to_come[student.username] > 0:
                 student.status = "skipped"
     return report
 
 
-def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[str]:
+def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[Step]:
     for step in _alive(phase.steps, report):
         log.info("%s", step.describe())
         try:
@@ -171,10 +177,10 @@ def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[str]:
         except OSError as error:
             log.exception("%s", step.describe())
             _record_failure(step, HostError(f"{error.strerror or error} ({error.filename or step.describe()})"), report)
-        yield step.describe()
+        yield step
 
 
-def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
+def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[Step]:
     """Forked processes instead of threads: the steps fork workers, and forking with threads is not safe."""
     waiting = list(_alive(phase.steps, report))
     keep = {*log_descriptors(), *phase.descriptors()}
@@ -196,7 +202,7 @@ def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[str]:
                     _record(step, answer["details"], report)
                 except NblauncherError as error:
                     _record_failure(step, error, report)
-                yield step.describe()
+                yield step
     finally:
         for _step, worker in running.values():
             worker.stop()

@@ -170,6 +170,7 @@ class LinuxAccounts:
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
         passwd.refuse_odd_words(account)
         if self.lookup(account.username) is None and not os.path.lexists(account.home):
+            self._remove_entries(account, locks)
             return
         self._refuse_unless_ours(account)
         self._refuse_while_running(account)

@@ -202,8 +202,8 @@ def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple
         runs.append(run)
         return plan
 
-    def summary(host: Host, _report: Report) -> str:
-        return remove.summary(runs[-1], host)
+    def summary(host: Host, report: Report) -> str:
+        return remove.summary(runs[-1], host, report)
 
     return change(call, opened, make_plan, Deed("removed", summary=summary, is_destructive=True, touches_accounts=True))
 
@@ -223,8 +223,8 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
         runs.append(run)
         return plan
 
-    def summary(host: Host, _report: Report) -> str:
-        return retrieve.summary(runs[-1], host)
+    def summary(host: Host, report: Report) -> str:
+        return retrieve.summary(runs[-1], host, report)
 
     return change(call, opened, make_plan, Deed("retrieved", summary=summary, counts_files=True))
 

@@ -23,7 +23,7 @@ from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
-from nblauncher.plan import Plan, Report, apply
+from nblauncher.plan import Plan, Report, StudentReport, apply
 from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def _apply(
 ) -> None:
     """Under the locks the host is looked at once more: somebody may have been quicker."""
     with _locks(host, deed.touches_accounts) as locks, _stoppable():
+        make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
         host = dataclasses.replace(host, locks=locks)
         plan = make_plan(host)
         if confirmed and [step.describe() for step in plan.steps] != [step.describe() for step in confirmed.steps]:
@@ -150,9 +151,14 @@ def _outcome(report: Report) -> tuple[int, str]:
         return EXIT_INTERRUPTED, "partial"
     if not report.is_partial:
         return 0, "ok"
-    if not report.done and len(report.failed) == len(report.students):
+    if len(report.failed) == len(report.students) and not any(map(_has_brought_work, report.failed)):
         return 1, "failed"
     return EXIT_PARTIAL, "partial"
+
+
+def _has_brought_work(student: StudentReport) -> bool:
+    """Not nothing: the work of a student whose removal failed afterwards was retrieved."""
+    return student.is_incomplete or bool(student.details.get("files"))
 
 
 @contextmanager

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nblauncher import credentials, hashes, homes, survey
+from nblauncher import homes, survey
 from nblauncher.commands import retrieve, shutdown
+from nblauncher.commands.forgetting import EndCourse, LeaveCourse, LetGo, forget_student
 from nblauncher.commands.retrieve import Run
-from nblauncher.errors import HostError
+from nblauncher.errors import HostError, InputError
 from nblauncher.host import Host
 from nblauncher.model import Account, AccountState
-from nblauncher.plan import Details, Phase, Plan, SomeFailed
+from nblauncher.plan import Details, Phase, Plan, Report, SomeFailed, StudentReport
+from nblauncher.printable import printable
 from nblauncher.scope import ALL, HOME
-from nblauncher.supervisor import client
 from nblauncher.survey import Facts
+
+log = logging.getLogger(__name__)
 
 
 def plan(
@@ -27,12 +31,15 @@ def plan(
     *,
     claimed: frozenset[str],
     despite_incomplete: frozenset[str],
+    held: frozenset[str] = frozenset(),
     now: datetime,
 ) -> tuple[Plan, Run]:
     """Who is deleted with account and home, who only leaves the course, and in which order it happens.
 
-    `claimed`: accounts that were changed by hand and that the teacher says are ours (`--claim`).
+    `claimed`: accounts that were changed by hand and that the teacher says are ours (`--claim`). `held`: whose ports a
+    running class holds. InputError for a name in one of the options that is not among `usernames`.
     """
+    _refuse_strangers(usernames, claimed, despite_incomplete)
     run = Run(now)
     members = [name for name in usernames if name in facts.members]
     deleted = [name for name in members if _is_deletable(name, facts, claimed)]
@@ -53,24 +60,29 @@ def plan(
         **{name: HOME for name in [*present, *kept_by_hand] if name not in homeless},
         **dict.fromkeys(served, ALL),
     }
-    ends_course = facts.record is not None and set(facts.members) == {*deleted, *leaving}
+    retrieval = retrieve.phases(run, kinds, always_publishes=True)
+    judged = tuple(name for name in present if name in kinds)
+    staying = [name for name in facts.members if name not in (*deleted, *leaving)]
+    ends_course = facts.record is not None and not staying
     return (
         Plan(
             (
+                # A store that cannot be written to must be found out before anybody is locked out.
+                *retrieval[:1],
                 Phase("stop servers", shutdown.steps(members) if members else ()),
                 Phase("claim accounts", tuple(map(ReclaimAccount, reclaimed))),
                 Phase("lock accounts", tuple(map(LockAccount, present))),
                 Phase("end processes", tuple(map(EndProcesses, present))),
-                *retrieve.phases(run, kinds, always_publishes=True),
-                Phase("verify", (DemandComplete(tuple(kinds), run, despite_incomplete),) if kinds else ()),
+                *retrieval[1:],
+                Phase("verify", (DemandComplete(judged, run, despite_incomplete),) if judged else ()),
                 Phase("delete", tuple(DeleteStudent(name, run, is_homeless=name in homeless) for name in present)),
                 Phase("discard half-made accounts", tuple(map(DiscardAccount, half_made))),
                 Phase("leave the course", tuple(map(LeaveCourse, [*gone, *leaving]))),
                 Phase("keep", tuple(map(RefuseChanged, kept_by_hand))),
-                Phase("let go of ports", (DropPorts((*deleted, *leaving)),) if deleted or leaving else ()),
+                Phase("the running class", (LetGo(),) if held - frozenset(staying) else ()),
                 Phase("end the course", (EndCourse(),) if ends_course else ()),
             ),
-            _notes(usernames, facts, leaving),
+            _notes(usernames, facts, [*gone, *leaving]),
         ),
         run,
     )
@@ -81,14 +93,25 @@ def prepare(
 ) -> tuple[Plan, Run]:
     """Survey and plan."""
     facts = survey.survey(host, usernames)
-    return plan(usernames, facts, claimed=claimed, despite_incomplete=despite, now=now)
+    held = frozenset(report.username for report in shutdown.reports(host))
+    return plan(usernames, facts, claimed=claimed, despite_incomplete=despite, held=held, now=now)
 
 
-def summary(run: Run, host: Host) -> str:
-    """Where everything went that was in the homes."""
-    if not run.folder:
+def summary(run: Run, host: Host, report: Report) -> str:
+    """How many are gone, where what was in their homes is, and what else was deleted; empty when nothing was done."""
+    if not report.done and not run.folder:
         return ""
-    return f"What was in the homes is in {host.settings.retrieve.target / run.folder}"
+    count = len(report.done)
+    lines = [f"{count} {'student' if count == 1 else 'students'} removed."]
+    if run.folder:
+        lines.append(f"What was in the homes is in {host.settings.retrieve.target / run.folder}")
+    others = [f"  {student.username}: {path}" for student in report.done for path in _deleted_elsewhere(student)]
+    return "\n".join([*lines, *(["Deleted outside of the homes:", *map(printable, others)] if others else [])])
+
+
+def _deleted_elsewhere(student: StudentReport) -> Sequence[str]:
+    deleted: Sequence[str] = student.details.get("deleted", ())
+    return deleted[1:]
 
 
 @dataclass(frozen=True)
@@ -204,23 +227,32 @@ class DeleteStudent:
 
     def apply(self, host: Host) -> Mapping[str, Details]:
         account = survey.claimed_account(host, self.username)
+        # Since the first sweep somebody may have acted as this uid once more, by a service of root's, say.
+        host.accounts.kill_everything(account)
+        if self.is_homeless:
+            self._demand_no_home(account)
+        else:
+            self._verify(host, account)
         temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
         if not self.is_homeless:
-            self._verify(host, account)
-            _refuse_mounts(host, account)
-            host.course_ledger.forget_handed_out(self.username)
-            host.ledger.begin_emptying(self.username)
-            left = homes.empty(account)
-            if left:
-                raise HostError(f"the home could not be emptied: {left[0]}", "the account and the rest of it stay")
-        elif os.path.lexists(account.home):
-            raise HostError("the home has come back and was not retrieved", "Run it again.")
-        host.accounts.kill_everything(account)
+            self._empty(host, account)
         host.accounts.delete(account, locks=host.locks)
         # On tmpfs, and empty unless somebody else has written there: then it is gone at the next reboot.
         with contextlib.suppress(OSError):
             os.rmdir(_runtime_folder(host, account))
         return {self.username: {"deleted": [str(account.home), *temporary], **forget_student(host, self.username)}}
+
+    def _demand_no_home(self, account: Account) -> None:
+        if os.path.lexists(account.home):
+            raise HostError("the home has come back and was not retrieved", "Run it again.")
+
+    def _empty(self, host: Host, account: Account) -> None:
+        """As the student. What the student cannot delete (a folder that root made there, say) was verified as well."""
+        _refuse_mounts(host, account)
+        host.course_ledger.forget_handed_out(self.username)
+        host.ledger.begin_emptying(self.username)
+        for line in homes.empty(account):
+            log.info("left to root in the home of %s: %s", self.username, line)
 
     def _verify(self, host: Host, account: Account) -> None:
         arrived = host.course_ledger.arrived(self.run.token).get(self.username)
@@ -229,26 +261,6 @@ class DeleteStudent:
         now = homes.listing(account, retrieve.scope_of(host, self.username, HOME), host.settings.retrieve)
         if now != arrived.listing:
             raise HostError("the home changed after it was retrieved; account and home stay, locked", "Run it again.")
-
-
-@dataclass(frozen=True)
-class LeaveCourse:
-    """Nothing is deleted: a guest, a student of another course, or an account that is gone or not ours."""
-
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
-
-    def describe(self) -> str:
-        return f"forget {self.username}; the account is left alone"
-
-    def apply(self, host: Host) -> Mapping[str, Details]:
-        claim = host.ledger.claim(self.username)
-        if claim is not None and not claim.is_guest:
-            host.accounts.remove_from_group([claim.account], host.group, locks=host.locks)
-        return {self.username: forget_student(host, self.username)}
 
 
 @dataclass(frozen=True)
@@ -269,59 +281,15 @@ class RefuseChanged:
         )
 
 
-@dataclass(frozen=True)
-class DropPorts:
-    """A class that goes on for the others lets go of the ports of those who left."""
-
-    usernames: tuple[str, ...]
-
-    def describe(self) -> str:
-        return f"let go of {len(self.usernames)} ports"
-
-    def apply(self, host: Host) -> None:
-        supervisor = client.connect(host.paths)
-        if supervisor is not None:
-            with supervisor:
-                supervisor.drop(self.usernames)
-
-
-@dataclass(frozen=True)
-class EndCourse:
-    """The last student is gone: so are the course's group, sockets and state. Logs and retrieved work stay."""
-
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return "forget the course; its logs and the retrieved work stay"
-
-    def apply(self, host: Host) -> None:
-        if host.ledger.members(host.settings.course):
-            return
-        shutdown.end_class(host)
-        host.accounts.remove_group(host.group, locks=host.locks)
-        # The record goes last: as long as it is there, the next `remove` finishes what a crash left.
-        host.remove_state()
-        host.ledger.forget_course(host.settings.course)
-
-
-def forget_student(host: Host, username: str) -> Details:
-    """Our memory of the student in this course, and the teacher's row of credentials.
-
-    The membership goes last: as long as it is there, the next `remove` finishes what a crash left. A credentials file
-    that the teacher has made something else of is left alone, and that is said.
-    """
-    hashes.update(host.paths.hashes, {}, gone=[username])
-    for suffix in ("pem", "key"):
-        (host.paths.tls / "servers" / f"{username}.{suffix}").unlink(missing_ok=True)
-    details: Details = {}
-    try:
-        credentials.write(host.owner, host.settings.credentials, [], gone=[username])
-    except HostError as error:
-        path, reason = str(host.settings.credentials), f"the student's row is still there: {error.problem}"
-        details = {"exceptions": [{"path": path, "reason": reason, "incomplete": False}]}
-    host.course_ledger.forget(username)
-    host.ledger.leave(host.settings.course, username)
-    return details
+def _refuse_strangers(usernames: Sequence[str], claimed: frozenset[str], despite_incomplete: frozenset[str]) -> None:
+    options = {"--claim": claimed, "--despite-incomplete": despite_incomplete}
+    problems = [
+        f'{option}: there is no student "{printable(name)}"'
+        for option, names in options.items()
+        for name in sorted(names - frozenset(usernames))
+    ]
+    if problems:
+        raise InputError(problems, "Nothing was changed.")
 
 
 def _refuse_mounts(host: Host, account: Account) -> None:
@@ -349,16 +317,17 @@ def _is_changed(name: str, facts: Facts, claimed: frozenset[str]) -> bool:
     return facts.state(name) is AccountState.CHANGED and name not in claimed and name not in facts.elsewhere
 
 
-def _notes(usernames: Sequence[str], facts: Facts, leaving: Sequence[str]) -> tuple[str, ...]:
+def _notes(usernames: Sequence[str], facts: Facts, forgotten: Sequence[str]) -> tuple[str, ...]:
     why = {
         AccountState.GUEST: "a guest",
         AccountState.FOREIGN: "not an account we made any more",
         AccountState.VANISHED: "gone already",
+        AccountState.HALF_MADE: "not made yet",
     }
     return (
         *(f"{name} is not in the course" for name in usernames if name not in facts.members),
         *(
             f"{name} is {why.get(facts.state(name), 'in another course as well')}: only forgotten here"
-            for name in leaving
+            for name in forgotten
         ),
     )

@@ -14,7 +14,7 @@ from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.ledger import Arrived, Retrieval
 from nblauncher.model import Exclusion
-from nblauncher.plan import Details, Phase, Plan
+from nblauncher.plan import Details, Phase, Plan, Report
 from nblauncher.scope import ALL, CACHES, CHANGED, HOME, Scope
 from nblauncher.store import Staging
 from nblauncher.survey import Facts
@@ -143,19 +143,20 @@ class Publish:
     def describe(self) -> str:
         return "publish the retrieval"
 
-    def apply(self, host: Host) -> None:
+    def apply(self, host: Host) -> Mapping[str, Details]:
         arrived = host.course_ledger.arrived(self.run.token)
         staging = self.run.opened()
         same = _same_as_before(host, arrived) if self.may_discard else ""
         if same or not arrived:
             store.discard(host.owner, staging)
             self.run.folder, self.run.is_new = same, False
-            return
+            return {name: {"is_unchanged": True} for name in arrived}
         self.run.folder = store.publish(host.owner, staging)
         host.course_ledger.record_retrievals(
             Retrieval(one.scope, self.run.folder, one.username, one.uid, one.digest, one.is_complete)
             for one in arrived.values()
         )
+        return {}
 
 
 def scope_of(host: Host, username: str, kind: str) -> Scope:
@@ -177,12 +178,14 @@ def work_details(count: int, size: int, exclusions: Sequence[Exclusion]) -> dict
     }
 
 
-def summary(run: Run, host: Host) -> str:
+def summary(run: Run, host: Host, report: Report) -> str:
     """Where the work is, in words."""
     if not run.folder:
-        return "retrieve: nothing was retrieved."
+        return "retrieve: nothing was retrieved." if report.failed else "retrieve: nothing to do."
     where = host.settings.retrieve.target / run.folder
-    return f"The work is in {where}" if run.is_new else f"Nobody changed anything since {where}; nothing to do."
+    if run.is_new:
+        return f"The work is in {where}"
+    return f"{'Nobody else' if report.failed else 'Nobody'} changed anything since {where}; nothing to do."
 
 
 def _same_as_before(host: Host, arrived: Mapping[str, Arrived]) -> str:

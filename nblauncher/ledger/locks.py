@@ -22,17 +22,28 @@ def locked(file: Path, what: str, *, patience: float = PATIENCE) -> Iterator[int
     Hand the descriptor to useradd, userdel and chpasswd: as long as one of them runs, the lock is held, also when
     we are killed. Raises BusyError after `patience` seconds, naming `what` is being changed.
     """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        _wait_for(descriptor, what, patience)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _wait_for(descriptor: int, what: str, patience: float) -> None:
     deadline = time.monotonic() + patience
+    while True:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _wait_for(descriptor, what, patience, deadline)
+            if _is_still(file, descriptor):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    """Whoever held the lock before us may have deleted the file (`remove` ends a course); then it keeps nobody out."""
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for(descriptor: int, what: str, patience: float, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,27 @@ def test_a_second_run_waits_and_then_says_who_is_busy(tmp_path):
         os.waitpid(pid, 0)
     with locked(file, "course c1"):
         assert file.exists()
+
+
+def test_a_lock_whose_file_was_deleted_keeps_nobody_out_and_is_taken_anew(tmp_path):
+    file = tmp_path / "course" / "lock"
+    held: list[bool] = []
+
+    def wait() -> None:
+        with locked(file, "course c1") as descriptor:
+            held.append(os.path.samestat(os.fstat(descriptor), os.stat(file)))
+
+    waiting = threading.Thread(target=wait)
+    with locked(file, "course c1"):
+        waiting.start()
+        while _times_open(file) < 2:
+            assert waiting.is_alive()
+        file.unlink()
+        file.parent.rmdir()
+    waiting.join()
+    assert held == [True]
+
+
+def _times_open(file: Path) -> int:
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(os.path.lexists(link) and os.readlink(link) == str(file) for link in links)

@@ -87,6 +87,19 @@ def test_an_interruption_is_reported_with_what_was_done():
     assert statuses(report) == {"ada": "done", "bob": "skipped"}
 
 
+def test_who_was_not_finished_when_it_was_interrupted_is_skipped_and_not_done():
+    lock = Phase("lock", (Do(("ada",)), Do(("bob",))))
+    delete = Phase("delete", (Do(("ada",)), Do(("bob",), refuse(KeyboardInterrupt()))))
+    assert statuses(carry_out(lock, delete)) == {"ada": "done", "bob": "skipped"}
+
+
+def test_a_step_may_find_that_nothing_was_to_do_for_somebody():
+    found = Do((), lambda _names: {"ada": {"is_unchanged": True}})
+    report = carry_out(Phase("look", (Do(("ada",)), Do(("bob",)))), Phase("publish", (found,)))
+    assert statuses(report) == {"ada": "unchanged", "bob": "done"}
+    assert report["ada"].details == {}
+
+
 @needs_root
 def test_parallel_steps_run_in_processes_of_their_own_and_answer():
     phase = Phase("p", tuple(Do((name,), lambda names: {names[0]: {"pid": os.getpid()}}) for name in "abc"), parallel=2)
