@@ -64,6 +64,20 @@ def page(room: Classroom, tmp_path: Path):
         chromium.close()
 
 
+def run_until_it_answers(notebook, cell):
+    """On a busy machine the first key may come before the notebook listens; running a cell twice does no harm."""
+    output = cell.locator(".jp-OutputArea-output").first
+    for _ in range(6):
+        cell.locator(".cm-content").click()
+        notebook.keyboard.press("Shift+Enter")
+        try:
+            output.wait_for(timeout=10_000)
+            return
+        except sync_api.TimeoutError:
+            continue
+    output.wait_for()
+
+
 def test_a_student_finds_the_material_runs_it_and_the_work_is_kept(room, page, tmp_path: Path):
     page.goto(f"https://localhost:{PORT}/{STUDENT}")
     page.screenshot(path=tmp_path / "1-landing.png")
@@ -80,9 +94,7 @@ def test_a_student_finds_the_material_runs_it_and_the_work_is_kept(room, page, t
     notebook.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
 
     cell = notebook.locator(".jp-CodeCell").first
-    cell.locator(".cm-content").click()
-    notebook.keyboard.press("Shift+Enter")
-    cell.locator(".jp-OutputArea-output").first.wait_for()
+    run_until_it_answers(notebook, cell)
     notebook.screenshot(path=tmp_path / "3-output.png")
     cell.locator(".cm-content").fill("print(6 * 7, 'is what I found')")
     notebook.keyboard.press("Shift+Enter")
