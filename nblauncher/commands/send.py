@@ -72,10 +72,11 @@ def read(host: Host) -> Outgoing:
 def prepare(host: Host, usernames: Sequence[str]) -> Plan:
     """Survey and plan."""
     facts = survey.survey(host, usernames)
-    members = [name for name in usernames if name in facts.members]
+    served = [name for name in usernames if name in facts.members and name not in facts.locked]
     outgoing = read(host)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
-    return Plan(plan(members, facts, outgoing, handed_out), (*notes(usernames, facts), *_left_out(outgoing)))
+    remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
+    return Plan(plan(served, facts, outgoing, handed_out), remarks)
 
 
 def plan(
@@ -156,6 +157,14 @@ class SendTo:
                 sum(work.files for work in works), sum(work.bytes for work in works), exclusions
             )
         }
+
+
+def _unserved(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:
+    return tuple(
+        f"{name} gets nothing: the removal began and did not finish; `nblauncher setup` takes it back"
+        for name in usernames
+        if name in facts.members and name in facts.locked
+    )
 
 
 def _left_out(outgoing: Outgoing) -> tuple[str, ...]:
