@@ -36,11 +36,13 @@ def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account, *, se
     if problems:
         raise InputError(problems, "Nothing was changed.")
     fresh = [name for name in wanted.usernames if facts.state(name) in _NEW] if settings.accounts.create else []
-    half_made = [name for name in wanted.usernames if facts.state(name) is AccountState.HALF_MADE]
-    locked = [name for name in wanted.usernames if name in facts.locked and name in facts.found]
+    half_made = [name for name in wanted.usernames if _is_half_made(name, facts)]
+    locked = [name for name in wanted.usernames if name in facts.locked and name in facts.found.keys() - set(half_made)]
     guests = [name for name in wanted.usernames if not settings.accounts.create and name not in facts.claims]
     outside = [name for name in wanted.usernames if name not in facts.members]
-    ungrouped = [name for name in wanted.usernames if name not in facts.in_group and settings.accounts.create]
+    # Whoever is made again has been taken out of the group by userdel.
+    grouped = facts.in_group - set(half_made)
+    ungrouped = [name for name in wanted.usernames if name not in grouped and settings.accounts.create]
     joining = tuple(dict.fromkeys([*outside, *ungrouped, *fresh, *half_made]))
     new_ports = allot.ports(outside, front_port=settings.web.port, spent=facts.spent_ports, taken=facts.taken_ports)
     record = CourseRecord(
@@ -280,6 +282,13 @@ def _objection(student: Student, facts: Facts, settings: Settings) -> str:
     return ""
 
 
+def _is_half_made(name: str, facts: Facts) -> bool:
+    """By a crash in `setup`; or by one in `remove`, which was about to delete the account and had deleted the home."""
+    if facts.state(name) is AccountState.COMPLETE and name in facts.without_home:
+        return facts.claims[name].stage == "emptying"
+    return facts.state(name) is AccountState.HALF_MADE
+
+
 def _passwords(wanted: Roster, facts: Facts, remade: set[str], settings: Settings) -> tuple[Step, ...]:
     lacking = [
         student for student in wanted if student.username in remade or student.username not in facts.with_passwords
@@ -346,6 +355,11 @@ def _notes(wanted: Roster, facts: Facts) -> tuple[str, ...]:
         f"{name}: the account was deleted by hand; it is made anew with a new uid and new passwords"
         for name in wanted.usernames
         if facts.state(name) is AccountState.VANISHED and not facts.claims[name].is_guest
+    ]
+    notes += [
+        f"{name}: a removal had deleted the home already; the account is made anew with new passwords"
+        for name in wanted.usernames
+        if name in facts.locked and _is_half_made(name, facts)
     ]
     notes += [
         f"{name}: the account was changed by hand; it is served, but `remove` deletes it only with --claim {name}"

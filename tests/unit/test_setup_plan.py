@@ -143,6 +143,18 @@ def test_a_student_whose_removal_did_not_finish_is_unlocked():
     assert lines(roster("ada"), found) == ["unlock account ada, whose removal did not finish"]
 
 
+def test_an_account_whose_home_a_removal_deleted_is_made_anew_with_new_passwords():
+    locked = {"locked": frozenset({"ada"}), "stage": "emptying"}
+    assert lines(roster("ada"), facts({"ada": AccountState.COMPLETE}, without_home=frozenset({"ada"}), **locked)) == [
+        "complete half-made account ada",
+        "add 1 students to the course",
+        "generate passwords for 1 students",
+    ]
+    assert lines(roster("ada"), facts({"ada": AccountState.COMPLETE}, **locked)) == [
+        "unlock account ada, whose removal did not finish"
+    ]
+
+
 def test_a_student_of_another_course_joins_and_keeps_the_system_password():
     other = facts({"ada": AccountState.COMPLETE}, members={}, in_group=frozenset(), with_passwords=frozenset())
     claims = {"ada": Claim(account("ada", 20000), False, "made", has_password=True)}
