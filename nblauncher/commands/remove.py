@@ -164,7 +164,6 @@ class LockAccount:
 
     def apply(self, host: Host) -> None:
         account = survey.claimed_account(host, self.username)
-        _refuse_mounts(host, account)
         host.ledger.begin_removal(self.username)
         host.accounts.lock(account, locks=host.locks)
 
@@ -184,6 +183,8 @@ class EndProcesses:
         account = survey.claimed_account(host, self.username)
         host.accounts.remove_schedules(account)
         host.accounts.kill_everything(account)
+        # Not before: a student with a file system of their own (FUSE) could mount it again and again.
+        _refuse_mounts(host, account)
 
 
 @dataclass(frozen=True)
