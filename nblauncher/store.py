@@ -98,13 +98,17 @@ def _open(target: Path, time: datetime, channel: int) -> str:
 
 
 def _open_target(target: Path) -> int:
-    os.makedirs(target, 0o700, exist_ok=True)
-    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    status = os.fstat(folder)
+    try:
+        os.makedirs(target, 0o700, exist_ok=True)
+        status = os.stat(target)
+    except OSError as error:
+        words = os.strerror(error.errno or 0).lower()
+        raise HostError(f"the store {target} cannot be used: {words}", "Set retrieve.target anew.") from error
     if status.st_uid != os.geteuid():
         raise RefusedError(f"{target} belongs to uid {status.st_uid}, not to the teacher", "Set retrieve.target anew.")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise RefusedError(f"{target} may be written by others than the teacher", f"chmod go-w {target}")
+    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         latest = os.stat(_LATEST, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

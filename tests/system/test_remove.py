@@ -16,7 +16,7 @@ from nblauncher.course import STATE_ROOT
 from nblauncher.ledger import HostLedger
 from tests import launched
 from tests.classroom import COMMAND, Classroom, remove_account
-from tests.removing import as_student, become, brought_home, exists, is_locked, shadow_line, write
+from tests.homework import as_student, become, brought_home, exists, is_locked, shadow_line, write
 
 pytestmark = pytest.mark.system
 

@@ -15,7 +15,7 @@ from nblauncher.course import STATE_ROOT
 from nblauncher.ledger import HostLedger
 from tests import launched
 from tests.classroom import Classroom, remove_account
-from tests.removing import as_student, brought_home, exists, is_locked, shadow_line, signal_at, write
+from tests.homework import as_student, brought_home, exists, is_locked, shadow_line, signal_at, write
 
 pytestmark = pytest.mark.system
 
