@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ PRIVATE_FOLDERS = {
 LOCK = Path("/run/lock/nblauncher-tests")
 SETTLING = 15.0
 """Seconds that processes which were told to end may take to be gone."""
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OtherRuns:

@@ -36,15 +36,20 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction; an empty database when the file is not there. HostError as for `transaction`."""
+        """A read transaction; an empty database when the file is not there. HostError as for `transaction`.
+
+        Not opened read-only: after a kill in the middle of a write, whoever looks next rolls that write back
+        (https://www.sqlite.org/lockingv3.html, "hot journals").
+        """
         is_there = self._is_there()
-        with self._opened(f"file:{self.file}?mode=ro" if is_there else ":memory:") as connection:
+        with self._opened(f"file:{self.file}?mode=rw" if is_there else ":memory:") as connection:
             if not is_there or self._version_of(connection) == 0:
                 connection.close()
                 with self._opened(":memory:") as empty:
                     self._bring_up(empty)
                     yield empty
             else:
+                connection.execute("PRAGMA query_only = 1")
                 connection.execute("BEGIN")
                 yield connection
 

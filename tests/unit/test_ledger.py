@@ -1,6 +1,7 @@
 """host.db and course.db."""
 
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -129,6 +130,21 @@ def test_a_failed_transaction_leaves_nothing(host):
     with pytest.raises(HostError):
         host.claim_accounts([BOB, Account("eve", ADA.uid, 1, Path("/home/eve"))], is_guest=False)
     assert set(host.claims()) == {"ada"}
+
+
+def test_whoever_looks_first_after_a_kill_undoes_the_unfinished_write(host):
+    host.claim_accounts([ADA], is_guest=False)
+    pid = os.fork()
+    if pid == 0:
+        with sqlite3.connect(host.file, isolation_level=None) as connection:
+            connection.execute("PRAGMA cache_size = 1")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM accounts")
+            connection.executemany("INSERT INTO spent_uids VALUES (?)", [(number,) for number in range(20000)])
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert host.file.with_name("host.db-journal").stat().st_size > 0
+    assert (list(host.claims()), host.spent_uids()) == (["ada"], frozenset({ADA.uid}))
 
 
 def test_a_second_run_waits_and_then_says_who_is_busy(tmp_path):
