@@ -50,10 +50,11 @@ run_tests() {
     fi
     [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
+    # Two at a time: tests/conftest.py says which may run beside each other. `-n 0` for one at a time.
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
         "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
-        "${selection[@]}" "$@" || status=1
+        -n 2 --no-loadscope-reorder "${selection[@]}" "$@" || status=1
     return $status
 }
 

@@ -31,6 +31,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8.1",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "httpx>=0.25",
             "websocket-client>=1.6",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 ACCOUNT_FILES = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
@@ -21,25 +21,49 @@ SPOOLS = (
 LISTENING = "0A"
 
 
+class _Footprint:
+    """Sets of lines, by what they are of."""
+
+    def differences(self, after: _Footprint) -> list[str]:
+        """One line for each thing that is new or gone."""
+        lines = []
+        for name in vars(self):
+            old, new = getattr(self, name), getattr(after, name)
+            lines += [f"{name}: left behind {item}" for item in sorted(new - old)]
+            lines += [f"{name}: gone {item}" for item in sorted(old - new)]
+        return lines
+
+
 @dataclass(frozen=True)
-class Footprint:
-    """The first three are exact: they belong to our mount namespace. The others are the whole host's."""
+class NamespaceFootprint(_Footprint):
+    """What belongs to our mount namespace: always this run's own."""
 
     processes: frozenset[str]
     ports: frozenset[str]
     mounts: frozenset[str]
+
+    @classmethod
+    def taken(cls) -> NamespaceFootprint:
+        ours = _processes_of_our_namespace()
+        return cls(
+            processes=frozenset(_described(pid) for pid in ours),
+            ports=frozenset(_listening_sockets(ours)),
+            mounts=frozenset(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
+        )
+
+
+@dataclass(frozen=True)
+class HostFootprint(_Footprint):
+    """What is the whole host's."""
+
     accounts: frozenset[str]
     folders: frozenset[str]
     orphans: frozenset[str]
     cgroups: frozenset[str]
 
     @classmethod
-    def taken(cls) -> Footprint:
-        ours = _processes_of_our_namespace()
+    def taken(cls) -> HostFootprint:
         return cls(
-            processes=frozenset(_described(pid) for pid in ours),
-            ports=frozenset(_listening_sockets(ours)),
-            mounts=frozenset(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
             accounts=frozenset(_account_lines()),
             folders=frozenset(
                 str(entry) for folder in SPOOLS for entry in _entries(folder) if entry.name.startswith(TEST_NAME)
@@ -49,16 +73,6 @@ class Footprint:
             ),
             cgroups=frozenset(_cgroups()),
         )
-
-    def differences(self, after: Footprint, *, whole_host: bool) -> list[str]:
-        """One line for each thing that is new or gone."""
-        names = [field.name for field in fields(self)][: None if whole_host else 3]
-        lines = []
-        for name in names:
-            old, new = getattr(self, name), getattr(after, name)
-            lines += [f"{name}: left behind {item}" for item in sorted(new - old)]
-            lines += [f"{name}: gone {item}" for item in sorted(old - new)]
-        return lines
 
 
 def _processes_of_our_namespace() -> list[int]:

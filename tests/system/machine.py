@@ -43,13 +43,15 @@ class Machine:
 
     @classmethod
     def made(cls, root: Path) -> Machine:
-        """As the host is, without a trace of nblauncher."""
+        """As the host is, without nblauncher. The numbers of its system accounts stay taken, so that the processes
+        of the host's front pages do not look like the machine's.
+        """
         for folder in COVERED:
             (root / folder).mkdir(parents=True)
         subprocess.run(["cp", "-a", "/etc/.", root / "etc"], check=True)
         for name in ("passwd", "group", "shadow", "gshadow"):
             lines = (root / "etc" / name).read_text().splitlines(keepends=True)
-            (root / "etc" / name).write_text("".join(line for line in lines if not line.startswith("nblauncher")))
+            (root / "etc" / name).write_text("".join(line.replace("nblauncher", "nbt-host", 1) for line in lines))
         return cls(root)
 
     def copied(self, root: Path) -> Machine:

@@ -391,7 +391,11 @@ def test_the_home_of_an_earlier_human_survives_a_repair(accounts):
     assert (ADA.home / "thesis.txt").read_text() == "work"
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"%d\0" % os.getpid(), b"%d\0" % 4_194_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", b"%d\0" % os.getpid(), b"%d\0" % 4_194_000],
+    ids=["empty", "garbage", "a pid in use", "a pid that is free"],
+)
 @pytest.mark.parametrize("database", ["passwd", "shadow", "gshadow"])
 def test_a_lock_that_a_power_cut_left_does_not_block_us_for_ever(accounts, database, content):
     with databases_held():
