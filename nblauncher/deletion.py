@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,15 +24,24 @@ class Deleted:
     left: tuple[str, ...]
 
 
-def delete_below(root: int, may_delete: Callable[[os.stat_result], bool] = lambda _status: True) -> Deleted:
+def delete_below(
+    root: int, may_delete: Callable[[os.stat_result], bool] = lambda _status: True, *, patience: float = math.inf
+) -> Deleted:
     """Delete everything below the open folder for which `may_delete` holds, not the folder itself.
 
     Any depth, any number of entries, one file system. Where it may delete a folder that lacks u+rwx it adds that first.
-    Other folders stay, but are searched where they can be. Both answers end after 200 paths with a count.
+    Other folders stay, but are searched where they can be. After `patience` seconds the rest is left, and said to be.
+    Both answers end after 200 paths with a count.
     """
     deletion = _Deletion(Trail(root), may_delete)
+    until = time.monotonic() + patience
     try:
         while deletion.trail.levels:
+            if time.monotonic() > until:
+                deletion.left.add(
+                    deletion.trail.levels[-1].path or ".", f": not searched to its end in {patience:.0f} s"
+                )
+                break
             deletion.step()
     finally:
         deletion.trail.close()

@@ -22,6 +22,8 @@ from nblauncher.store import Staging
 
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 — where a student's leftovers are looked for
 MAIL = Path("/var/mail")
+TEMPORARY_PATIENCE = 60.0
+"""Seconds for one of these folders, where others can make files faster than we look at them."""
 
 _PIPE_BYTES = 1 << 20
 _STALL = 60.0
@@ -91,7 +93,11 @@ def empty(account: Account, *, longest: float = _LONGEST) -> tuple[str, ...]:
 def delete_temporary(
     account: Account, folders: Sequence[Path] = TEMPORARY, mail: Path = MAIL, *, longest: float = 600.0
 ) -> tuple[str, ...]:
-    """Delete, as the student, what the uid owns in these folders and its mail; lists what is gone or could not go."""
+    """Delete, as the student, what the uid owns in these folders and its mail; lists what is gone or could not go.
+
+    Others' files are in the way there: a folder is searched for TEMPORARY_PATIENCE at most. The uid is never given to
+    somebody else, so what is left is nobody's.
+    """
     spool = mail / account.username
     return tuple(workers.run_as(_student(account), _delete_temporary, tuple(folders), spool, timeout=longest))
 
@@ -157,7 +163,7 @@ def _delete_temporary(folders: tuple[Path, ...], spool: Path) -> list[str]:
             root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
-        deleted = deletion.delete_below(root, _is_own)
+        deleted = deletion.delete_below(root, _is_own, patience=TEMPORARY_PATIENCE)
         lines += [f"{folder}/{path}" for path in deleted.gone]
         lines += [f"not deleted: {folder}/{path}" for path in deleted.left]
         os.close(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +18,8 @@ from nblauncher.packing import Item
 from nblauncher.plan import Details, Phase, Plan
 from nblauncher.profile import ProfileFiles, read_profile
 from nblauncher.survey import Facts
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 2
 """Students whose homes are written at the same time."""
@@ -34,17 +37,25 @@ class Parcel:
     index: Index
     profile: ProfileFiles | None = None
     bundle: Bundle | None = None
+    problem: HostError | None = None
+    """Why it was not read."""
 
     def open(self, host: Host, paths: Collection[str]) -> None:
-        if self.profile is not None:
-            self.bundle = self.profile.spool(host.paths.state)
-        else:
-            self.bundle = material.spool(host.settings.material, host.owner, paths, host.paths.state)
+        """What the host says no to (a full disk) is everybody's failure in sending, and in nothing else."""
+        try:
+            if self.profile is not None:
+                self.bundle = self.profile.spool(host.paths.state)
+            else:
+                self.bundle = material.spool(host.settings.material, host.owner, paths, host.paths.state)
+        except HostError as error:
+            log.error("the %s was not read: %s", self.kind, error.problem)
+            self.problem = error
 
     @property
     def opened(self) -> Bundle:
         if self.bundle is None:
-            raise HostError(f"the {self.kind} was not read")
+            why = self.problem or HostError("it was not asked for")
+            raise HostError(f"the {self.kind} was not read: {why.problem}", why.hint)
         return self.bundle
 
 
@@ -123,7 +134,7 @@ class ReadParcels:
     def apply(self, host: Host) -> None:
         for parcel in self.outgoing.parcels:
             parcel.open(host, self.paths[parcel.kind])
-            if parcel.kind == MATERIAL:
+            if parcel.kind == MATERIAL and parcel.problem is None:
                 material.remember(parcel.index, _remembered(host))
 
 

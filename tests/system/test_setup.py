@@ -237,3 +237,20 @@ def _port(room: Classroom, name: str) -> int:
     with sqlite3.connect(f"file:{host_database()}?mode=ro", uri=True) as connection:
         query = "SELECT port FROM ports WHERE course = ? AND username = ?"
         return int(connection.execute(query, (room.course, name)).fetchone()[0])
+
+
+def test_a_state_disk_without_room_for_the_material_costs_no_account_and_no_password(room):
+    room.paths.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(room.paths.state)], check=True)
+    try:
+        (room.folder / "material" / "large.bin").write_bytes(os.urandom(3_000_000))
+        answer = room.json("setup", expect=1)
+        assert all("the material was not read" in one["error"] and "full" in one["error"] for one in answer["students"])
+        passwords = room.credentials
+        assert set(passwords) == set(room.names)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(room.paths.state)], check=True)
+        room.run("setup")
+        assert room.credentials == passwords
+        assert all((room.home(name) / "tutorial" / "large.bin").stat().st_size == 3_000_000 for name in room.names)
+    finally:
+        subprocess.run(["umount", str(room.paths.state)], check=True)

@@ -161,3 +161,9 @@ def test_sparse_means_holes(tmp_path, root):
         assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
         os.close(descriptor)
     assert found == {"full": False, "holes": True, "empty": False}
+
+
+def test_a_search_among_others_files_ends_in_time_and_says_so(tmp_path):
+    (tmp_path / "theirs").write_text("")
+    deleted = deletion.delete_below(files.open_folder(tmp_path), lambda _status: False, patience=-1)
+    assert len(deleted.left) == 1 and "not searched to its end" in deleted.left[0]
