@@ -32,8 +32,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from _shared import memory, processor_seconds, tree
 
 PORT = 24380
+API = f"https://127.0.0.1:{PORT}/hub/api"
 LONGEST = 900.0
 """Seconds until every server must answer."""
 
@@ -128,26 +130,26 @@ def running_hub(folder: Path, token: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def end(hub: subprocess.Popen[bytes]) -> None:
     """The hub with proxy and servers, by their handles."""
-    tree = psutil.Process(hub.pid).children(recursive=True)
+    below = tree(hub.pid)[1:]
     hub.terminate()
     try:
         hub.wait(60)
     except subprocess.TimeoutExpired:
         hub.kill()
         hub.wait()
-    for process in tree:
+    for process in below:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(tree, 10)
+    psutil.wait_procs(below, 10)
 
 
-def ask(path: str, token: str, method: str = "GET") -> int:
+def ask(url: str, token: str, method: str = "GET") -> int:
     """The status of a request through the proxy; 0 without an answer."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(f"https://127.0.0.1:{PORT}{path}", method=method)
+    request = urllib.request.Request(url, method=method)
     request.add_header("Authorization", f"token {token}")
     try:
         with urllib.request.urlopen(request, context=context, timeout=60) as answer:
@@ -158,37 +160,21 @@ def ask(path: str, token: str, method: str = "GET") -> int:
         return 0
 
 
-def until_ok(path: str, token: str = "") -> None:
+def until_ok(url: str, token: str = "") -> None:
     deadline = time.monotonic() + LONGEST
-    while ask(path, token) != 200:
+    while ask(url, token) != 200:
         if time.monotonic() > deadline:
-            raise SystemExit(f"{path} did not answer")
+            raise SystemExit(f"{url} did not answer")
         time.sleep(0.1)
-
-
-def processor_seconds(hub: subprocess.Popen[bytes]) -> float:
-    """Of the hub's whole tree, with those that ended and were waited for."""
-    root = psutil.Process(hub.pid)
-    return sum(sum(process.cpu_times()[:4]) for process in [root, *root.children(recursive=True)])
-
-
-def memory(pid: int) -> tuple[float, float]:
-    """Private and proportional MB of a process."""
-    sizes = {
-        line.split(":")[0]: int(line.split()[1])
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.endswith("kB")
-    }
-    return (sizes["Private_Clean"] + sizes["Private_Dirty"]) / 1024, sizes["Pss"] / 1024
 
 
 def spawn_all(names: list[str], token: str) -> None:
     for name in names:
-        assert ask(f"/hub/api/users/{name}", token, "POST") in (201, 409), name
+        assert ask(f"{API}/users/{name}", token, "POST") in (201, 409), name
     with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(lambda name: ask(f"/hub/api/users/{name}/server", token, "POST"), names))
+        answers = list(pool.map(lambda name: ask(f"{API}/users/{name}/server", token, "POST"), names))
         assert all(answer in (201, 202) for answer in answers), answers
-        list(pool.map(lambda name: until_ok(f"/user/{name}/api"), names))
+        list(pool.map(lambda name: until_ok(f"https://127.0.0.1:{PORT}/user/{name}/api"), names))
 
 
 def main() -> None:
@@ -204,16 +190,16 @@ def main() -> None:
         install(folder)
         begun = time.perf_counter()
         with running_hub(folder, token) as hub:
-            until_ok("/hub/api/", token)
-            started, used = time.perf_counter() - begun, processor_seconds(hub)
+            until_ok(f"{API}/", token)
+            started, used = time.perf_counter() - begun, processor_seconds(hub.pid)
             begun = time.perf_counter()
             spawn_all(names, token)
-            wall, processor = time.perf_counter() - begun, processor_seconds(hub) - used
+            wall, processor = time.perf_counter() - begun, processor_seconds(hub.pid) - used
             time.sleep(options.idle)
             uids = {pwd.getpwnam(name).pw_uid for name in names}
-            tree = psutil.Process(hub.pid).children(recursive=True)
-            servers = [memory(one.pid) for one in tree if one.uids().real in uids]
-            others = [memory(one.pid) for one in [psutil.Process(hub.pid), *tree] if one.uids().real not in uids]
+            everybody = tree(hub.pid)
+            servers = [memory(one.pid) for one in everybody if one.uids().real in uids]
+            others = [memory(one.pid) for one in everybody if one.uids().real not in uids]
     print(json.dumps({"students": len(names), "servers": len(servers)}), "\n")
     print("| what | wall s | CPU s | CPU s each | private MB each | PSS MB each |\n|---|---|---|---|---|---|")
     private, proportional = (statistics.median(column) for column in zip(*servers, strict=True))

@@ -18,11 +18,12 @@ import resource
 import select
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+
+from _shared import measured
 
 from nblauncher import homes, store, workers
 from nblauncher.model import Account
@@ -58,14 +59,6 @@ def touch_memory(size: int) -> None:
     with mmap.mmap(-1, size) as memory:
         for start in range(0, size, mmap.PAGESIZE):
             memory[start] = 1
-
-
-def measured(act: Callable[[], object]) -> tuple[float, float]:
-    os.sync()
-    before, start = os.times(), time.perf_counter()
-    act()
-    wall, after = time.perf_counter() - start, os.times()
-    return wall, sum(after[:4]) - sum(before[:4])
 
 
 def collect_one(student: Account, teacher: Account, staging: store.Staging, previous: str) -> int:

@@ -20,11 +20,12 @@ import select
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
+
+from _shared import measured
 
 from nblauncher import delivery, material, workers
 from nblauncher.ledger import CourseLedger
@@ -58,14 +59,6 @@ def touch_memory(size: int) -> None:
     with mmap.mmap(-1, size) as memory:
         for start in range(0, size, mmap.PAGESIZE):
             memory[start] = 1
-
-
-def measured(act: Callable[[], object]) -> tuple[float, float]:
-    os.sync()
-    before, start = os.times(), time.perf_counter()
-    act()
-    wall, after = time.perf_counter() - start, os.times()
-    return wall, sum(after[:4]) - sum(before[:4])
 
 
 def emptied(students: list[Account]) -> None:

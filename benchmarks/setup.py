@@ -12,13 +12,10 @@ import argparse
 import os
 import secrets
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from nblauncher.course import CoursePaths
+from _shared import delete, forget, measured, nblauncher
 
 COURSE = "nbtb"
 FIRST_UID = 29500
@@ -30,31 +27,11 @@ web: {{port: 21000}}
 """
 
 
-def measured(act: Callable[[], object]) -> tuple[float, float]:
-    os.sync()
-    before, start = os.times(), time.perf_counter()
-    act()
-    wall, after = time.perf_counter() - start, os.times()
-    return wall, sum(after[:4]) - sum(before[:4])
-
-
 def bare(names: list[str]) -> None:
     for name in names:
         subprocess.run(["useradd", "-m", "--", name], check=True)
     lines = "".join(f"{name}:{secrets.token_hex(8)}\n" for name in names)
     subprocess.run(["chpasswd"], input=lines, text=True, check=True)
-
-
-def ours(folder: Path) -> None:
-    command = [sys.executable, "-I", "-m", "nblauncher", "-c", str(folder / "notebooks.cfg"), "setup"]
-    answer = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if answer.returncode != 0:
-        sys.exit(f"setup failed:\n{answer.stderr}")
-
-
-def delete(names: list[str]) -> None:
-    for name in names:
-        subprocess.run(["userdel", "-r", "--", name], check=False, stderr=subprocess.DEVNULL)
 
 
 def write_class(folder: Path, names: list[str], files: int) -> None:
@@ -64,15 +41,6 @@ def write_class(folder: Path, names: list[str], files: int) -> None:
     (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
     config = CONFIG.format(course=COURSE, first=FIRST_UID, last=FIRST_UID + 2 * len(names))
     (folder / "notebooks.cfg").write_text(config)
-
-
-def forget(names: list[str]) -> None:
-    """Accounts, group and folders of the class."""
-    delete(names)
-    subprocess.run(["groupdel", f"nbl-{COURSE}"], check=False, stderr=subprocess.DEVNULL)
-    paths = CoursePaths(COURSE)
-    for folder in (paths.state, paths.run, paths.logs):
-        subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=True)
 
 
 def main() -> None:
@@ -90,11 +58,11 @@ def main() -> None:
             delete(names)
             rows = [
                 ("useradd -m loop + one chpasswd", baseline),
-                (f"nblauncher setup, {options.files} files of material", measured(lambda: ours(folder))),
-                ("nblauncher setup again, nothing to do", measured(lambda: ours(folder))),
+                (f"nblauncher setup, {options.files} files of material", measured(lambda: nblauncher(folder, "setup"))),
+                ("nblauncher setup again, nothing to do", measured(lambda: nblauncher(folder, "setup"))),
             ]
         finally:
-            forget(names)
+            forget(COURSE, names)
     print(f"{options.students} students\n")
     print("| what | wall s | CPU s | times the bare loop (wall) |\n|---|---|---|---|")
     for what, (wall, processor) in rows:
