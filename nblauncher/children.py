@@ -1,7 +1,7 @@
-"""A child that becomes somebody else and then another program: what a server or the front page begins as.
+"""A child that becomes somebody else and goes on for long: what a server, the front page or a fork server begins as.
 
-Unlike a worker it execs, outlives its parent, and holds only what it is given: no terminal, no descriptor, no
-privilege, no environment of ours.
+Unlike a worker it outlives its parent, and holds only what it is given: no terminal, no descriptor, no privilege, no
+environment of ours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle
 from nblauncher.workers import close_descriptors
 
+NOWHERE = Path("/nonexistent")
+"""A home of nobody: whatever looks for one before it has its own finds nothing."""
+
 OPEN_FILES = 4096
 """The soft limit; the hard one stays the host's."""
 
@@ -30,7 +33,8 @@ OPEN_FILES = 4096
 class Child:
     """What to run, as whom, with which descriptors (by the same numbers), from where, in which control group."""
 
-    account: Account
+    account: Account | None
+    """None: it stays root."""
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     keep: tuple[int, ...]
@@ -63,21 +67,29 @@ def fork_exec(child: Child) -> tuple[Handle, int]:
     return handle, output
 
 
+def settle(child: Child, output: int) -> None:
+    """In the forked child: leave everything of the parent's behind and become the account. Never raises without doing
+    so: whoever calls it must end the process then.
+    """
+    os.setsid()
+    _use_streams(output)
+    close_descriptors({0, 1, 2, *child.keep})
+    _reset_signals()
+    child.group.enter(os.getpid())
+    _limit()
+    if child.account is not None:
+        privileges.drop_to(child.account)
+        privileges.forbid_new_privileges()
+    _enter_folder(child.folder)
+
+
 def _become(child: Child, output: int) -> None:
     """The child's life until exec. Never returns into the parent's code."""
     try:
         gc.disable()
-        os.setsid()
-        _use_streams(output)
-        close_descriptors({0, 1, 2, *child.keep})
-        _reset_signals()
-        child.group.enter(os.getpid())
-        _limit()
+        settle(child, output)
         for descriptor in child.keep:
             os.set_inheritable(descriptor, True)
-        privileges.drop_to(child.account)
-        privileges.forbid_new_privileges()
-        _enter_folder(child.folder)
         os.execve(child.argv[0], list(child.argv), dict(child.environment))  # noqa: S606
     except BaseException:
         # The boundary of this process: there is no caller to raise to, and the parent reads what is written here.

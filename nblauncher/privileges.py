@@ -15,8 +15,10 @@ from nblauncher.model import Account
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_THP_DISABLE = 41
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,6 +92,17 @@ def set_dumpable(is_dumpable: bool) -> None:
 def adopt_orphans() -> None:
     """Become the child subreaper: descendants whose parent died become our children."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def disable_huge_pages() -> None:
+    """No transparent huge pages here and in children: a write to one copies 2 MB that forked processes shared."""
+    _prctl(_PR_SET_THP_DISABLE, 1)
+
+
+def set_name(name: str) -> None:
+    """What `ps -o comm` calls this process: 15 bytes. The command line stays that of the process it was forked from."""
+    text = ctypes.create_string_buffer(name.encode("ascii")[:15])
+    _prctl(_PR_SET_NAME, ctypes.addressof(text))
 
 
 def _can_become_root() -> bool:

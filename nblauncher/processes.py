@@ -78,6 +78,18 @@ def is_running(handle: Handle) -> bool:
     return facts is not None and facts.start_time == handle.start_time and facts.is_alive
 
 
+def send_signal(handle: Handle, number: int) -> None:
+    """To exactly this process. Nothing happens when it has ended."""
+    pidfd = open_handle(handle)
+    if pidfd is None:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
 def open_handle(handle: Handle) -> int | None:
     """A pidfd of exactly this process, close-on-exec; None when it ended. The caller closes it."""
     try:

@@ -127,36 +127,51 @@ def forced(config: ServerConfig, scheme: str) -> Config:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """The numbers under which a server finds what it inherits: sockets, and sealed memory files."""
+
+    listening: tuple[int, ...]
+    config: int
+    certificate: int | None = None
+    key: int | None = None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    return serve(parse_arguments(arguments))
+
+
+def serve(given: Descriptors) -> int:
     """Serve until SIGTERM. Returns the exit status; refuses to be root."""
     if 0 in (*os.getresuid(), *os.getresgid()):
         print("a student's server does not run as root", file=sys.stderr)
         return 4
-    inherited = take_over(parse_arguments(arguments))
+    inherited = take_over(given)
     _forget_old_kernels(Path(os.environ["JUPYTER_RUNTIME_DIR"]))
     application = make_application(inherited)
     application.start()
     return 0
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> Descriptors:
     parser = argparse.ArgumentParser(prog="python -m nblauncher.server", allow_abbrev=False)
-    parser.add_argument("--listen", required=True, type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--listen", required=True, type=lambda text: tuple(int(part) for part in text.split(",")))
     parser.add_argument("--config", required=True, type=int, metavar="FD")
     for name in ("--tls-certificate", "--tls-key"):
         parser.add_argument(name, type=int, metavar="FD")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    return Descriptors(given.listen, given.config, given.tls_certificate, given.tls_key)
 
 
-def take_over(given: argparse.Namespace) -> Inherited:
+def take_over(given: Descriptors) -> Inherited:
     """Read and close what is to be read; keep the sockets from kernels and terminals."""
-    for descriptor in given.listen:
+    for descriptor in given.listening:
         os.set_inheritable(descriptor, False)
     config = ServerConfig.parse(read_and_close(given.config))
     tls = None
-    if given.tls_key is not None:
-        tls = server_context(TlsFiles(read_and_close(given.tls_certificate), read_and_close(given.tls_key)))
-    return Inherited(config, tls, tuple(socket.socket(fileno=descriptor) for descriptor in given.listen))
+    if given.certificate is not None and given.key is not None:
+        tls = server_context(TlsFiles(read_and_close(given.certificate), read_and_close(given.key)))
+    return Inherited(config, tls, tuple(socket.socket(fileno=descriptor) for descriptor in given.listening))
 
 
 def make_application(inherited: Inherited) -> StudentServer:

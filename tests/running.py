@@ -91,9 +91,11 @@ def eventually(is_so: Callable[[], Any], patience: float = 60.0) -> Any:
 class RunningClass:
     """A course with its supervisor. `up` starts servers; `close` ends everything, also after a failed test."""
 
-    def __init__(self, folder: Path, course: str, front_port: int, *, interface: str = "notebook") -> None:
+    def __init__(
+        self, folder: Path, course: str, front_port: int, *, interface: str = "notebook", spawner: str = "process"
+    ) -> None:
         self.paths = CoursePaths(course)
-        self.front_port, self.interface = front_port, interface
+        self.front_port, self.interface, self.spawner = front_port, interface, spawner
         self.ca = tls.ensure_class_ca(folder / "tls", ["localhost"], ["127.0.0.1", "::1"], course)
         self.hashed = passwords.jupyter_hash(Secret(PASSWORD))
         self._supervisor: Client | None = None
@@ -132,9 +134,15 @@ class RunningClass:
             settings_folder=str(classfiles.settings_folder(self.paths.run)),
             interface=self.interface,
         )
-        environment = changed.pop("environment", {})
         spec = ServerSpec(
-            account.username, account.uid, account.gid, str(account.home), port, account.shell, environment
+            username=account.username,
+            uid=account.uid,
+            gid=account.gid,
+            home=str(account.home),
+            port=port,
+            shell=account.shell,
+            environment=changed.pop("environment", {}),
+            spawner=changed.pop("spawner", self.spawner),
         )
         return ServerOrder(spec, **{"config": config.to_bytes(), "tls": self.leaf(), **changed})
 

@@ -16,6 +16,7 @@ from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
+from nblauncher.forkserver import trusted
 from nblauncher.frontends import FrontEnd
 from nblauncher.host import Host
 from nblauncher.inputs import read_trusted
@@ -65,6 +66,8 @@ def checks(
     known = known or Known()
     found = [*inputs(settings, roster, problems), *machine(ask)]
     if settings is not None:
+        if settings.notebook.spawner == "forkserver":
+            found.append(system.preloading(trusted.objections()))
         found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
     return found

@@ -174,6 +174,7 @@ def _spec(host: Host, account: Account, port: int) -> ServerSpec:
         port=port,
         shell=account.shell or host.settings.accounts.shell,
         environment=dict(host.settings.notebook.environment),
+        spawner=host.settings.notebook.spawner,
     )
 
 

@@ -112,6 +112,7 @@ class HoldPorts:
         _require_reachable_interpreter()
         _ensure_system_accounts(host)
         with client.start(host.paths) as supervisor:
+            supervisor.prepare(host.settings.notebook.spawner)
             _hold_front_port(supervisor, host.settings)
             _write_classfiles(host)
             claims = host.ledger.claims()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nblauncher import homes, survey
+from nblauncher import homes, runtime_folders, survey
 from nblauncher.commands import retrieve, shutdown
 from nblauncher.commands.forgetting import EndCourse, LeaveCourse, LetGo, forget_student
 from nblauncher.commands.retrieve import Run
@@ -234,6 +234,7 @@ class DeleteStudent:
             self._demand_no_home(account)
         else:
             self._verify(host, account)
+        runtime_folders.take_away(host.paths.students_run, account.uid)
         temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
         if not self.is_homeless:
             self._empty(host, account)

@@ -10,7 +10,7 @@ import pwd
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nblauncher.preflight.finding import PATH, Ask, Finding, ok, problem, warning
@@ -170,6 +170,18 @@ def reachable(subject: str, places: Mapping[str, Path]) -> Iterator[Finding]:
     yield from found
     if not found:
         yield ok(subject, f"students can run {_shown(next(iter(places.values())))}")
+
+
+def preloading(objections: Sequence[str]) -> Finding:
+    """Whether root may import what servers are forked from; `objections` are `forkserver.trusted`'s."""
+    if not objections:
+        return ok("fork server", "servers are forked from a preloaded process")
+    more = f" (and {len(objections) - 1} more)" if len(objections) > 1 else ""
+    return warning(
+        "fork server",
+        f"{printable(objections[0])}{more}: root imports nothing from there, and each server is started as a program",
+        "Give it to root and let nobody else write there, or set notebook.spawner: process.",
+    )
 
 
 def _steps(place: Path) -> Iterator[Path]:

@@ -53,7 +53,8 @@ class TlsSettings:
 class NotebookSettings:
     interface: str = "notebook"
     """notebook | lab"""
-    spawner: str = "process"
+    spawner: str = "forkserver"
+    """forkserver | process"""
     environment: Mapping[str, str] = field(default_factory=dict)
     start_deadline: int = 120
     """Seconds a server may take until its URL answers."""

@@ -1,11 +1,28 @@
-"""Who starts, polls and stops notebook servers. `Spawner` is one of the three seams; `process` execs each server."""
+"""Who starts, polls and stops notebook servers. `Spawner` is one of the three seams.
 
+`process` execs each server; `forkserver` forks each from a process that has loaded everything.
+"""
+
+from nblauncher.spawners.forkserver import ForkServerSpawner
 from nblauncher.spawners.process import ProcessSpawner
-from nblauncher.spawners.protocol import Order, Spawner, Started, server_environment
+from nblauncher.spawners.protocol import (
+    SERVER_PATH,
+    Answer,
+    EventLoop,
+    Order,
+    Spawner,
+    Started,
+    server_environment,
+)
 
-__all__ = ["Order", "Spawner", "Started", "choose", "server_environment"]
-
-
-def choose(name: str) -> Spawner:
-    """The spawner of this name (notebook.spawner). KeyError for another name."""
-    return {"process": ProcessSpawner}[name]()
+__all__ = [
+    "SERVER_PATH",
+    "Answer",
+    "EventLoop",
+    "ForkServerSpawner",
+    "Order",
+    "ProcessSpawner",
+    "Spawner",
+    "Started",
+    "server_environment",
+]

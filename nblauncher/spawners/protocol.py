@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from nblauncher.cgroups import Group
+from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle
 
 
@@ -31,17 +32,21 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that was just started: how to find it again, and where its output comes out (the caller closes it)."""
+    """A server that was just started: how to find it again, and where its output comes out (the receiver closes it)."""
 
     handle: Handle
     output: int
 
 
+Answer = Callable[[Started | HostError], None]
+"""Called once: the server was started, or the host said no. How it fares after that, `poll` and its exit tell."""
+
+
 class Spawner(Protocol):
     """Starts, polls and stops servers. Runs in the supervisor, as root, in its one thread: nothing in here waits."""
 
-    def start(self, order: Order) -> Started:
-        """Start a server as its account. HostError when the host says no; how the server fares, `poll` tells."""
+    def start(self, order: Order, answer: Answer) -> None:
+        """Start a server as its account; answers at once or later. The order's descriptors may be closed afterwards."""
         ...
 
     def poll(self, handle: Handle) -> bool:
@@ -51,6 +56,20 @@ class Spawner(Protocol):
     def stop(self, handle: Handle) -> None:
         """Ask the server to end. Nothing happens when it has."""
         ...
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class EventLoop(Protocol):
+    """What a spawner needs of the supervisor's loop."""
+
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None: ...
+
+    def forget(self, descriptor: int) -> None: ...
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer: ...
 
 
 SERVER_PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -17,10 +17,10 @@ from pathlib import Path
 from nblauncher import cgroups, logs, privileges
 from nblauncher.course import LOG_ROOT, RUN_ROOT, CoursePaths
 from nblauncher.errors import BusyError, HostError, NblauncherError, RefusedError
-from nblauncher.spawners import choose
 from nblauncher.supervisor.course import Course, Locale
 from nblauncher.supervisor.loop import Loop, reap
 from nblauncher.supervisor.requests import Counter
+from nblauncher.supervisor.specs import DEFAULT_GRACE
 
 log = logging.getLogger("nblauncher.supervisor")
 
@@ -62,7 +62,7 @@ def _supervise(paths: CoursePaths, told: int) -> None:
     loop = Loop()
     tickets = _unix_socket(paths.tickets_socket, 0o666)
     locale = Locale(os.environ.get("LANG", "C.UTF-8"), os.environ.get("TZ", ""))
-    course = Course(loop, paths, choose("process"), groups, tickets, locale)
+    course = Course(loop, paths, groups, tickets, locale)
     log.info("supervisor of %s, pid %d, groups: %s", paths.course, os.getpid(), groups.kind.value)
 
     def children_ended() -> None:
@@ -70,8 +70,9 @@ def _supervise(paths: CoursePaths, told: int) -> None:
             course.child_ended(pid, status)
 
     loop.on_signal(signal.SIGCHLD, children_ended)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        # A logout or Ctrl-C elsewhere must not end a class; `shutdown` does.
+    # How a host that is switched off asks. A logout or Ctrl-C elsewhere must not end a class.
+    loop.on_signal(signal.SIGTERM, lambda: course.end(DEFAULT_GRACE))
+    for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     course.recover()
     counter: Counter | None = None

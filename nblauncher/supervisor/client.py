@@ -21,19 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nblauncher import processes
+from nblauncher import processes, wire
 from nblauncher.course import CoursePaths
 from nblauncher.descriptors import sealed
 from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
-from nblauncher.supervisor import wire
-from nblauncher.supervisor.specs import FrontPageSpec, ServerReport, ServerSpec
+from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
 
 START_DEADLINE = 60.0
 """Seconds until a supervisor that was just started must listen."""
 
 ANSWER_DEADLINE = 30.0
-DEFAULT_GRACE = 10.0
 _SWEEPING = 30.0
 
 
@@ -155,6 +153,10 @@ class Client:
 
     def front_page(self) -> FrontPageReport:
         return _front_report(self._ask("front_page")["front"])
+
+    def prepare(self, spawner: str) -> None:
+        """Servers are about to be started with this spawner: a fork server begins to load."""
+        self._ask("prepare", {"spawner": spawner})
 
     def start_server(self, order: ServerOrder) -> ServerReport:
         """Start a server, or find that it runs already. Does not wait until it answers: see `starting`."""

@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import __version__
+from nblauncher import __version__, runtime_folders
 from nblauncher.cgroups import Groups
 from nblauncher.course import CoursePaths
-from nblauncher.descriptors import is_sealed, open_private_folder
+from nblauncher.descriptors import is_sealed
 from nblauncher.errors import HostError
 from nblauncher.model import ServerState
-from nblauncher.spawners import Order, Spawner, server_environment
+from nblauncher.spawners import (
+    SERVER_PATH,
+    ForkServerSpawner,
+    Order,
+    ProcessSpawner,
+    Spawner,
+    server_environment,
+)
 from nblauncher.supervisor import registry
+from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.requests import Answer, Handler
@@ -30,6 +38,7 @@ from nblauncher.supervisor.specs import (
     checked_grace,
     checked_number,
     checked_port,
+    checked_spawner,
     checked_username,
 )
 
@@ -46,14 +55,24 @@ class Locale:
     time_zone: str
 
 
+FORK_SERVER = "fork-server"
+"""Its control group."""
+
+
 class Course:
     """One course's seats and front page, and how requests act on them."""
 
-    def __init__(
-        self, loop: Loop, paths: CoursePaths, spawner: Spawner, groups: Groups, tickets: socket.socket, locale: Locale
-    ) -> None:
+    def __init__(self, loop: Loop, paths: CoursePaths, groups: Groups, tickets: socket.socket, locale: Locale) -> None:
         self._loop, self._paths, self._groups, self._tickets, self._locale = loop, paths, groups, tickets, locale
-        self.seats = Seats(loop, spawner, groups, paths.logs)
+        self._fork_server = ForkServerSpawner(
+            loop,
+            groups.group(FORK_SERVER),
+            {"PATH": SERVER_PATH, "LANG": locale.language},
+            self._keep_fork_servers_output,
+        )
+        self._fork_server_log: CappedLog | None = None
+        spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
+        self.seats = Seats(loop, spawners, groups, paths.logs, paths.students_run)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of)
         self._started_at = time.time()
 
@@ -88,13 +107,31 @@ class Course:
             self.seats.is_changed = False
 
     def child_ended(self, pid: int, status: int) -> None:
-        if not self.seats.child_ended(pid, status):
-            self.front.child_ended(pid, status)
+        if not (
+            self.seats.child_ended(pid, status)
+            or self.front.child_ended(pid, status)
+            or self._fork_server.child_ended(pid)
+        ):
+            self.seats.orphan_ended(pid, status)
+
+    def end(self, grace: float, over: Callable[[], None] = lambda: None) -> None:
+        """Stop the front page and every server, then the supervisor itself. What each student's server should be, the
+        ledger still says: after a reboot the next `launch` knows.
+        """
+
+        def is_over() -> None:
+            over()
+            log.info("the class is over")
+            self._loop.stop()
+
+        self.front.stop(lambda: self._stop_all(list(self.seats), grace, is_over))
 
     def close(self) -> None:
         """Let go of everything; the class is over."""
         self.seats.close()
         self.front.close()
+        self._fork_server.close()
+        runtime_folders.take_all_away(self._paths.students_run)
         self._groups.remove()
 
     @property
@@ -104,6 +141,7 @@ class Course:
             "bind": self._bind,
             "drop": self._drop,
             "servers": self._servers,
+            "prepare": self._prepare,
             "start_server": self._start_server,
             "mark_ready": self._mark_ready,
             "fail_server": self._fail_server,
@@ -143,16 +181,31 @@ class Course:
     def _servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         answer({"servers": [self.seats.report(seat).to_json() for seat in self.seats], "front": self.front.report()})
 
+    def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
+        """A class is about to be started with this spawner."""
+        if checked_spawner(asked.get("spawner")) == "forkserver":
+            self._fork_server.prepare()
+        answer({})
+
+    def _keep_fork_servers_output(self, output: int) -> None:
+        if self._fork_server_log is not None:
+            self._fork_server_log.close()
+        self._fork_server_log = CappedLog(self._loop, output, self._paths.logs / "_fork-server.log")
+
     def _start_server(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         spec = ServerSpec.from_json(asked.get("server"))
         seat = self._seat(spec.username)
         if (seat.uid, seat.port) != (spec.uid, spec.port) or not seat.sockets:
             raise HostError(f"port {spec.port} is not held for {spec.username}")
-        if not seat.is_up:
+
+        def done() -> None:
+            answer({"server": self.seats.report(seat).to_json()})
+
+        if seat.is_up:
+            done()
+        else:
             _check_memory_files(descriptors)
-            self._make_runtime_folder(spec)
-            self.seats.start(seat, self._order(spec, seat, descriptors))
-        answer({"server": self.seats.report(seat).to_json()})
+            self.seats.start(seat, self._order(spec, seat, descriptors), spec.spawner, done)
 
     def _order(self, spec: ServerSpec, seat: Seat, descriptors: Sequence[int]) -> Order:
         run = self._paths.run
@@ -178,13 +231,6 @@ class Course:
             environment=environment,
             group=seat.group,
         )
-
-    def _make_runtime_folder(self, spec: ServerSpec) -> None:
-        parent = os.open(self._paths.students_run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.close(open_private_folder(parent, str(spec.uid), spec.account))
-        finally:
-            os.close(parent)
 
     def _mark_ready(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         seat = self._seat(asked.get("username"))
@@ -245,16 +291,12 @@ class Course:
         answer({"front": self.front.report()})
 
     def _end(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """Stop every server and the front page, then the supervisor itself."""
         everybody = list(self.seats)
 
         def over() -> None:
             answer({"servers": [self.seats.report(seat).to_json() for seat in everybody]})
-            log.info("the class is over")
-            self._loop.stop()
 
-        grace = checked_grace(asked.get("grace"))
-        self.front.stop(lambda: self._stop_all(everybody, grace, over))
+        self.end(checked_grace(asked.get("grace")), over)
 
     def _seat(self, username: object) -> Seat:
         seat = self.seats.get(checked_username(username))

@@ -11,7 +11,7 @@ from nblauncher.descriptors import peer_uid
 from nblauncher.errors import NblauncherError
 from nblauncher.supervisor.loop import READ, WRITE, Loop
 from nblauncher.supervisor.specs import SpecError
-from nblauncher.supervisor.wire import Reader, WireError, close_all, pack
+from nblauncher.wire import Reader, WireError, close_all, pack
 
 log = logging.getLogger(__name__)
 

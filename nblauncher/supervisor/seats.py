@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher import cgroups, processes
+from nblauncher import cgroups, processes, runtime_folders
 from nblauncher.cgroups import Group, Groups, Kind
 from nblauncher.descriptors import Listener, describe, take_listener, take_pipe
 from nblauncher.errors import HostError
 from nblauncher.model import Handle, ServerState
-from nblauncher.spawners import Order, Spawner
+from nblauncher.spawners import Order, Spawner, Started
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, Timer, exit_words
@@ -52,6 +53,9 @@ class Seat:
     stopping: Stopping | None = None
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
+    spawner: str = "process"
+    attempt: int = 0
+    """Which start the server comes from: an answer to an earlier one comes too late."""
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
@@ -77,9 +81,11 @@ class Stopping:
 class Seats:
     """All students of the course. Every method returns at once; what takes time goes on in the loop."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, groups: Groups, logs: Path) -> None:
-        self._loop, self._spawner, self._groups, self._logs = loop, spawner, groups, logs
+    def __init__(self, loop: Loop, spawners: Mapping[str, Spawner], groups: Groups, logs: Path, runtime: Path) -> None:
+        self._loop, self._spawners, self._groups = loop, spawners, groups
+        self._logs, self._runtime = logs, runtime
         self._seats: dict[str, Seat] = {}
+        self._early: dict[int, int] = {}
         self.is_changed = False
         """Something that is to be remembered is new; whoever remembers it sets this back."""
 
@@ -120,17 +126,47 @@ class Seats:
         del self._seats[username]
         self.is_changed = True
 
-    def start(self, seat: Seat, order: Order) -> None:
-        """Start the student's server. HostError when it cannot be started."""
+    def start(self, seat: Seat, order: Order, spawner: str, done: Callable[[], None]) -> None:
+        """Start the student's server; `done` is called when it runs or could not be started (the seat says why).
+
+        HostError when it cannot even be tried.
+        """
         if seat.stopping:
             raise HostError(f"{seat.username}'s server is still being stopped", "Try again in a moment.")
+        runtime_folders.provide(self._runtime, order.account)
         seat.group.create()
-        started = self._spawner.start(order)
-        seat.handle, seat.state, seat.reason, seat.started_at = started.handle, ServerState.STARTING, "", time.time()
+        seat.attempt += 1
+        seat.spawner = spawner
+        seat.state, seat.reason, seat.started_at = ServerState.STARTING, "", time.time()
         seat.last_lines, seat.unproven = (), ()
-        seat.output = CappedLog(self._loop, started.output, self._log_file(seat))
         self.is_changed = True
+        attempt = seat.attempt
+
+        def answer(result: Started | HostError) -> None:
+            if isinstance(result, HostError):
+                if seat.attempt == attempt and seat.state is ServerState.STARTING:
+                    seat.state, seat.reason = ServerState.FAILED, result.problem
+            elif seat.attempt == attempt and seat.state is ServerState.STARTING:
+                self._started(seat, result)
+            else:
+                self._came_too_late(seat, result)
+            self.is_changed = True
+            done()
+
+        self._spawners[spawner].start(order, answer)
+
+    def _started(self, seat: Seat, started: Started) -> None:
+        seat.handle = started.handle
+        seat.output = CappedLog(self._loop, started.output, self._log_file(seat))
         log.info("started %s's server on port %d, pid %d", seat.username, seat.port, started.handle.pid)
+        if (status := self._early.pop(started.handle.pid, None)) is not None:
+            self._ended(seat, status)
+
+    def _came_too_late(self, seat: Seat, started: Started) -> None:
+        """The server was stopped before it was started."""
+        os.close(started.output)
+        processes.send_signal(started.handle, signal.SIGKILL)
+        log.info("%s's server, pid %d, was stopped while it started", seat.username, started.handle.pid)
 
     def mark_ready(self, seat: Seat) -> None:
         if seat.state is ServerState.STARTING:
@@ -155,7 +191,7 @@ class Seats:
         if seat.is_up and seat.handle is not None:
             log.info("stopping %s's server, pid %d", seat.username, seat.handle.pid)
             seat.state, seat.reason = ServerState.STOPPED, "is being stopped"
-            self._spawner.stop(seat.handle)
+            self._spawners[seat.spawner].stop(seat.handle)
             seat.stopping.deadline = self._loop.later(grace, lambda: self._sweep(seat))
             self.is_changed = True
         else:
@@ -168,6 +204,13 @@ class Seats:
             return False
         self._ended(seat, status)
         return True
+
+    def orphan_ended(self, pid: int, status: int) -> None:
+        """Somebody whom we do not know: perhaps a server that ended before we heard that it was forked."""
+        if any(seat.state is ServerState.STARTING and seat.handle is None for seat in self):
+            self._early[pid] = status
+        else:
+            self._early.clear()
 
     def report(self, seat: Seat) -> ServerReport:
         return ServerReport(
@@ -285,6 +328,7 @@ class Seats:
             seat.unproven = cgroups.of_user(seat.uid)
         self._end_output(seat)
         seat.group.remove()
+        runtime_folders.take_away(self._runtime, seat.uid)
         self.is_changed = True
         for call in stopping.done:
             call()

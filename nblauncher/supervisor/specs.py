@@ -10,6 +10,11 @@ from typing import Any
 
 from nblauncher.model import Account, Handle, ServerState
 
+DEFAULT_GRACE = 10.0
+"""Seconds from SIGTERM to SIGKILL."""
+
+SPAWNERS = ("forkserver", "process")
+
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
 
@@ -19,7 +24,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A student's server. `environment` is the teacher's (notebook.environment)."""
+    """A student's server. `environment` and `spawner` are the teacher's (notebook.*)."""
 
     username: str
     uid: int
@@ -28,6 +33,7 @@ class ServerSpec:
     port: int
     shell: str = "/bin/bash"
     environment: Mapping[str, str] = field(default_factory=dict)
+    spawner: str = "process"
 
     @property
     def account(self) -> Account:
@@ -50,6 +56,7 @@ class ServerSpec:
             port=checked_port(fields.get("port")),
             shell=_path(fields.get("shell")),
             environment=environment,
+            spawner=checked_spawner(fields.get("spawner", "process")),
         )
 
 
@@ -143,6 +150,12 @@ def checked_username(given: object) -> str:
     if not isinstance(given, str) or not _USERNAME.fullmatch(given):
         raise SpecError("that is no username")
     return given
+
+
+def checked_spawner(given: object) -> str:
+    if given not in SPAWNERS:
+        raise SpecError("no such spawner")
+    return str(given)
 
 
 def checked_port(given: object) -> int:

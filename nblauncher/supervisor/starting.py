@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,7 +77,8 @@ def start_servers(
                     waiting.append(_begin(client, order, deadline, addresses, pool))
                 except HostError as error:
                     is_over(Outcome(order.spec.username, ServerState.FAILED, error.problem))
-            time.sleep(_PAUSE)
+            # A connection waits in the port's backlog, so that a check ends in the moment when the server takes it.
+            wait([one.check for one in waiting], timeout=_PAUSE, return_when=FIRST_COMPLETED)
             reports = {report.username: report for report in client.servers()}
             still = []
             for one in waiting:
@@ -165,9 +166,16 @@ def _begin(
     return _Waiting(order, report, time.monotonic() + deadline, was_running, _check(order, addresses, pool))
 
 
-def _check(order: ServerOrder, addresses: Sequence[str], pool: ThreadPoolExecutor) -> Future[bool]:
+def _check(
+    order: ServerOrder, addresses: Sequence[str], pool: ThreadPoolExecutor, *, pause: float = 0.0
+) -> Future[bool]:
     username, port, has_tls = order.spec.username, order.spec.port, order.tls is not None
-    return pool.submit(answers, username, port, has_tls=has_tls, addresses=addresses)
+
+    def check() -> bool:
+        time.sleep(pause)
+        return answers(username, port, has_tls=has_tls, addresses=addresses)
+
+    return pool.submit(check)
 
 
 def _look(
@@ -182,7 +190,7 @@ def _look(
         if one.check.result():
             client.mark_ready(now)
             return Outcome(username, ServerState.READY, was_running=one.was_running)
-        one.check = _check(one.order, addresses, pool)
+        one.check = _check(one.order, addresses, pool, pause=_PAUSE)
     if time.monotonic() > one.until:
         failed = client.fail_server(now, NO_ANSWER)
         return Outcome(username, ServerState.FAILED, NO_ANSWER, failed.last_lines, one.was_running)

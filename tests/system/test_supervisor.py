@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -25,7 +27,7 @@ from nblauncher.model import Account, ServerState, TlsFiles
 from nblauncher.supervisor import capped_log, client
 from nblauncher.supervisor.client import PortWanted
 from nblauncher.supervisor.starting import start_servers
-from nblauncher.supervisor.wire import send
+from nblauncher.wire import send
 from tests.jupyter_client import JupyterClient
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
 
@@ -370,7 +372,7 @@ def test_the_supervisor_outlives_the_terminal_that_started_it(tmp_path):
         assert course.supervisor.hello().pid == pid
         assert os.getsid(pid) != os.getsid(0) and psutil.Process(pid).terminal() is None
         os.kill(pid, signal.SIGHUP)
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
         assert course.supervisor.hello().pid == pid
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert {entry.split(b"=")[0] for entry in environment.split(b"\0") if entry} <= {b"PATH", b"LANG", b"TZ"}
@@ -391,11 +393,20 @@ def test_there_is_never_a_second_supervisor(course):
     assert course.reconnect().hello().pid == pid
 
 
-def test_the_end_ends_servers_front_page_and_supervisor_and_frees_the_ports(ada, tmp_path):
+def asked_to_end(course: RunningClass) -> None:
+    course.supervisor.end()
+
+
+def host_switched_off(course: RunningClass) -> None:
+    os.kill(course.supervisor.hello().pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("how", [asked_to_end, host_switched_off])
+def test_the_end_ends_servers_front_page_and_supervisor_and_frees_the_ports(ada, tmp_path, how):
     with running_class(tmp_path, "nbtv-super", FRONT) as course:
         course.ready((ada, ADA))
         supervisor = course.supervisor.hello().pid
-        course.supervisor.end()
+        how(course)
         eventually(lambda: not psutil.pid_exists(supervisor))
         assert not processes_of(ada)
         assert not course.paths.supervisor_socket.exists() and client.connect(course.paths) is None
@@ -424,6 +435,34 @@ def test_a_planted_runtime_folder_is_refused(course, ada, bob):
             course.supervisor.start_server(course.order(ada, ADA))
         folder.rmdir() if folder.is_dir() and not folder.is_symlink() else folder.unlink()
     assert not target.exists() and not processes_of(ada)
+
+
+def fill(folder: Path) -> int:
+    """Write until the file system says no; how many bytes there was room for."""
+    written = 0
+    with (folder / "filler").open("wb", buffering=0) as stream:
+        try:
+            while written < 1 << 28:
+                written += stream.write(bytes(1 << 20))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+    return written
+
+
+def test_a_student_who_fills_the_runtime_folder_fills_nobody_elses(course, ada, bob):
+    course.ready((ada, ADA))
+    folder = course.paths.students_run / str(ada.uid)
+    free = shutil.disk_usage(course.paths.run).free
+    written = workers.run_as(ada, fill, folder)
+    assert 1 << 20 < written < 1 << 25
+    assert shutil.disk_usage(course.paths.run).free > free - (1 << 20)
+    course.ready((bob, BOB))
+    course.kill_supervisor()
+    assert course.reconnect() and os.path.ismount(folder)
+    course.supervisor.stop_servers([ada.username])
+    assert not os.path.ismount(folder) and os.path.ismount(folder.parent / str(bob.uid))
+    course.ready((ada, ADA))
+    assert not list(folder.glob("filler"))
 
 
 def _mkdir(folder: Path, owner: Account) -> None:

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("processes", "privileges", "workers", "cgroups", "sockets", "files", "roster", "settings", "passwords"),
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
-        *("descriptors", "children", "plain_http", "classfiles"),
+        *("descriptors", "children", "plain_http", "classfiles", "runtime_folders", "wire", "fork_requests"),
         # what `homes` is made of
         *("tree", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # L1: what a course is made of. No edges sideways.
     ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),
     # The processes of a running class, each started by module name.
-    ("supervisor", "web", "server", "server_auth", "server_config", "kernel"),
+    ("supervisor", "web", "server", "server_auth", "server_config", "kernel", "forkserver"),
     # L2: the only place that chooses implementations.
     ("host",),
     # L3

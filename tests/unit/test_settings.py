@@ -151,7 +151,7 @@ def test_every_problem_is_named_at_once_with_its_line() -> None:
         ("course: a\nweb: {names: ['x:8000']}\n", "is not the name or address of a host"),
         ("course: a\nweb: {bind: [localhost]}\n", '"localhost" is not an IP address'),
         ("course: a\nweb: {frontend: nginx}\n", '"nginx" is not direct'),
-        ("course: a\nnotebook: {spawner: slurm}\n", '"slurm" is not process'),
+        ("course: a\nnotebook: {spawner: slurm}\n", '"slurm" is not one of forkserver or process'),
         ("course: a\nretrieve: {max_file: 100}\n", '"100" is not a size with a unit'),
         ("course: a\nretrieve: {max_file: 100 XB}\n", "is not a size with a unit"),
         ("course: a\nretrieve: {max_file: 0 MB}\n", "is not a size that a file can have"),

@@ -20,13 +20,13 @@ from nblauncher import cgroups
 from nblauncher.descriptors import Listener
 from nblauncher.model import Account, Handle, ServerState
 from nblauncher.plain_http import redirect_target
-from nblauncher.spawners import choose, server_environment
+from nblauncher.spawners import server_environment
 from nblauncher.supervisor import capped_log, ports, registry
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.specs import FrontPageSpec, ServerReport, ServerSpec, SpecError
-from nblauncher.supervisor.wire import Reader, WireError, close_all, pack, send
+from nblauncher.wire import Reader, WireError, close_all, pack, send
 
 TWO = {"ask": "two"}
 SPEC = ServerSpec("ada", 25000, 25000, "/home/ada", 8001, "/bin/bash", {"A": "b"})
@@ -249,12 +249,6 @@ def test_the_environment_cannot_be_made_somebody_elses():
         "JUPYTER_RUNTIME_DIR": "/run/x",
         "COURSE": "x",
     }
-
-
-def test_spawners_are_known_by_name():
-    assert choose("process").poll(Handle(os.getpid(), 1)) is False
-    with pytest.raises(KeyError):
-        choose("another")
 
 
 def test_ends_are_told_in_words():

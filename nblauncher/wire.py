@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_MESSAGE = 4 << 20
-MAX_DESCRIPTORS = 8
+MAX_DESCRIPTORS = 32
 """Beside one message."""
 
 _LENGTH = struct.Struct("!I")

@@ -1,0 +1,105 @@
+"""What the supervisor asks of a fork server. One packet of a SOCK_SEQPACKET socket each, descriptors beside it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import wire
+from nblauncher.cgroups import Group, Kind
+from nblauncher.model import Account
+
+MAX_PACKET = 60_000
+"""Bytes. A socket's buffer takes several of them, so that asking never waits."""
+
+_USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+
+class RequestError(ValueError):
+    """A request that makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A server to be forked. Its descriptors: output, config, certificate and key (with TLS), listening sockets."""
+
+    number: int
+    account: Account
+    environment: Mapping[str, str]
+    group: Group
+    has_tls: bool
+
+    def pack(self, descriptors: int) -> bytes:
+        """ValueError when it is too long for one packet."""
+        data = wire.pack(
+            {
+                "id": self.number,
+                "username": self.account.username,
+                "uid": self.account.uid,
+                "gid": self.account.gid,
+                "home": str(self.account.home),
+                "environment": dict(self.environment),
+                "group": [self.group.kind.value, str(self.group.path)],
+                "tls": self.has_tls,
+                "descriptors": descriptors,
+            }
+        )
+        if len(data) > MAX_PACKET:
+            raise ValueError(f"a request of {len(data)} bytes")
+        return data
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Request:
+        """RequestError for whatever is missing, of another type, or would be root's."""
+        username, home, environment, group = (given.get(key) for key in ("username", "home", "environment", "group"))
+        uid, gid, number = (given.get(key) for key in ("uid", "gid", "id"))
+        if type(number) is not int or type(uid) is not int or type(gid) is not int or uid <= 0 or gid <= 0:
+            raise RequestError("an id is missing, or is root's")
+        if not isinstance(username, str) or not _USERNAME.fullmatch(username):
+            raise RequestError("that is no username")
+        if not isinstance(home, str) or not home.startswith("/") or "\0" in home:
+            raise RequestError("that is no home")
+        if not isinstance(environment, dict) or not all(map(_is_word, environment.values())):
+            raise RequestError("the environment holds something else than text")
+        if not isinstance(group, list) or len(group) != 2 or not all(map(_is_word, group)):
+            raise RequestError("that is no control group")
+        try:
+            kind = Kind(group[0])
+        except ValueError as error:
+            raise RequestError("no such kind of control group") from error
+        account = Account(username, uid, gid, Path(home))
+        return cls(number, account, environment, Group(kind, Path(group[1])), given.get("tls") is True)
+
+
+def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next packet; None when the other side hung up. WireError for what is no message, which is taken off, too.
+
+    The descriptors are the caller's to close.
+    """
+    reader = wire.Reader()
+    try:
+        if not reader.feed(link):
+            return None
+        message = reader.next()
+        if message is None:
+            raise wire.WireError("a packet that is not whole")
+        return message
+    finally:
+        reader.close()
+
+
+def answer(link: socket.socket, message: Mapping[str, Any]) -> None:
+    link.send(wire.pack(message))
+
+
+def ask(link: socket.socket, request: Request, descriptors: Sequence[int]) -> None:
+    """Never waits: BlockingIOError when the fork server does not read, ValueError when it is too long."""
+    socket.send_fds(link, [request.pack(len(descriptors))], list(descriptors))
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value

@@ -1,0 +1,77 @@
+"""What a fork server has in memory before it forks: found by a warm-up in a child, imported by the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nblauncher import privileges, workers
+from nblauncher.errors import HostError
+from nblauncher.model import Account
+
+log = logging.getLogger(__name__)
+
+WARM_UP_DEADLINE = 15.0
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_MOST = 5000
+
+
+def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ...]:
+    """The modules that `warm_up(home)` loads beyond those of this process.
+
+    It runs in a forked child as `account`, which must not be root, in an empty home that is gone afterwards. Without an
+    answer there are none: preloading only saves time.
+    """
+    try:
+        answer = workers.run_as(account, _report, warm_up, timeout=WARM_UP_DEADLINE)
+    except HostError as error:
+        log.warning("the warm-up failed: %s", error.problem)
+        return ()
+    return names_in(answer)
+
+
+def names_in(answer: object) -> tuple[str, ...]:
+    """What is a module's name in what came from a process that is not root's."""
+    names = answer if isinstance(answer, list) else []
+    return tuple(name for name in names[:_MOST] if isinstance(name, str) and _NAME.fullmatch(name))
+
+
+def load(names: Iterable[str]) -> None:
+    """Import them; what cannot be imported here is left to those who need it."""
+    for name in names:
+        if name not in sys.modules:
+            try:
+                importlib.import_module(name)
+            except (ImportError, AttributeError, OSError, ValueError) as error:
+                log.info("not preloaded: %s (%s)", name, error)
+
+
+def freeze() -> None:
+    """Nothing in memory now is looked at by a garbage collector again, and pages stay small: both keep them shared."""
+    with contextlib.suppress(OSError):
+        privileges.disable_huge_pages()
+    gc.collect()
+    gc.freeze()
+
+
+def threads() -> int:
+    """How many there are in this process; a fork server must have one."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def _report(warm_up: Callable[[Path], None]) -> list[str]:
+    """Runs as the account."""
+    before = set(sys.modules)
+    with tempfile.TemporaryDirectory(prefix="nblauncher-warm-up-", ignore_cleanup_errors=True) as home:
+        warm_up(Path(home))
+    return sorted(
+        name for name in set(sys.modules) - before if getattr(sys.modules[name], "__spec__", None) is not None
+    )

@@ -1,0 +1,191 @@
+"""The fork server's parts: what it trusts, what it is asked, what it loads, what a forked process has anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nblauncher import fork_requests, wire
+from nblauncher.cgroups import Group, Kind
+from nblauncher.fork_requests import Request, RequestError
+from nblauncher.forkserver import preload, trusted
+from nblauncher.model import Account
+from nblauncher.preflight import system
+
+ADA = Account("ada", 20001, 20001, Path("/home/ada"))
+GOOD = {
+    "id": 1,
+    "username": "ada",
+    "uid": 20001,
+    "gid": 20001,
+    "home": "/home/ada",
+    "environment": {"HOME": "/home/ada"},
+    "group": ["none", "."],
+    "tls": False,
+}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs files of several owners")
+
+
+@pytest.fixture
+def link():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_request_arrives_as_it_was_sent_with_its_descriptors(link):
+    request = Request(7, ADA, {"LANG": "C.UTF-8"}, Group(Kind.V2, Path("/sys/fs/cgroup/x")), has_tls=True)
+    reader, writer = os.pipe()
+    fork_requests.ask(link[0], request, [writer])
+    os.close(writer)
+    message, (received,) = fork_requests.receive(link[1])
+    assert Request.parse(message) == request
+    os.write(received, b"x")
+    os.close(received)
+    assert os.read(reader, 2) == b"x"
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"uid": 0},
+        {"gid": 0},
+        {"uid": "20001"},
+        {"uid": True},
+        {"id": None},
+        {"username": "../ada"},
+        {"username": "ada\n"},
+        {"home": "home/ada"},
+        {"home": "/home/\0"},
+        {"environment": {"A": 1}},
+        {"environment": ["A=1"]},
+        {"environment": {"A": "\0"}},
+        {"group": ["no such kind", "/"]},
+        {"group": "none"},
+    ],
+    ids=str,
+)
+def test_a_request_that_makes_no_sense_is_refused(change):
+    assert Request.parse(GOOD).account == ADA
+    with pytest.raises(RequestError):
+        Request.parse({**GOOD, **change})
+
+
+@pytest.mark.parametrize(
+    "packet", [b"", b"x", wire.pack({})[:-1], b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x03{}x", b"\0\0\0\x01{"]
+)
+def test_a_packet_of_garbage_costs_only_itself(link, packet):
+    link[0].send(packet)
+    link[0].send(wire.pack(GOOD))
+    if packet:
+        with pytest.raises(wire.WireError):
+            fork_requests.receive(link[1])
+    else:
+        assert fork_requests.receive(link[1]) is None
+    message, descriptors = fork_requests.receive(link[1])
+    assert (message["username"], descriptors) == ("ada", [])
+
+
+def test_a_request_too_long_for_a_packet_is_not_sent(link):
+    request = Request(1, ADA, {"A": "x" * fork_requests.MAX_PACKET}, Group(Kind.NONE, Path()), has_tls=False)
+    with pytest.raises(ValueError, match="a request of"):
+        fork_requests.ask(link[0], request, [])
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["folder", "above", "link", "owner", "group"])
+def test_what_somebody_else_could_change_is_objected_to(tmp_path, what):
+    place = tmp_path / "above" / "folder"
+    place.mkdir(parents=True)
+    before = list(trusted.objections_to(place))
+    if what == "folder":
+        place.chmod(0o757)
+    elif what == "above":
+        place.parent.chmod(0o777)
+    elif what == "owner":
+        os.chown(place.parent, 65534, -1)
+    elif what == "group":
+        place.chmod(0o775)
+    else:
+        (tmp_path / "theirs").mkdir()
+        os.chown(tmp_path / "theirs", 65534, -1)
+        place.rmdir()
+        place.symlink_to("../theirs")
+    assert len(set(trusted.objections_to(place)) - set(before)) == 1
+
+
+@needs_root
+def test_a_student_s_pth_file_in_a_folder_of_roots_is_objected_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    before = trusted.objections()
+    (tmp_path / "evil.pth").write_text("import os\n")
+    os.chown(tmp_path / "evil.pth", 65534, -1)
+    assert len(trusted.objections()) == len(before) + 1
+
+
+def test_what_cannot_be_preloaded_is_left_to_those_who_need_it():
+    preload.load(["nblauncher.no_such_module", "colorsys"])
+    assert "colorsys" in sys.modules
+
+
+def test_names_of_modules_are_checked_before_they_are_imported():
+    assert preload.names_in(["colorsys", "os.path", "../x", "a b", 7, "os;x", "x."]) == ("colorsys", "os.path")
+    assert preload.names_in({"colorsys": 1}) == ()
+
+
+def test_check_says_why_nothing_is_preloaded():
+    assert system.preloading([]).level == "ok"
+    found = system.preloading(["/opt/x can be written by others than root", "another"])
+    assert found.level == "warning" and "/opt/x" in found.message and "1 more" in found.message
+
+
+PROBE = """
+import json, locale, os, random, signal, site, sys, tempfile, multiprocessing
+from nblauncher.forkserver import renewal
+random.seed(1); tempfile.tempdir = "/old"; site.USER_SITE = "/old"
+key = multiprocessing.current_process().authkey
+renewal.renew({"HOME": "/new", "LANG": "C.UTF-8", "TZ": "UTC-3"}, "title")
+import time
+print(json.dumps([
+    dict(os.environ), sys.argv, tempfile.tempdir, site.USER_SITE,
+    bytes(multiprocessing.current_process().authkey) != bytes(key),
+    time.strftime("%z"), signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,
+    signal.getsignal(signal.SIGINT) == signal.default_int_handler,
+]))
+"""
+
+
+def test_a_forked_process_has_its_own_environment_and_time():
+    said = subprocess.run([sys.executable, "-I", "-c", PROBE], capture_output=True, text=True, check=True).stdout
+    environment, argv, temporary, user_site, has_new_key, zone, ignores_pipes, has_python_int = json.loads(said)
+    assert {name: environment[name] for name in ("HOME", "LANG", "TZ")} == {
+        "HOME": "/new",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC-3",
+    }
+    assert set(environment) <= {"HOME", "LANG", "TZ", "LC_CTYPE"}
+    assert (argv, temporary, user_site, zone) == (["title"], None, None, "+0300")
+    assert has_new_key and ignores_pipes and has_python_int
+
+
+def test_random_numbers_are_not_the_parents():
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, str(random.random()).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    assert float(os.read(reader, 100)) != expected
+    os.close(reader)
