@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -18,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import files, workers
+from nblauncher import files, leases, workers
 from nblauncher.errors import HostError
 from nblauncher.model import HandedOut
-from nblauncher.scope import CHANGED, HOME, Scope, Stored, stamp_of
+from nblauncher.scope import CHANGED, HOME, Scope, Stamp, Stored, stamp_of
 from nblauncher.settings import RetrieveSettings
 
 _ATTEMPTS = 4
 _CLOCK_TICK_NS = 20_000_000
+"""A second write within a tick of the clock can leave the same times."""
+_LONG_WRITE_NS = 500_000_000
+"""While somebody has the file open, a write(2) may go on this long after it set the times."""
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -41,6 +45,7 @@ def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, know
     `known` is where the teacher's child says first which files the store still has. HostError when the home cannot be
     read at all; BrokenPipeError when nobody reads what we send any more.
     """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel tells that somebody waits for a lease of ours
     stored = _read_known(known, stall)
     root = _open_home(home, scope)
     gathering = _Gathering(scope, limits, output, root, stored)
@@ -182,40 +187,47 @@ class _Gathering:
             return
         stored = self._stored.get(path)
         if stored and stored.stamp == stamp_of(status) and self._scope.kind != HOME and self._fits(status):
-            self._send_same(path, status, stored.sha256)
+            self._send_same(path, status, stamp_of(status), stored.sha256)
             return
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(0.05 * attempt)
             try:
-                if self._read_file(entry, path, sent, stored):
+                if self._read_file(entry, path, sent, stored, is_last=attempt == _ATTEMPTS - 1):
                     return
             except OSError as error:
                 self.exclude(path, files.words_of(error))
                 return
         self.exclude(path, "changed while it was read")
 
-    def _read_file(self, entry: files.Entry, path: str, sent: HandedOut | None, stored: Stored | None) -> bool:
-        """Send, skip or exclude the file as it is now; False when it changed meanwhile."""
+    def _read_file(
+        self, entry: files.Entry, path: str, sent: HandedOut | None, stored: Stored | None, *, is_last: bool
+    ) -> bool:
+        """Send, skip or exclude the file as it is now; False when it changed meanwhile.
+
+        Of one that somebody has open for writing all the time, a log file, only the times can tell.
+        """
         descriptor, status = files.open_file(entry.name, entry.folder)
         try:
             reason = self._reason_to_refuse(descriptor, status)
             if reason:
                 self.exclude(path, reason)
                 return True
-            if _is_fresh(status):
+            is_open = leases.is_open_for_writing(descriptor)
+            if (is_open and not is_last) or _is_fresh(status, _LONG_WRITE_NS if is_open else _CLOCK_TICK_NS):
                 return False
+            stamp = _never_the_same(status) if is_open else stamp_of(status)
             known = {one.sha256 for one in (sent, stored) if one and one.size == status.st_size}
             sha256 = files.sha256_of(descriptor, status.st_size, self.tick) if known else ""
             if sha256 not in known:
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                return self._send_bytes(descriptor, status, path)
+                return self._send_bytes(descriptor, status, stamp, path)
             if _has_changed(descriptor, status):
                 return False
             if sent and sha256 == sent.sha256:
                 self._accounted.add(_identity(status))
             else:
-                self._send_same(path, status, sha256)
+                self._send_same(path, status, stamp, sha256)
             return True
         finally:
             os.close(descriptor)
@@ -239,19 +251,19 @@ class _Gathering:
     def _fits(self, status: os.stat_result) -> bool:
         return self._counted + status.st_size <= self._limits.max_student
 
-    def _send_same(self, path: str, status: os.stat_result, sha256: str) -> None:
-        self.send(_header("same", path, status) | {"sha256": sha256})
+    def _send_same(self, path: str, status: os.stat_result, stamp: Stamp, sha256: str) -> None:
+        self.send(_header("same", path, stamp) | {"sha256": sha256})
         self._account(status)
 
-    def _send_bytes(self, descriptor: int, status: os.stat_result, path: str) -> bool:
+    def _send_bytes(self, descriptor: int, status: os.stat_result, stamp: Stamp, path: str) -> bool:
         """False when the file changed meanwhile; what was sent of it is then void."""
         if status.st_size <= files.CHUNK:
             data = b"".join(files.chunks(descriptor, status.st_size))
             if _has_changed(descriptor, status, len(data)):
                 return False
-            self.send(_header("file", path, status), data)
+            self.send(_header("file", path, stamp), data)
         else:
-            self.send(_header("begin", path, status))
+            self.send(_header("begin", path, stamp))
             size = 0
             try:
                 for data in files.chunks(descriptor, status.st_size):
@@ -305,17 +317,23 @@ class _Gathering:
                 self.exclude(link.path, "a link to work in the home that is not retrieved itself")
 
 
-def _header(kind: str, path: str, status: os.stat_result) -> dict[str, Any]:
-    return {"kind": kind, "path": path, "stamp": stamp_of(status)}
+def _header(kind: str, path: str, stamp: Stamp) -> dict[str, Any]:
+    return {"kind": kind, "path": path, "stamp": stamp}
+
+
+def _never_the_same(status: os.stat_result) -> Stamp:
+    """For a file that is open for writing: a write(2) that goes on changes no times, so the next run reads it again."""
+    size, mtime, _ctime, inode = stamp_of(status)
+    return size, mtime, 0, inode
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_fresh(status: os.stat_result) -> bool:
-    """Whether it was written so recently that a second write could leave the same times: within a tick of the clock."""
-    return 0 <= time.time_ns() - status.st_ctime_ns < _CLOCK_TICK_NS
+def _is_fresh(status: os.stat_result, how: int) -> bool:
+    """Whether it was written in the last `how` ns."""
+    return 0 <= time.time_ns() - status.st_ctime_ns < how
 
 
 def _has_changed(descriptor: int, status: os.stat_result, size: int | None = None) -> bool:

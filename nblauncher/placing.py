@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher import drafts, files, standing, swaps
+from nblauncher import drafts, files, leases, standing, swaps
 from nblauncher.errors import HostError
 from nblauncher.model import HandedOut
 from nblauncher.packing import Item
@@ -174,15 +174,15 @@ class _Placing:
             return False
         return drafts.has_content(found.descriptor, sha256, size, self._voice.tick)
 
-    def _untouched(self, found: Standing, known: HandedOut) -> swaps.Hold | None:
+    def _untouched(self, found: Standing, known: HandedOut) -> leases.Hold | None:
         """How the file is held when it is as we wrote it and nobody has it open for writing; None otherwise.
 
         Only the content counts: times could not tell an edit saved within a clock tick of our own writing.
         """
         if found.descriptor < 0 or found.status.st_uid != os.geteuid() or found.status.st_size != known.size:
             return None
-        held = swaps.hold(found.descriptor)
-        if held is swaps.Hold.REFUSED or not self._has(found, known.sha256, known.size):
+        held = leases.hold(found.descriptor)
+        if held is leases.Hold.REFUSED or not self._has(found, known.sha256, known.size):
             return None
         return held
 

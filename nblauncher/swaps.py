@@ -17,9 +17,9 @@ import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 from nblauncher import drafts, files
+from nblauncher.leases import Hold, hold
 
 _SWAP = drafts.PREFIX + "swap-"
 _TOKEN = 8
@@ -29,27 +29,6 @@ _MOST_NAMES = 20_000
 _MOST_RETIRED = 100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Hold(Enum):
-    """What came of asking for a read lease."""
-
-    HELD = "held"  # until the descriptor is closed
-    REFUSED = "refused"  # somebody has the file open for writing
-    UNSUPPORTED = "unsupported"  # the file system has no leases
-
-
-def hold(descriptor: int) -> Hold:
-    """Ask for a read lease on a file that is open for reading only. SIGIO must be ignored meanwhile."""
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return Hold.REFUSED
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOTTY):
-            raise
-        return Hold.UNSUPPORTED
-    return Hold.HELD
 
 
 def exchange(folder: int, swap: str, name: str) -> None:

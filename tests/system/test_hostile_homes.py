@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,18 @@ def test_a_file_that_changes_while_it_is_read_is_whole_or_left_out(eve, desk, si
                 assert len(set(stored["work/lab1.ipynb"])) == 1
             else:
                 assert exclusions(collected) == {"work/lab1.ipynb": ("changed while it was read", True)}
+
+
+def test_a_file_that_somebody_keeps_open_for_writing_comes_along_and_is_read_again(eve, desk):
+    file = write(eve, "training.log", b"epoch 1")
+    with open(file, "r+b"):
+        time.sleep(1)
+        for _ in range(2):
+            collected, name = desk.collect(eve)
+            assert desk.stored(name, eve) == {"work/training.log": b"epoch 1"} and not collected.work.is_incomplete
+            assert desk.manifest(name, eve)["files"][0]["stamp"][1] == 0
+    _, name = desk.collect(eve)
+    assert desk.manifest(name, eve)["files"][0]["stamp"][1] == file.stat().st_ctime_ns
 
 
 def signal_all(number):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import delivery, drafts, material, placing, swaps, workers
+from nblauncher import delivery, drafts, leases, material, placing, swaps, workers
 from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, HandedOut
@@ -359,7 +359,7 @@ def test_an_edit_saved_between_the_look_and_the_exchange_goes_back_to_its_name(t
     swapping = swaps.Swaps("2026-11-20", lambda: None)
     sha256 = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"  # of "one"
     with write_draft(folder, "two") as draft:
-        assert not swapping.replace(draft, "", "lab1", old, swaps.Hold.UNSUPPORTED, sha256)
+        assert not swapping.replace(draft, "", "lab1", old, leases.Hold.UNSUPPORTED, sha256)
     os.close(old)
     swapping.mend("", folder, {(sha256, 3), ("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", 3)})
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"lab1": "edited"}
@@ -372,8 +372,8 @@ def test_an_edit_saved_after_the_exchange_through_an_older_way_in_is_shown(tmp_p
     folder, old = opened(tmp_path), os.open(lab, os.O_RDONLY)
     late = os.open(lab, os.O_PATH)
     swapping = swaps.Swaps("2026-11-20", lambda: None)
-    held = swaps.hold(old)
-    assert held is swaps.Hold.HELD
+    held = leases.hold(old)
+    assert held is leases.Hold.HELD
     with write_draft(folder, "two") as draft:
         assert swapping.replace(draft, "", "lab1.ipynb", old, held, "")
     os.close(old)

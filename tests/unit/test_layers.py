@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
         *("descriptors", "children", "plain_http", "classfiles", "runtime_folders", "wire", "fork_requests"),
         # what `homes` is made of
-        *("tree", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
+        *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
         *("streams", "packing", "material", "drafts", "swaps", "standing", "placing"),
     ),
