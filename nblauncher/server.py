@@ -39,6 +39,7 @@ class Inherited:
     config: ServerConfig
     tls: ssl.SSLContext | None
     listening: tuple[socket.socket, ...]
+    ready: int | None = None
 
     @property
     def scheme(self) -> str:
@@ -74,7 +75,14 @@ class StudentServer(ServerApp):
             max_body_size=self.max_body_size,
             max_buffer_size=self.max_buffer_size,
         )
-        self.io_loop.add_callback(self.http_server.add_sockets, self.inherited.listening)
+        self.io_loop.add_callback(self._listen)
+
+    def _listen(self) -> None:
+        self.http_server.add_sockets(self.inherited.listening)
+        if self.inherited.ready is not None:
+            with contextlib.suppress(OSError):  # nobody has to listen
+                os.write(self.inherited.ready, b"ready\n")
+            os.close(self.inherited.ready)
 
 
 def forced(config: ServerConfig, scheme: str) -> Config:
@@ -135,6 +143,8 @@ class Descriptors:
     config: int
     certificate: int | None = None
     key: int | None = None
+    ready: int | None = None
+    """Where to say, once, that it listens."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,10 +167,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> Descriptors:
     parser = argparse.ArgumentParser(prog="python -m nblauncher.server", allow_abbrev=False)
     parser.add_argument("--listen", required=True, type=lambda text: tuple(int(part) for part in text.split(",")))
     parser.add_argument("--config", required=True, type=int, metavar="FD")
-    for name in ("--tls-certificate", "--tls-key"):
+    for name in ("--tls-certificate", "--tls-key", "--ready"):
         parser.add_argument(name, type=int, metavar="FD")
     given = parser.parse_args(arguments)
-    return Descriptors(given.listen, given.config, given.tls_certificate, given.tls_key)
+    return Descriptors(given.listen, given.config, given.tls_certificate, given.tls_key, given.ready)
 
 
 def take_over(given: Descriptors) -> Inherited:
@@ -171,7 +181,9 @@ def take_over(given: Descriptors) -> Inherited:
     tls = None
     if given.certificate is not None and given.key is not None:
         tls = server_context(TlsFiles(read_and_close(given.certificate), read_and_close(given.key)))
-    return Inherited(config, tls, tuple(socket.socket(fileno=descriptor) for descriptor in given.listening))
+    if given.ready is not None:
+        os.set_inheritable(given.ready, False)
+    return Inherited(config, tls, tuple(socket.socket(fileno=one) for one in given.listening), given.ready)
 
 
 def make_application(inherited: Inherited) -> StudentServer:

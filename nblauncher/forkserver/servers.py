@@ -77,7 +77,7 @@ def _serve_one(link: socket.socket) -> bool:
         message, descriptors = packet
         number = message.get("id")
         request = Request.parse(message)
-        if len(descriptors) < (5 if request.has_tls else 3):
+        if len(descriptors) < request.least:
             raise RequestError("descriptors are missing")
         _fork(link, request, descriptors)
     except (WireError, RequestError) as error:
@@ -135,7 +135,7 @@ def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoRetur
         privileges.set_name("notebook-server")
         # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
         privileges.set_dumpable(True)
-        status = _serve(request.has_tls, keep)
+        status = _serve(request, keep)
     except SystemExit as end:
         status = _status_of(end)
     except BaseException:
@@ -153,12 +153,13 @@ def _status_of(end: SystemExit) -> int:
     return 1
 
 
-def _serve(has_tls: bool, keep: list[int]) -> int:
+def _serve(request: Request, keep: list[int]) -> int:
     from nblauncher import server  # loaded long ago
 
     config, *rest = keep
-    tls = (rest.pop(0), rest.pop(0)) if has_tls else (None, None)
-    return server.serve(server.Descriptors(tuple(rest), config, *tls))
+    certificate, key = (rest.pop(0), rest.pop(0)) if request.has_tls else (None, None)
+    ready = rest.pop(0) if request.is_to_tell else None
+    return server.serve(server.Descriptors(tuple(rest), config, certificate, key, ready))
 
 
 def _end(status: int) -> NoReturn:

@@ -175,9 +175,12 @@ class ForkServerSpawner:
             tls = [one for one in (order.certificate, order.key) if one is not None]
             output, output_end = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(output, False)
-            request = Request(number, order.account, order.environment, order.group, has_tls=len(tls) == 2)
+            ready = [order.ready] if order.ready >= 0 else []
+            request = Request(
+                number, order.account, order.environment, order.group, has_tls=bool(tls), is_to_tell=bool(ready)
+            )
             try:
-                fork_requests.ask(self._link, request, [output_end, order.config, *tls, *order.listening])
+                fork_requests.ask(self._link, request, [output_end, order.config, *tls, *ready, *order.listening])
             except BlockingIOError:
                 os.close(output)
                 return  # its answer to an earlier one brings us here again
@@ -264,10 +267,12 @@ def _duplicated(order: Order) -> Order:
         order,
         listening=tuple(map(os.dup, order.listening)),
         config=os.dup(order.config),
+        ready=-1 if order.ready < 0 else os.dup(order.ready),
         certificate=None if order.certificate is None else os.dup(order.certificate),
         key=None if order.key is None else os.dup(order.key),
     )
 
 
 def _close(order: Order) -> None:
-    close_all([one for one in (*order.listening, order.config, order.certificate, order.key) if one is not None])
+    given = (*order.listening, order.config, order.certificate, order.key, order.ready)
+    close_all([one for one in given if one is not None and one >= 0])

@@ -19,6 +19,9 @@ class ProcessSpawner:
         argv = [sys.executable, "-I", "-m", "nblauncher.server"]
         argv += ["--config", str(order.config), "--listen", ",".join(map(str, order.listening))]
         keep = [order.config, *order.listening]
+        if order.ready >= 0:
+            argv += ["--ready", str(order.ready)]
+            keep.append(order.ready)
         if order.certificate is not None and order.key is not None:
             argv += ["--tls-certificate", str(order.certificate), "--tls-key", str(order.key)]
             keep += [order.certificate, order.key]

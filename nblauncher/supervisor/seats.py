@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nblauncher import cgroups, processes, runtime_folders
@@ -21,7 +21,9 @@ from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, Timer, exit_words
 from nblauncher.supervisor.registry import Remembered
+from nblauncher.supervisor.restarts import PAUSES, Restarts
 from nblauncher.supervisor.specs import ServerReport
+from nblauncher.wire import close_all
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,13 @@ class Seat:
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
     spawner: str = "process"
+    order: Order | None = None
+    """What it was started with last, to start it again; its memory files are the seat's own. None after an adoption."""
+    ready: int = -1
+    """Where it says that it listens, until it has."""
+    restarts: Restarts = field(default_factory=Restarts)
+    again: Timer | None = None
+    """A start that is to come."""
     attempt: int = 0
     """Which start the server comes from: an answer to an earlier one comes too late."""
 
@@ -129,15 +138,21 @@ class Seats:
     def start(self, seat: Seat, order: Order, spawner: str, done: Callable[[], None]) -> None:
         """Start the student's server; `done` is called when it runs or could not be started (the seat says why).
 
-        HostError when it cannot even be tried.
+        The order's memory files are kept, so that a server that dies is started again. HostError when it cannot even
+        be tried.
         """
         if seat.stopping:
             raise HostError(f"{seat.username}'s server is still being stopped", "Try again in a moment.")
+        _keep_order(seat, order)
+        seat.spawner, seat.restarts = spawner, Restarts()
+        self._start(seat, order, "", done)
+
+    def _start(self, seat: Seat, order: Order, reason: str, done: Callable[[], None]) -> None:
+        """`reason` stays with the server: why it was started again."""
         runtime_folders.provide(self._runtime, order.account)
         seat.group.create()
         seat.attempt += 1
-        seat.spawner = spawner
-        seat.state, seat.reason, seat.started_at = ServerState.STARTING, "", time.time()
+        seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
         seat.last_lines, seat.unproven = (), ()
         self.is_changed = True
         attempt = seat.attempt
@@ -153,7 +168,31 @@ class Seats:
             self.is_changed = True
             done()
 
-        self._spawners[spawner].start(order, answer)
+        ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._listen_for_ready(seat, ready)
+        try:
+            self._spawners[seat.spawner].start(replace(order, ready=told), answer)
+        finally:
+            os.close(told)
+
+    def _listen_for_ready(self, seat: Seat, ready: int) -> None:
+        """Its own word counts for a server that we started again; the first time somebody asks it (`mark_ready`)."""
+        self._forget_ready(seat)
+        seat.ready = ready
+
+        def heard() -> None:
+            is_word = bool(os.read(ready, 16))
+            self._forget_ready(seat)
+            if is_word and seat.restarts.deaths:
+                self.mark_ready(seat)
+
+        self._loop.watch(ready, heard)
+
+    def _forget_ready(self, seat: Seat) -> None:
+        if seat.ready >= 0:
+            self._loop.forget(seat.ready)
+            os.close(seat.ready)
+            seat.ready = -1
 
     def _started(self, seat: Seat, started: Started) -> None:
         seat.handle = started.handle
@@ -184,8 +223,13 @@ class Seats:
         reason: str = "",
     ) -> None:
         """Ask the server to end, after `grace` seconds end everything that came from it, then call `done`."""
+        if seat.again is not None:
+            seat.again.cancel()
+            seat.again = None
         if seat.stopping is not None:
             seat.stopping.done.append(done)
+            # A server that died and was to be started again stays down.
+            seat.stopping.final_state, seat.stopping.reason = final_state, reason
             return
         seat.stopping = Stopping(final_state, reason, done=[done])
         if seat.is_up and seat.handle is not None:
@@ -292,12 +336,43 @@ class Seats:
             seat.watch = -1
         leader, seat.handle = seat.handle, None
         self._end_output(seat)
+        self._forget_ready(seat)
         self.is_changed = True
         if seat.stopping is not None:
             self._sweep(seat, leader)
             return
+        was_ready = seat.state is ServerState.READY
         seat.state = ServerState.STOPPED if status == 0 else ServerState.FAILED
         seat.reason = "it ended by itself" if status == 0 else words
+        again = self._start_again(seat, seat.order) if was_ready and seat.order is not None else lambda: None
+        # Everything that came from it goes first: its kernels are nobody's any more.
+        seat.stopping = Stopping(seat.state, seat.reason, done=[again])
+        self._sweep(seat, leader)
+
+    def _start_again(self, seat: Seat, order: Order) -> Callable[[], None]:
+        """Decide, and say in the seat, what follows a death; what is returned does it."""
+        why, pause = seat.reason, seat.restarts.pause(time.monotonic())
+        if pause is None:
+            seat.state = ServerState.FAILED
+            seat.reason = f"{why}; it was started again {len(PAUSES)} times within a minute and stays down"
+            log.error("%s's server: %s", seat.username, seat.reason)
+            return lambda: None
+        seat.state, seat.reason = ServerState.STARTING, f"{why}; it is started again"
+        log.info("%s's server is started again in %.0f s", seat.username, pause)
+
+        def begin() -> None:
+            seat.again = None
+            try:
+                self._start(seat, order, f"{why}; it was started again", lambda: None)
+            except HostError as error:
+                seat.state, seat.reason = ServerState.FAILED, f"{why}; it cannot be started again: {error.problem}"
+                self.is_changed = True
+
+        def swept() -> None:
+            if seat.state is ServerState.STARTING:
+                seat.again = self._loop.later(pause, begin)
+
+        return swept
 
     def _sweep(self, seat: Seat, leader: Handle | None = None) -> None:
         """End everything that came from the server; once nobody is left, the stop is done."""
@@ -328,7 +403,8 @@ class Seats:
             seat.unproven = cgroups.of_user(seat.uid)
         self._end_output(seat)
         seat.group.remove()
-        runtime_folders.take_away(self._runtime, seat.uid)
+        if seat.state is not ServerState.STARTING:  # who is signed in stays so when it is started again
+            runtime_folders.take_away(self._runtime, seat.uid)
         self.is_changed = True
         for call in stopping.done:
             call()
@@ -354,6 +430,24 @@ class Seats:
         return self._logs / f"{seat.username}.log"
 
 
+def _keep_order(seat: Seat, order: Order) -> None:
+    """The memory files are duplicated, those of the last order closed."""
+    kept = replace(
+        order,
+        config=os.dup(order.config),
+        certificate=None if order.certificate is None else os.dup(order.certificate),
+        key=None if order.key is None else os.dup(order.key),
+    )
+    _forget_order(seat)
+    seat.order = kept
+
+
+def _forget_order(seat: Seat) -> None:
+    if seat.order is not None:
+        close_all([one for one in (seat.order.config, seat.order.certificate, seat.order.key) if one is not None])
+        seat.order = None
+
+
 def _take_sockets(pidfd: int, one: Remembered) -> list[socket.socket]:
     taken = (take_listener(pidfd, one.handle.pid, wanted) for wanted in one.listeners if one.handle is not None)
     return [socket for socket in taken if socket is not None]
@@ -372,3 +466,4 @@ def _close(seat: Seat) -> None:
     for one in seat.sockets:
         one.close()
     seat.sockets = []
+    _forget_order(seat)

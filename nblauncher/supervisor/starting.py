@@ -183,7 +183,7 @@ def _look(
 ) -> Outcome | None:
     """The outcome if there is one by now."""
     username = one.order.spec.username
-    if now.handle is None or now.handle != one.report.handle:
+    if now.state not in (ServerState.STARTING, ServerState.READY):
         reason = f"it ended while it started: {now.reason}"
         return Outcome(username, ServerState.FAILED, reason, now.last_lines, one.was_running)
     if one.check.done():

@@ -188,9 +188,8 @@ def test_nobody_squats_on_a_port_whose_server_is_down(course, ada, bob):
     course.bind((ada, ADA))
     assert workers.run_as(bob, squat, ADA) == []
     course.ready((ada, ADA))
-    os.kill(course.handle(ada).pid, signal.SIGKILL)
-    eventually(lambda: course.report(ada).state is ServerState.FAILED)
-    assert course.report(ada).reason == "killed by SIGKILL"
+    course.supervisor.stop_servers([ada.username])
+    assert course.report(ada).state is ServerState.STOPPED
     assert workers.run_as(bob, squat, ADA) == []
     assert workers.run_as(bob, squat, FRONT + 9) != [], "the test itself can squat"
 
@@ -220,6 +219,57 @@ def test_a_server_that_dies_while_it_starts_is_told_at_once_with_its_last_words(
     assert any("ssl" in line.lower() for line in found["nbtvada"].last_lines), found["nbtvada"].last_lines
     assert found["nbtvbob"].state is ServerState.READY
     assert sorted(told) == ["nbtvada", "nbtvbob"]
+
+
+def kill(course: RunningClass, account: Account) -> int:
+    """End the student's server, once it answers; its pid."""
+    eventually(lambda: course.report(account).state is ServerState.READY)
+    pid = course.handle(account).pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: course.report(account).state is not ServerState.READY)
+    return pid
+
+
+def test_a_server_that_dies_is_started_again_without_its_old_kernels(course, ada, tmp_path):
+    course.ready((ada, ADA))
+    with signed_in(course, ada, ADA, tmp_path) as browser:
+        browser.run("1", browser.start_kernel())
+        old = processes_of(ada)
+        assert len(old) > 1
+        kill(course, ada)
+        eventually(lambda: course.report(ada).state is ServerState.READY)
+        assert not processes_of(ada) & old
+        assert course.report(ada).reason == "killed by SIGKILL; it was started again"
+        assert browser.api("GET", "kernels").json() == []
+
+
+def test_a_server_that_keeps_dying_stays_down_and_keeps_its_port(course, ada, bob):
+    course.ready((ada, ADA))
+    for _ in range(5):
+        kill(course, ada)
+    kill(course, ada)
+    report = course.report(ada)
+    assert report.state is ServerState.FAILED and "killed by SIGKILL; it was started again 5 times" in report.reason
+    assert workers.run_as(bob, squat, ADA) == [] and not processes_of(ada)
+    course.ready((ada, ADA))
+
+
+def test_a_server_that_is_stopped_before_it_is_started_again_stays_down(course, ada):
+    course.ready((ada, ADA))
+    kill(course, ada)
+    kill(course, ada)  # now there is a pause of a second
+    course.supervisor.stop_servers([ada.username])
+    assert course.report(ada).state is ServerState.STOPPED
+    with pytest.raises(AssertionError, match="did not become so in time"):
+        eventually(lambda: course.report(ada).state is not ServerState.STOPPED or processes_of(ada), patience=3)
+
+
+def test_a_server_that_never_answered_is_not_started_again(course, ada):
+    course.bind((ada, ADA))
+    course.supervisor.start_server(course.order(ada, ADA))
+    os.kill(course.handle(ada).pid, signal.SIGKILL)
+    eventually(lambda: course.report(ada).state is ServerState.FAILED)
+    assert course.report(ada).reason == "killed by SIGKILL"
 
 
 def test_a_server_that_does_not_answer_in_time_is_ended(course, ada):

@@ -25,6 +25,7 @@ from nblauncher.supervisor import capped_log, ports, registry
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
+from nblauncher.supervisor.restarts import Restarts
 from nblauncher.supervisor.specs import FrontPageSpec, ServerReport, ServerSpec, SpecError
 from nblauncher.wire import Reader, WireError, close_all, pack, send
 
@@ -249,6 +250,13 @@ def test_the_environment_cannot_be_made_somebody_elses():
         "JUPYTER_RUNTIME_DIR": "/run/x",
         "COURSE": "x",
     }
+
+
+def test_a_server_is_started_again_later_and_later_and_five_times_a_minute_at_most():
+    restarts = Restarts()
+    assert [restarts.pause(float(now)) for now in range(6)] == [0.0, 1.0, 2.0, 4.0, 8.0, None]
+    assert restarts.pause(59.0) is None
+    assert restarts.pause(200.0) == 0.0
 
 
 def test_ends_are_told_in_words():
