@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -52,6 +53,12 @@ def nblauncher(folder: Path, *arguments: str, may_fail: bool = False) -> None:
     )
     if answer.returncode != 0 and not may_fail:
         sys.exit(f"{' '.join(arguments)} failed:\n{answer.stderr}")
+
+
+def need(command: str) -> None:
+    """End in one line when the other contender is not installed."""
+    if shutil.which(command) is None:
+        sys.exit(f"{command} is needed for the comparison: install it (apt install {command}) and try again")
 
 
 def delete(names: list[str]) -> None:

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from _shared import measured
+from _shared import measured, need
 
 from nblauncher import homes, store, workers
 from nblauncher.model import Account
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--below", type=Path, default=Path("/var/tmp"), help="where the teacher's store is made")
     options = parser.parse_args()
+    need("rsync")
     touch_memory(min(4 * int(options.students * options.megabytes * 1e6), os.sysconf("SC_AVPHYS_PAGES") * 2048))
     with ExitStack() as stack:
         below = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbtr-", dir=options.below)))

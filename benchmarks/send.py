@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 
-from _shared import measured
+from _shared import measured, need
 
 from nblauncher import delivery, material, workers
 from nblauncher.ledger import CourseLedger
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=20, help="in all")
     parser.add_argument("--parallel", type=int, default=2)
     options = parser.parse_args()
+    need("rsync")
     touch_memory(min(4 * int(options.students * options.megabytes * 1e6), os.sysconf("SC_AVPHYS_PAGES") * 2048))
     with ExitStack() as stack:
         below = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbts-", dir="/var/tmp")))
