@@ -93,8 +93,20 @@ class Group:
             return ()
         return members(self.path)
 
+    def is_empty(self) -> bool:
+        """Whether nobody is in it any more, nor below.
+
+        `pids` leaves out a process whose last thread is just ending and still holds what it had open.
+        Source: cgroups(7), `populated` (v2) and `tasks` (v1).
+        """
+        if self.kind in (Kind.V2, Kind.SCOPE):
+            with contextlib.suppress(OSError):  # it was removed
+                return "populated 0" in (self.path / "cgroup.events").read_text().splitlines()
+            return True
+        return self.kind is Kind.NONE or not members(self.path, "tasks")
+
     def kill(self) -> None:
-        """SIGKILL to everybody in it. Call again until `pids` is empty: without cgroup.kill a fork may win a round."""
+        """SIGKILL to everybody in it. Call again until `is_empty`: without cgroup.kill a fork may win a round."""
         if self.kind is Kind.NONE:
             return
         try:
@@ -130,13 +142,13 @@ class Group:
                     frozen.write_text("THAWED")
 
 
-def members(path: Path | str) -> tuple[int, ...]:
+def members(path: Path | str, file: str = "cgroup.procs") -> tuple[int, ...]:
     """Everybody in the group at this path and in the groups below it; nobody when there is no such group."""
     found: list[int] = []
     for folder, _names, _files in os.walk(path):
         # ENODEV: removed while we looked.
         with contextlib.suppress(OSError):
-            found += map(int, (Path(folder) / "cgroup.procs").read_text().split())
+            found += map(int, (Path(folder) / file).read_text().split())
     return tuple(found)
 
 

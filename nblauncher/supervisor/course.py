@@ -90,11 +90,11 @@ class Course:
         kept = {seat.group.path.name for seat in self.seats if seat.is_up} | {"supervisor"}
         left = [group for name in self._groups.names() if name not in kept for group in [self._groups.group(name)]]
         for group in left:
-            if group.pids():
-                group.kill()
-            else:
+            if group.is_empty():
                 group.remove()
-        return not any(seat.stopping for seat in self.seats) and not any(group.pids() for group in left)
+            else:
+                group.kill()
+        return not any(seat.stopping for seat in self.seats) and all(group.is_empty() for group in left)
 
     def remember(self) -> None:
         """Write servers.json when something changed."""

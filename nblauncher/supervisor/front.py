@@ -174,7 +174,7 @@ class FrontPage:
             return
         if self._timer is not None:
             self._timer.cancel()
-        if self.handle is not None or self._group.pids():
+        if self.handle is not None or not self._group.is_empty():
             if self._group.kind is Kind.NONE:
                 self._signal(signal.SIGKILL)
             self._group.kill()

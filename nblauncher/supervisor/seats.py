@@ -385,7 +385,8 @@ class Seats:
         if stopping.sweeping_since == 0.0:
             stopping.sweeping_since = time.monotonic()
         left = self._left(seat, leader)
-        stopping.quiet_rounds = 0 if left else stopping.quiet_rounds + 1
+        is_empty = not left and seat.group.is_empty()
+        stopping.quiet_rounds = stopping.quiet_rounds + 1 if is_empty else 0
         is_quiet = stopping.quiet_rounds >= (_QUIET_ROUNDS if seat.group.kind is Kind.NONE else 1)
         is_overdue = time.monotonic() - stopping.sweeping_since > SWEEP_DEADLINE
         if (not is_quiet or seat.handle is not None) and not is_overdue:
