@@ -25,21 +25,18 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A server to be forked. Its descriptors: output, config, certificate and key (with TLS), where it tells that it
-    listens (if it is to tell), listening sockets.
-    """
+    """A server to be forked. With it come output, config, certificate and key (with TLS), news, listening sockets."""
 
     number: int
     account: Account
     environment: Mapping[str, str]
     group: Group
     has_tls: bool
-    is_to_tell: bool = False
 
     @property
     def least(self) -> int:
         """How many descriptors must come with it."""
-        return 3 + 2 * self.has_tls + self.is_to_tell
+        return 6 if self.has_tls else 4
 
     def pack(self, descriptors: int) -> bytes:
         """ValueError when it is too long for one packet."""
@@ -53,7 +50,6 @@ class Request:
                 "environment": dict(self.environment),
                 "group": [self.group.kind.value, str(self.group.path)],
                 "tls": self.has_tls,
-                "ready": self.is_to_tell,
                 "descriptors": descriptors,
             }
         )
@@ -81,8 +77,7 @@ class Request:
         except ValueError as error:
             raise RequestError("no such kind of control group") from error
         account = Account(username, uid, gid, Path(home))
-        flags = (given.get("tls") is True, given.get("ready") is True)
-        return cls(number, account, environment, Group(kind, Path(group[1])), *flags)
+        return cls(number, account, environment, Group(kind, Path(group[1])), given.get("tls") is True)
 
 
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -21,13 +21,18 @@ from pathlib import Path
 from jupyter_server.serverapp import ServerApp
 from jupyterlab.labapp import LabApp
 from notebook.app import JupyterNotebookApp
+from tornado.ioloop import PeriodicCallback
 from traitlets.config import Config
 
 from nblauncher.model import TlsFiles
 from nblauncher.plain_http import PlainHttpRedirect
+from nblauncher.server_activity import IDLE, LISTENS, Activity
 from nblauncher.server_auth import LoginForm, StudentIdentity, handlers
 from nblauncher.server_config import ServerConfig
 from nblauncher.web.inputs import read_and_close, server_context
+
+_LOOK_EVERY = 60.0
+"""Seconds between two looks whether the server is idle, at most."""
 
 _INTERFACES = {"notebook": JupyterNotebookApp, "lab": LabApp}
 
@@ -39,7 +44,8 @@ class Inherited:
     config: ServerConfig
     tls: ssl.SSLContext | None
     listening: tuple[socket.socket, ...]
-    ready: int | None = None
+    news: int | None = None
+    """Where it tells the supervisor what happens."""
 
     @property
     def scheme(self) -> str:
@@ -54,6 +60,7 @@ class StudentServer(ServerApp):
     """
 
     inherited: Inherited
+    activity: Activity
 
     def init_configurables(self) -> None:
         """Every config file was read by now, extensions' too: what the student may not choose is said once more."""
@@ -79,10 +86,24 @@ class StudentServer(ServerApp):
 
     def _listen(self) -> None:
         self.http_server.add_sockets(self.inherited.listening)
-        if self.inherited.ready is not None:
-            with contextlib.suppress(OSError):  # nobody has to listen
-                os.write(self.inherited.ready, b"ready\n")
-            os.close(self.inherited.ready)
+        self.activity.tell(LISTENS)
+
+    def init_shutdown_no_activity(self) -> None:
+        """In place of Jupyter's own, which takes the requests of an open tab for somebody's."""
+        limit = self.inherited.config.idle_stop
+        if limit:
+            PeriodicCallback(self._stop_if_idle, min(_LOOK_EVERY, limit / 4) * 1000).start()
+
+    def _stop_if_idle(self) -> None:
+        # jupyter_server_terminals says in `any_activity` that it has no terminals even when it has.
+        terminals = self.web_app.settings.get("terminal_manager")
+        has_terminals = terminals is not None and bool(terminals.terminals)
+        if len(self.kernel_manager) or has_terminals or self.extension_manager.any_activity():  # type: ignore[no-untyped-call]
+            self.activity.is_needed()
+        elif self.activity.idle_seconds() > self.inherited.config.idle_stop:
+            self.log.info("Nobody needs this server: it stops until somebody comes.")
+            self.activity.tell(IDLE)
+            self.stop()
 
 
 def forced(config: ServerConfig, scheme: str) -> Config:
@@ -131,8 +152,21 @@ def forced(config: ServerConfig, scheme: str) -> Config:
             "JupyterNotebookApp": {"app_settings_dir": config.settings_folder, "default_url": "/nblauncher/begin"},
             "FileContentsManager": {"delete_to_trash": False},
             **{name: {"transport": "ipc"} for name in kernel_managers},
+            **{name: _culling(config.idle_stop) for name in ("MappingKernelManager", "AsyncMappingKernelManager")},
         }
     )
+
+
+def _culling(idle_stop: float) -> dict[str, object]:
+    """With idle_stop a kernel that does nothing and that no tab is connected to ends as well; a busy one never does."""
+    if not idle_stop:
+        return {}
+    return {
+        "cull_idle_timeout": max(1, round(idle_stop)),
+        "cull_interval": max(1, round(min(_LOOK_EVERY, idle_stop / 4))),
+        "cull_connected": False,
+        "cull_busy": False,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +177,8 @@ class Descriptors:
     config: int
     certificate: int | None = None
     key: int | None = None
-    ready: int | None = None
-    """Where to say, once, that it listens."""
+    news: int | None = None
+    """The pipe to the supervisor: see server_activity."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,10 +201,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> Descriptors:
     parser = argparse.ArgumentParser(prog="python -m nblauncher.server", allow_abbrev=False)
     parser.add_argument("--listen", required=True, type=lambda text: tuple(int(part) for part in text.split(",")))
     parser.add_argument("--config", required=True, type=int, metavar="FD")
-    for name in ("--tls-certificate", "--tls-key", "--ready"):
+    for name in ("--tls-certificate", "--tls-key", "--news"):
         parser.add_argument(name, type=int, metavar="FD")
     given = parser.parse_args(arguments)
-    return Descriptors(given.listen, given.config, given.tls_certificate, given.tls_key, given.ready)
+    return Descriptors(given.listen, given.config, given.tls_certificate, given.tls_key, given.news)
 
 
 def take_over(given: Descriptors) -> Inherited:
@@ -181,19 +215,21 @@ def take_over(given: Descriptors) -> Inherited:
     tls = None
     if given.certificate is not None and given.key is not None:
         tls = server_context(TlsFiles(read_and_close(given.certificate), read_and_close(given.key)))
-    if given.ready is not None:
-        os.set_inheritable(given.ready, False)
-    return Inherited(config, tls, tuple(socket.socket(fileno=one) for one in given.listening), given.ready)
+    if given.news is not None:
+        os.set_inheritable(given.news, False)
+        os.set_blocking(given.news, False)
+    return Inherited(config, tls, tuple(socket.socket(fileno=one) for one in given.listening), given.news)
 
 
 def make_application(inherited: Inherited) -> StudentServer:
     """The application, configured and ready to start."""
     extension = _INTERFACES[inherited.config.interface]
-    StudentIdentity.username = inherited.config.username
+    activity = Activity(inherited.news, inherited.config.base_url)
+    StudentIdentity.username, StudentIdentity.activity = inherited.config.username, activity
     application = StudentServer.instance(
         jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config, inherited.scheme)
     )
-    application.inherited = inherited
+    application.inherited, application.activity = inherited, activity
     application.log_level = logging.INFO
     application.no_browser_open_file = True
     application.initialize(argv=[], starter_extension=extension.name)

@@ -21,6 +21,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from nblauncher import passwords, tickets
+from nblauncher.server_activity import Activity
 from nblauncher.server_config import ServerConfig
 from nblauncher.web.guesses import Guesses
 
@@ -31,6 +32,14 @@ class StudentIdentity(PasswordIdentityProvider):
     """One student, one password; there is no token and no other way in."""
 
     username: ClassVar[str] = ""
+    activity: ClassVar[Activity]
+
+    def get_user_cookie(self, handler: web.RequestHandler) -> User | None:
+        """Every request of somebody who is signed in comes by here."""
+        user = cast("User | None", super().get_user_cookie(handler))
+        if user is not None:
+            self.activity.seen(handler.request.method or "", handler.request.path)
+        return user
 
     def passwd_check(self, password: str) -> bool:
         """Whether it is the password, typed in whatever case and grouping. 18 ms of CPU."""

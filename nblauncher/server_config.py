@@ -21,6 +21,8 @@ class ServerConfig:
     settings_folder: str
     """classfiles.settings_folder of the class."""
     interface: str = "notebook"
+    idle_stop: float = 0.0
+    """Seconds without anything to do after which it ends; 0: never."""
 
     @property
     def base_url(self) -> str:

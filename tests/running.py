@@ -133,6 +133,7 @@ class RunningClass:
             target=TARGET,
             settings_folder=str(classfiles.settings_folder(self.paths.run)),
             interface=self.interface,
+            idle_stop=changed.pop("idle_stop", 0.0),
         )
         spec = ServerSpec(
             username=account.username,

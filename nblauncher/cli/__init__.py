@@ -125,9 +125,10 @@ def send_command(call: Call) -> int:
 
 @cli.command("launch")
 @click.option("--background", is_flag=True, help="Return when the class is ready; `shutdown` ends it.")
+@click.option("--on-demand", is_flag=True, help="Start a server when its student comes (also: notebook.start).")
 @click.option("--front-page-only", metavar="COURSE", hidden=True, help="What the supervisor runs when the page died.")
 @acts_on_students
-def launch_command(call: Call, background: bool, front_page_only: str | None) -> int:
+def launch_command(call: Call, background: bool, on_demand: bool, front_page_only: str | None) -> int:
     """Start a notebook server per student and the front page; what still runs is adopted."""
     if front_page_only is not None:
         front_page.revive(open_accepted(call, front_page_only).host)
@@ -137,13 +138,12 @@ def launch_command(call: Call, background: bool, front_page_only: str | None) ->
     plans: list[Plan] = []
 
     def make_plan(host: Host) -> Plan:
-        plans.append(launch.prepare(host, wanted, opened.contents))
+        plans.append(launch.prepare(host, wanted, opened.contents, on_demand=on_demand))
         return plans[-1]
 
     def summary(host: Host, report: Report) -> str:
         watch.is_ready = not report.was_interrupted
-        up = sum(student.details.get("server") == "ready" for student in report.students.values())
-        ready = f"{up} of {len(report.students)} servers are ready. Students begin at {host.frontend.front_page}"
+        ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
         return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
 
     deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)

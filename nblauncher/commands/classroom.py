@@ -51,6 +51,7 @@ def server_order(host: Host, username: str, port: int, hashed_password: str | No
         target=host.settings.material.target,
         settings_folder=str(classfiles.settings_folder(host.paths.run)),
         interface=notebook.interface,
+        idle_stop=60.0 * notebook.idle_stop,
     )
     return ServerOrder(_spec(host, account, port), config.to_bytes(), issue(username))
 

@@ -21,7 +21,7 @@ from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
 from nblauncher.ledger import locked
 from nblauncher.model import AccountState, ServerState
-from nblauncher.plan import Phase, Plan, SomeFailed
+from nblauncher.plan import Phase, Plan, Report, SomeFailed
 from nblauncher.preflight import system
 from nblauncher.preflight.ports import bind_trouble
 from nblauncher.settings import Settings
@@ -33,18 +33,29 @@ from nblauncher.survey import Facts
 
 log = logging.getLogger(__name__)
 
-_SERVED = (AccountState.COMPLETE, AccountState.CHANGED, AccountState.GUEST)
+SERVED = (ServerState.READY, ServerState.ASLEEP)
+"""A student who comes finds a server, at once or after a moment."""
+
+_SERVABLE = (AccountState.COMPLETE, AccountState.CHANGED, AccountState.GUEST)
 
 
-def prepare(host: Host, usernames: Sequence[str], contents: Sequence[tuple[str, bytes]]) -> Plan:
-    """Survey and plan. InputError when the administrator's certificate cannot serve the class."""
+def prepare(
+    host: Host, usernames: Sequence[str], contents: Sequence[tuple[str, bytes]], *, on_demand: bool = False
+) -> Plan:
+    """Survey and plan. `on_demand`: whatever notebook.start says. InputError when the administrator's certificate
+    cannot serve the class.
+    """
+    on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
-    running = {report.username for report in shutdown.reports(host) if report.state is ServerState.READY}
+    reports = shutdown.reports(host)
+    running = {report.username for report in reports if report.state is ServerState.READY}
+    asleep = {report.username for report in reports if report.state is ServerState.ASLEEP} if on_demand else set()
     return plan(
         usernames,
         survey.survey(host, usernames),
-        running=running,
+        running=running | asleep.difference(classroom.outdated(host, asleep)),
         outdated=classroom.outdated(host, running),
+        on_demand=on_demand,
         front_page_is_current=front_page.is_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         warnings=_warnings(host.settings),
@@ -58,6 +69,7 @@ def plan(
     running: Collection[str],
     front_page_is_current: bool,
     outdated: Sequence[str] = (),
+    on_demand: bool = False,
     new_inputs: AcceptInputs | None = None,
     warnings: Sequence[str] = (),
 ) -> Plan:
@@ -71,7 +83,7 @@ def plan(
         (
             Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
             Phase("hold the ports", (HoldPorts(missing),) if missing or not front_page_is_current else ()),
-            Phase("start servers", (StartServers(missing),) if missing else ()),
+            Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
             # Before the front page, which is started again from them when it dies.
             Phase("inputs", (new_inputs,) if new_inputs else ()),
             Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
@@ -112,7 +124,8 @@ class HoldPorts:
         _require_reachable_interpreter()
         _ensure_system_accounts(host)
         with client.start(host.paths) as supervisor:
-            supervisor.prepare(host.settings.notebook.spawner)
+            notebook = host.settings.notebook
+            supervisor.prepare(notebook.spawner, at_first_use=notebook.preload_when == "first-use")
             _hold_front_port(supervisor, host.settings)
             _write_classfiles(host)
             claims = host.ledger.claims()
@@ -130,12 +143,14 @@ class HoldPorts:
 
 @dataclass(frozen=True)
 class StartServers:
-    """Several at a time, each with a deadline; ready when its own URL answers."""
+    """Several at a time, each with a deadline; ready when its own URL answers. Or each when its student comes."""
 
     usernames: tuple[str, ...]
+    on_demand: bool = False
 
     def describe(self) -> str:
-        return f"start {shutdown.servers_of(self.usernames)}"
+        when = " when their students come" if self.on_demand else ""
+        return f"start {shutdown.servers_of(self.usernames)}{when}"
 
     def apply(self, host: Host) -> None:
         host.course_ledger.set_desired(self.usernames, "up")
@@ -146,18 +161,21 @@ class StartServers:
             host.tell(f"{outcome.username}: {outcome.state.value}")
 
         with client.start(host.paths) as supervisor:
-            outcomes = starting.start_servers(
-                supervisor,
-                orders,
-                concurrency=2 * (os.cpu_count() or 1),
-                deadline=host.settings.notebook.start_deadline,
-                on_event=known,
-                addresses=host.settings.web.bind,
-            )
+            if self.on_demand:
+                outcomes = starting.lay_down_servers(supervisor, orders, on_event=known)
+            else:
+                outcomes = starting.start_servers(
+                    supervisor,
+                    orders,
+                    concurrency=2 * (os.cpu_count() or 1),
+                    deadline=host.settings.notebook.start_deadline,
+                    on_event=known,
+                    addresses=host.settings.web.bind,
+                )
         begun = {outcome.username for outcome in outcomes if not outcome.was_running}
         classroom.remember_told(host, [order for order in orders if order.spec.username in begun])
         for outcome in outcomes:
-            if outcome.state is not ServerState.READY:
+            if outcome.state not in SERVED:
                 failures[outcome.username] = _why(host, outcome)
         if failures:
             raise SomeFailed(failures)
@@ -176,6 +194,14 @@ class StartServers:
         return orders, failures
 
 
+def served_words(report: Report) -> str:
+    """`28 of 30 servers are ready`, or with servers that sleep `3 of 30 servers are ready, 27 start when ...`."""
+    states = [student.details.get("server") for student in report.students.values()]
+    ready, asleep = states.count(ServerState.READY.value), states.count(ServerState.ASLEEP.value)
+    more = f", {asleep} start when their students come" if asleep else ""
+    return f"{ready} of {len(states)} servers are ready{more}"
+
+
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
     """url, port and state of each student's server, for the report."""
     members = host.ledger.members(host.settings.course)
@@ -192,7 +218,7 @@ def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str,
 
 
 def _is_set_up(name: str, facts: Facts) -> bool:
-    return name in facts.members and name in facts.with_passwords and facts.state(name) in _SERVED
+    return name in facts.members and name in facts.with_passwords and facts.state(name) in _SERVABLE
 
 
 def _outdated_words(names: Sequence[str]) -> str:

@@ -158,8 +158,8 @@ def _serve(request: Request, keep: list[int]) -> int:
 
     config, *rest = keep
     certificate, key = (rest.pop(0), rest.pop(0)) if request.has_tls else (None, None)
-    ready = rest.pop(0) if request.is_to_tell else None
-    return server.serve(server.Descriptors(tuple(rest), config, certificate, key, ready))
+    news = rest.pop(0)
+    return server.serve(server.Descriptors(tuple(rest), config, certificate, key, news))
 
 
 def _end(status: int) -> NoReturn:

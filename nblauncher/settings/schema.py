@@ -107,6 +107,22 @@ SCHEMA: Mapping[str, Key] = {
     "notebook.start_deadline": Key(
         kinds.whole_number(5, 3600), "120", "Seconds that a server may take until it answers."
     ),
+    "notebook.start": Key(
+        kinds.choice("all", "on-demand"),
+        "all",
+        "all: launch starts every server. on-demand: a server starts when its student comes, and costs nothing before.",
+    ),
+    "notebook.idle_stop": Key(
+        kinds.whole_number(0, 10080),
+        "0",
+        "Minutes after which a server without kernels, terminals and requests stops until its student comes again; a "
+        "kernel that does nothing and that no tab shows ends after as many. 0: never.",
+    ),
+    "notebook.preload_when": Key(
+        kinds.choice("launch", "first-use"),
+        "launch",
+        "When the process that servers are forked from begins to load: first-use saves its memory until then.",
+    ),
 }
 
 SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in SCHEMA if "." in key))

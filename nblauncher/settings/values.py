@@ -58,6 +58,12 @@ class NotebookSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     start_deadline: int = 120
     """Seconds a server may take until its URL answers."""
+    start: str = "all"
+    """all | on-demand"""
+    idle_stop: int = 0
+    """Minutes without anything to do after which a server stops until somebody comes; 0: never."""
+    preload_when: str = "launch"
+    """launch | first-use: when the fork server begins to load."""
 
 
 @dataclass(frozen=True, slots=True)

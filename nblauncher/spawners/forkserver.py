@@ -62,6 +62,8 @@ class ForkServerSpawner:
         self._link: socket.socket | None = None
         self._handle: Handle | None = None
         self._is_ready = False
+        self._is_due = False
+        """It begins with the first server."""
         self._deaths = 0
         self._timer: Timer | None = None
         self._numbers = itertools.count(1)
@@ -74,13 +76,18 @@ class ForkServerSpawner:
     def pid(self) -> int | None:
         return self._handle.pid if self._handle else None
 
-    def prepare(self) -> None:
+    def prepare(self, *, at_first_use: bool = False) -> None:
         """Begin with a fresh fork server. Servers that run are not its children, and notice nothing."""
         self._deaths = 0
         self._end()
-        self._begin()
+        self._is_due = at_first_use
+        if not at_first_use:
+            self._begin()
 
     def start(self, order: Order, answer: Answer) -> None:
+        if self._is_due:
+            self._is_due = False
+            self._begin()
         if self._link is None:
             log.warning("%s's server is started without a fork server: %s", order.account.username, self.reason)
             self._ordinary.start(order, answer)
@@ -175,12 +182,9 @@ class ForkServerSpawner:
             tls = [one for one in (order.certificate, order.key) if one is not None]
             output, output_end = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(output, False)
-            ready = [order.ready] if order.ready >= 0 else []
-            request = Request(
-                number, order.account, order.environment, order.group, has_tls=bool(tls), is_to_tell=bool(ready)
-            )
+            request = Request(number, order.account, order.environment, order.group, has_tls=bool(tls))
             try:
-                fork_requests.ask(self._link, request, [output_end, order.config, *tls, *ready, *order.listening])
+                fork_requests.ask(self._link, request, [output_end, order.config, *tls, order.news, *order.listening])
             except BlockingIOError:
                 os.close(output)
                 return  # its answer to an earlier one brings us here again
@@ -267,12 +271,12 @@ def _duplicated(order: Order) -> Order:
         order,
         listening=tuple(map(os.dup, order.listening)),
         config=os.dup(order.config),
-        ready=-1 if order.ready < 0 else os.dup(order.ready),
+        news=os.dup(order.news),
         certificate=None if order.certificate is None else os.dup(order.certificate),
         key=None if order.key is None else os.dup(order.key),
     )
 
 
 def _close(order: Order) -> None:
-    given = (*order.listening, order.config, order.certificate, order.key, order.ready)
-    close_all([one for one in given if one is not None and one >= 0])
+    given = (*order.listening, order.config, order.certificate, order.key, order.news)
+    close_all([one for one in given if one is not None])

@@ -18,10 +18,8 @@ class ProcessSpawner:
     def start(self, order: Order, answer: Answer) -> None:
         argv = [sys.executable, "-I", "-m", "nblauncher.server"]
         argv += ["--config", str(order.config), "--listen", ",".join(map(str, order.listening))]
-        keep = [order.config, *order.listening]
-        if order.ready >= 0:
-            argv += ["--ready", str(order.ready)]
-            keep.append(order.ready)
+        argv += ["--news", str(order.news)]
+        keep = [order.config, order.news, *order.listening]
         if order.certificate is not None and order.key is not None:
             argv += ["--tls-certificate", str(order.certificate), "--tls-key", str(order.key)]
             keep += [order.certificate, order.key]

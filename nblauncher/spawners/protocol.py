@@ -28,8 +28,8 @@ class Order:
     """All that it sees."""
     group: Group
     """The control group that it begins in."""
-    ready: int = -1
-    """Where it writes a line when it listens; -1: nobody wants to know."""
+    news: int
+    """Where it writes a word when something happens: see nblauncher.server_activity."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,14 +154,15 @@ class Client:
     def front_page(self) -> FrontPageReport:
         return _front_report(self._ask("front_page")["front"])
 
-    def prepare(self, spawner: str) -> None:
-        """Servers are about to be started with this spawner: a fork server begins to load."""
-        self._ask("prepare", {"spawner": spawner})
+    def prepare(self, spawner: str, *, at_first_use: bool = False) -> None:
+        """Servers are about to be started with this spawner: a fork server begins to load, now or with the first."""
+        self._ask("prepare", {"spawner": spawner, "at_first_use": at_first_use})
 
-    def start_server(self, order: ServerOrder) -> ServerReport:
-        """Start a server, or find that it runs already. Does not wait until it answers: see `starting`."""
+    def start_server(self, order: ServerOrder, *, on_demand: bool = False) -> ServerReport:
+        """Start a server, now or when somebody comes, or find that it runs already. Does not wait until it answers."""
+        asked = {"server": order.spec.to_json(), "on_demand": on_demand}
         with _memory_files(order.config, order.tls, order.spec.account) as descriptors:
-            answer = self._ask("start_server", {"server": order.spec.to_json()}, descriptors)
+            answer = self._ask("start_server", asked, descriptors)
         return ServerReport.from_json(answer["server"])
 
     def mark_ready(self, report: ServerReport) -> ServerReport:

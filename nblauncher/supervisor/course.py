@@ -30,7 +30,8 @@ from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.requests import Answer, Handler
-from nblauncher.supervisor.seats import Seat, Seats
+from nblauncher.supervisor.seat import Seat
+from nblauncher.supervisor.seats import Seats
 from nblauncher.supervisor.specs import (
     FrontPageSpec,
     ServerSpec,
@@ -73,7 +74,7 @@ class Course:
         self._fork_server_log: CappedLog | None = None
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
         self.seats = Seats(loop, spawners, groups, paths.logs, paths.students_run)
-        self.front = FrontPage(loop, groups, paths.logs, self._state_of)
+        self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
         self._started_at = time.time()
 
     @property
@@ -182,9 +183,9 @@ class Course:
         answer({"servers": [self.seats.report(seat).to_json() for seat in self.seats], "front": self.front.report()})
 
     def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """A class is about to be started with this spawner."""
+        """A class is about to be started with this spawner, now or when the first student comes."""
         if checked_spawner(asked.get("spawner")) == "forkserver":
-            self._fork_server.prepare()
+            self._fork_server.prepare(at_first_use=asked.get("at_first_use") is True)
         answer({})
 
     def _keep_fork_servers_output(self, output: int) -> None:
@@ -201,11 +202,17 @@ class Course:
         def done() -> None:
             answer({"server": self.seats.report(seat).to_json()})
 
+        _check_memory_files(descriptors)
+        order = self._order(spec, seat, descriptors)
         if seat.is_up:
+            self.seats.keep(seat, order, spec.spawner)
+            done()
+        elif asked.get("on_demand") is True:
+            self.seats.keep(seat, order, spec.spawner)
+            self.seats.lay_down(seat)
             done()
         else:
-            _check_memory_files(descriptors)
-            self.seats.start(seat, self._order(spec, seat, descriptors), spec.spawner, done)
+            self.seats.start(seat, order, spec.spawner, done)
 
     def _order(self, spec: ServerSpec, seat: Seat, descriptors: Sequence[int]) -> Order:
         run = self._paths.run
@@ -230,6 +237,7 @@ class Course:
             key=descriptors[2] if has_tls else None,
             environment=environment,
             group=seat.group,
+            news=-1,
         )
 
     def _mark_ready(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
@@ -304,9 +312,16 @@ class Course:
             raise HostError(f"the supervisor holds no port for {username}")
         return seat
 
+    def _wake(self, username: str) -> None:
+        seat = self.seats.get(username)
+        if seat is not None:
+            self.seats.waking.call(seat)
+
     def _state_of(self, username: str) -> ServerState:
         seat = self.seats.get(username)
-        return seat.state if seat is not None else ServerState.STOPPED
+        if seat is None:
+            return ServerState.STOPPED
+        return seat.stopping.final_state if seat.stopping is not None else seat.state
 
 
 def _check_memory_files(descriptors: Sequence[int]) -> None:

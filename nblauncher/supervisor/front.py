@@ -38,10 +38,17 @@ _SWEEP_PAUSE = 0.05
 
 
 class FrontPage:
-    """One per course. `state_of(username)` answers its questions about students."""
+    """One per course. `state_of(username)` answers its questions about students; `wake` has a server started."""
 
-    def __init__(self, loop: Loop, groups: Groups, logs: Path, state_of: Callable[[str], ServerState]) -> None:
-        self._loop, self._logs, self._state_of = loop, logs, state_of
+    def __init__(
+        self,
+        loop: Loop,
+        groups: Groups,
+        logs: Path,
+        state_of: Callable[[str], ServerState],
+        wake: Callable[[str], None],
+    ) -> None:
+        self._loop, self._logs, self._state_of, self._wake = loop, logs, state_of, wake
         self._group = groups.group("front")
         self.state, self.reason = ServerState.STOPPED, ""
         self.handle: Handle | None = None
@@ -217,7 +224,9 @@ class FrontPage:
             if said.get("ready") is True:
                 self.state = ServerState.READY
                 log.info("the front page answers")
-            elif said["ask"] == "state" and type(said["id"]) is int:
+            elif said["ask"] in ("state", "wake") and type(said["id"]) is int:
+                if said["ask"] == "wake":
+                    self._wake(str(said["username"]))
                 state = self._state_of(str(said["username"]))
                 self._unsent += json.dumps({"id": said["id"], "state": state.value}).encode("ascii") + b"\n"
                 self._flush()

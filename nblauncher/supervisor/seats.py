@@ -1,90 +1,47 @@
-"""The students of a class as the supervisor keeps them: a seat is a port that is held and perhaps a server on it."""
+"""The students of a class as the supervisor keeps them: how their servers are started, stopped and adopted."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import cgroups, processes, runtime_folders
-from nblauncher.cgroups import Group, Groups, Kind
-from nblauncher.descriptors import Listener, describe, take_listener, take_pipe
+from nblauncher import cgroups, processes, runtime_folders, server_activity
+from nblauncher.cgroups import Groups, Kind
+from nblauncher.descriptors import take_listener, take_pipe
 from nblauncher.errors import HostError
 from nblauncher.model import Handle, ServerState
 from nblauncher.spawners import Order, Spawner, Started
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
-from nblauncher.supervisor.loop import Loop, Timer, exit_words
+from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.restarts import PAUSES, Restarts
-from nblauncher.supervisor.specs import ServerReport
-from nblauncher.wire import close_all
+from nblauncher.supervisor.seat import Seat, Stopping
+from nblauncher.supervisor.specs import DEFAULT_GRACE, ServerReport
+from nblauncher.supervisor.waking import Waking
 
 log = logging.getLogger(__name__)
 
 SWEEP_DEADLINE = 10.0
 """Seconds that killed processes may take to be gone."""
 
+PATIENCE = 120.0
+"""Seconds that a server which the supervisor starts by itself may take until it listens."""
+
 _SWEEP_PAUSE = 0.05
 _QUIET_ROUNDS = 6
 """Without groups, a process that forks and exits all the time can be missed by a look at /proc, not by so many."""
 
-_UP = (ServerState.STARTING, ServerState.READY)
-
-
-@dataclass
-class Seat:
-    """One student. `watch` is a pidfd for a server that is not our child (it was adopted), else -1."""
-
-    username: str
-    uid: int
-    port: int
-    group: Group
-    sockets: list[socket.socket] = field(default_factory=list)
-    state: ServerState = ServerState.STOPPED
-    reason: str = ""
-    handle: Handle | None = None
-    output: CappedLog | None = None
-    started_at: float = 0.0
-    watch: int = -1
-    stopping: Stopping | None = None
-    last_lines: tuple[str, ...] = ()
-    unproven: tuple[int, ...] = ()
-    spawner: str = "process"
-    order: Order | None = None
-    """What it was started with last, to start it again; its memory files are the seat's own. None after an adoption."""
-    ready: int = -1
-    """Where it says that it listens, until it has."""
-    restarts: Restarts = field(default_factory=Restarts)
-    again: Timer | None = None
-    """A start that is to come."""
-    attempt: int = 0
-    """Which start the server comes from: an answer to an earlier one comes too late."""
-
-    @property
-    def listeners(self) -> tuple[Listener, ...]:
-        return tuple(map(describe, self.sockets))
-
-    @property
-    def is_up(self) -> bool:
-        return self.state in _UP
-
-
-@dataclass
-class Stopping:
-    """A stop under way: what follows it, and until when politeness or patience lasts."""
-
-    final_state: ServerState
-    reason: str
-    deadline: Timer | None = None
-    sweeping_since: float = 0.0
-    quiet_rounds: int = 0
-    done: list[Callable[[], None]] = field(default_factory=list)
+_UP = (ServerState.STARTING.value, ServerState.READY.value)
+_MOST_NEWS = 16
+"""Words that a server may send: it has three."""
 
 
 class Seats:
@@ -95,6 +52,7 @@ class Seats:
         self._logs, self._runtime = logs, runtime
         self._seats: dict[str, Seat] = {}
         self._early: dict[int, int] = {}
+        self.waking = Waking(loop, self, self._wake, self._fall_asleep)
         self.is_changed = False
         """Something that is to be remembered is new; whoever remembers it sets this back."""
 
@@ -118,7 +76,7 @@ class Seats:
         sockets, notes = ports.open_port(port, addresses)
         if seat is None or (seat.uid, seat.port) != (uid, port):
             if seat is not None:
-                _close(seat)
+                self._close(seat)
             seat = self._seats[username] = Seat(username, uid, port, self._groups.group(f"student-{uid}"))
         seat.sockets = sockets
         self.is_changed = True
@@ -131,7 +89,7 @@ class Seats:
             return
         if seat.is_up or seat.stopping:
             raise HostError(f"{username}'s server still runs", "Stop it first: nblauncher shutdown")
-        _close(seat)
+        self._close(seat)
         del self._seats[username]
         self.is_changed = True
 
@@ -141,19 +99,79 @@ class Seats:
         The order's memory files are kept, so that a server that dies is started again. HostError when it cannot even
         be tried.
         """
-        if seat.stopping:
+        if seat.stopping is not None and seat.stopping.is_asked:
             raise HostError(f"{seat.username}'s server is still being stopped", "Try again in a moment.")
-        _keep_order(seat, order)
-        seat.spawner, seat.restarts = spawner, Restarts()
-        self._start(seat, order, "", done)
+        self.waking.forget(seat)
+        seat.cancel_timer()
+        seat.keep_order(order, spawner)
+        seat.restarts = Restarts()
+        if seat.stopping is None:
+            self._start(seat, "", done)
+            return
+        seat.attempt += 1
+        attempt = seat.attempt
 
-    def _start(self, seat: Seat, order: Order, reason: str, done: Callable[[], None]) -> None:
+        def begin() -> None:
+            if seat.attempt == attempt:
+                self._try_to_start(seat, "", done)
+            else:
+                done()  # somebody wants it stopped after all
+
+        # What the last one left behind goes first.
+        seat.stopping.done.append(begin)
+
+    def keep(self, seat: Seat, order: Order, spawner: str) -> None:
+        """What the seat's server is to be started with when it is; one that is up is left alone."""
+        if seat.order is None or not seat.is_up:
+            seat.keep_order(order, spawner)
+
+    def lay_down(self, seat: Seat) -> None:
+        """Have it started when somebody comes. Nothing happens when it is up already. HostError as Waking.lay_down."""
+        if not seat.is_up and seat.stopping is None:
+            seat.restarts = Restarts()
+            self.waking.lay_down(seat)
+            self.is_changed = True
+
+    def _wake(self, seat: Seat) -> None:
+        self._try_to_start(seat, "", lambda: None)
+        self._be_patient(seat)
+
+    def _fall_asleep(self, seat: Seat, reason: str) -> None:
+        self.stop(seat, DEFAULT_GRACE, lambda: None, final_state=ServerState.ASLEEP, reason=reason)
+
+    def _be_patient(self, seat: Seat) -> None:
+        """Nobody else waits for a server that we started by ourselves."""
+
+        def give_up() -> None:
+            seat.timer = None
+            if seat.state is ServerState.STARTING:
+                reason = f"it did not answer in {PATIENCE:.0f} s"
+                self.stop(seat, DEFAULT_GRACE, lambda: None, final_state=ServerState.FAILED, reason=reason)
+
+        if seat.state is ServerState.STARTING:
+            seat.timer = self._loop.later(PATIENCE, give_up)
+
+    def _try_to_start(self, seat: Seat, reason: str, done: Callable[[], None]) -> None:
+        """As _start; where it cannot even be tried the seat says why."""
+        try:
+            self._start(seat, reason, done)
+        except HostError as error:
+            seat.state = ServerState.FAILED
+            seat.reason = f"{reason}; it cannot be started: {error.problem}".removeprefix("; ")
+            self.is_changed = True
+            done()
+
+    def _start(self, seat: Seat, reason: str, done: Callable[[], None]) -> None:
         """`reason` stays with the server: why it was started again."""
+        order = seat.order
+        if order is None:
+            raise HostError("nobody said what it is started with", "Run `nblauncher launch`.")
+        ports.listen_again(seat.sockets)
         runtime_folders.provide(self._runtime, order.account)
         seat.group.create()
         seat.attempt += 1
         seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
-        seat.last_lines, seat.unproven = (), ()
+        seat.last_lines, seat.unproven, seat.is_idle = (), (), False
         self.is_changed = True
         attempt = seat.attempt
 
@@ -168,31 +186,40 @@ class Seats:
             self.is_changed = True
             done()
 
-        ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._listen_for_ready(seat, ready)
+        news, told = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(news, False)
+        self._listen(seat, news)
         try:
-            self._spawners[seat.spawner].start(replace(order, ready=told), answer)
+            self._spawners[seat.spawner].start(replace(order, news=told), answer)
         finally:
             os.close(told)
 
-    def _listen_for_ready(self, seat: Seat, ready: int) -> None:
-        """Its own word counts for a server that we started again; the first time somebody asks it (`mark_ready`)."""
-        self._forget_ready(seat)
-        seat.ready = ready
+    def _listen(self, seat: Seat, news: int) -> None:
+        """The student's process is believed about itself alone, in few words; whoever says more is not heard."""
+        self._hang_up(seat)
+        seat.news = news
+        left = _MOST_NEWS
 
         def heard() -> None:
-            is_word = bool(os.read(ready, 16))
-            self._forget_ready(seat)
-            if is_word and seat.restarts.deaths:
+            nonlocal left
+            words = os.read(news, 256).decode("ascii", errors="replace").split()
+            left -= len(words)
+            if not words or left < 0 or not server_activity.WORDS.issuperset(words):
+                self._hang_up(seat)
+                return
+            if server_activity.LISTENS in words:
                 self.mark_ready(seat)
+            if server_activity.SIGNED_IN in words:
+                self.waking.proven(seat)
+            seat.is_idle = seat.is_idle or server_activity.IDLE in words
 
-        self._loop.watch(ready, heard)
+        self._loop.watch(news, heard)
 
-    def _forget_ready(self, seat: Seat) -> None:
-        if seat.ready >= 0:
-            self._loop.forget(seat.ready)
-            os.close(seat.ready)
-            seat.ready = -1
+    def _hang_up(self, seat: Seat) -> None:
+        if seat.news >= 0:
+            self._loop.forget(seat.news)
+            os.close(seat.news)
+            seat.news = -1
 
     def _started(self, seat: Seat, started: Started) -> None:
         seat.handle = started.handle
@@ -210,8 +237,10 @@ class Seats:
     def mark_ready(self, seat: Seat) -> None:
         if seat.state is ServerState.STARTING:
             seat.state = ServerState.READY
+            seat.cancel_timer()
             self.is_changed = True
             log.info("%s's server answers", seat.username)
+            self.waking.answers(seat)
 
     def stop(
         self,
@@ -223,15 +252,15 @@ class Seats:
         reason: str = "",
     ) -> None:
         """Ask the server to end, after `grace` seconds end everything that came from it, then call `done`."""
-        if seat.again is not None:
-            seat.again.cancel()
-            seat.again = None
+        self.waking.forget(seat)
+        seat.cancel_timer()
+        seat.attempt += 1
         if seat.stopping is not None:
             seat.stopping.done.append(done)
             # A server that died and was to be started again stays down.
-            seat.stopping.final_state, seat.stopping.reason = final_state, reason
+            seat.stopping.final_state, seat.stopping.reason, seat.stopping.is_asked = final_state, reason, True
             return
-        seat.stopping = Stopping(final_state, reason, done=[done])
+        seat.stopping = Stopping(final_state, reason, is_asked=True, done=[done])
         if seat.is_up and seat.handle is not None:
             log.info("stopping %s's server, pid %d", seat.username, seat.handle.pid)
             seat.state, seat.reason = ServerState.STOPPED, "is being stopped"
@@ -296,7 +325,7 @@ class Seats:
         self._seats[one.username] = seat
         seat.state, seat.reason, seat.started_at = ServerState.STOPPED, one.reason, one.started_at
         self.is_changed = True
-        if one.state not in {state.value for state in _UP} or one.handle is None:
+        if one.state not in _UP or one.handle is None:
             seat.state = ServerState.FAILED if one.state == ServerState.FAILED.value else ServerState.STOPPED
             return
         pidfd = processes.open_handle(one.handle)
@@ -306,7 +335,7 @@ class Seats:
         seat.sockets = _take_sockets(pidfd, one)
         if len(seat.sockets) != len(one.listeners) or not one.listeners or not _is_run_by(one.handle.pid, one.uid):
             os.close(pidfd)
-            _close(seat)
+            self._close(seat)
             self._not_adopted(seat, "its process could not be verified")
             return
         pipe = take_pipe(pidfd, one.handle.pid, one.pipe_inode)
@@ -318,7 +347,12 @@ class Seats:
 
     def close(self) -> None:
         for seat in self._seats.values():
-            _close(seat)
+            self._close(seat)
+
+    def _close(self, seat: Seat) -> None:
+        self.waking.forget(seat)
+        self._hang_up(seat)
+        seat.close()
 
     def _not_adopted(self, seat: Seat, why: str) -> None:
         log.warning("%s's server was not adopted: %s", seat.username, why)
@@ -336,7 +370,8 @@ class Seats:
             seat.watch = -1
         leader, seat.handle = seat.handle, None
         self._end_output(seat)
-        self._forget_ready(seat)
+        self._hear_last_words(seat)
+        seat.cancel_timer()
         self.is_changed = True
         if seat.stopping is not None:
             self._sweep(seat, leader)
@@ -344,12 +379,23 @@ class Seats:
         was_ready = seat.state is ServerState.READY
         seat.state = ServerState.STOPPED if status == 0 else ServerState.FAILED
         seat.reason = "it ended by itself" if status == 0 else words
-        again = self._start_again(seat, seat.order) if was_ready and seat.order is not None else lambda: None
+        then: list[Callable[[], None]] = []
+        if seat.is_idle and status == 0:
+            seat.state, seat.reason = ServerState.ASLEEP, "nobody needed it"
+        elif was_ready and seat.order is not None:
+            then.append(self._start_again(seat))
         # Everything that came from it goes first: its kernels are nobody's any more.
-        seat.stopping = Stopping(seat.state, seat.reason, done=[again])
+        seat.stopping = Stopping(seat.state, seat.reason, done=then)
         self._sweep(seat, leader)
 
-    def _start_again(self, seat: Seat, order: Order) -> Callable[[], None]:
+    def _hear_last_words(self, seat: Seat) -> None:
+        """Its end may be known before what it said about it."""
+        if seat.news >= 0:
+            with contextlib.suppress(BlockingIOError):
+                seat.is_idle = server_activity.IDLE in os.read(seat.news, 256).decode("ascii", errors="replace").split()
+        self._hang_up(seat)
+
+    def _start_again(self, seat: Seat) -> Callable[[], None]:
         """Decide, and say in the seat, what follows a death; what is returned does it."""
         why, pause = seat.reason, seat.restarts.pause(time.monotonic())
         if pause is None:
@@ -361,16 +407,13 @@ class Seats:
         log.info("%s's server is started again in %.0f s", seat.username, pause)
 
         def begin() -> None:
-            seat.again = None
-            try:
-                self._start(seat, order, f"{why}; it was started again", lambda: None)
-            except HostError as error:
-                seat.state, seat.reason = ServerState.FAILED, f"{why}; it cannot be started again: {error.problem}"
-                self.is_changed = True
+            seat.timer = None
+            self._try_to_start(seat, f"{why}; it was started again", lambda: None)
+            self._be_patient(seat)
 
         def swept() -> None:
             if seat.state is ServerState.STARTING:
-                seat.again = self._loop.later(pause, begin)
+                seat.timer = self._loop.later(pause, begin)
 
         return swept
 
@@ -404,11 +447,19 @@ class Seats:
             seat.unproven = cgroups.of_user(seat.uid)
         self._end_output(seat)
         seat.group.remove()
-        if seat.state is not ServerState.STARTING:  # who is signed in stays so when it is started again
+        if seat.state is ServerState.ASLEEP:
+            self._lie_down(seat)
+        if seat.state not in (ServerState.STARTING, ServerState.ASLEEP):  # else who is signed in stays so
             runtime_folders.take_away(self._runtime, seat.uid)
         self.is_changed = True
         for call in stopping.done:
             call()
+
+    def _lie_down(self, seat: Seat) -> None:
+        try:
+            self.waking.lay_down(seat, seat.reason)
+        except HostError as error:
+            seat.state, seat.reason = ServerState.FAILED, error.problem
 
     def _left(self, seat: Seat, leader: Handle | None) -> tuple[int, ...]:
         if seat.group.kind is not Kind.NONE:
@@ -431,24 +482,6 @@ class Seats:
         return self._logs / f"{seat.username}.log"
 
 
-def _keep_order(seat: Seat, order: Order) -> None:
-    """The memory files are duplicated, those of the last order closed."""
-    kept = replace(
-        order,
-        config=os.dup(order.config),
-        certificate=None if order.certificate is None else os.dup(order.certificate),
-        key=None if order.key is None else os.dup(order.key),
-    )
-    _forget_order(seat)
-    seat.order = kept
-
-
-def _forget_order(seat: Seat) -> None:
-    if seat.order is not None:
-        close_all([one for one in (seat.order.config, seat.order.certificate, seat.order.key) if one is not None])
-        seat.order = None
-
-
 def _take_sockets(pidfd: int, one: Remembered) -> list[socket.socket]:
     taken = (take_listener(pidfd, one.handle.pid, wanted) for wanted in one.listeners if one.handle is not None)
     return [socket for socket in taken if socket is not None]
@@ -461,10 +494,3 @@ def _is_run_by(pid: int, uid: int) -> bool:
     except OSError:
         return False
     return set(cgroups.uids_in(status)) == {uid}
-
-
-def _close(seat: Seat) -> None:
-    for one in seat.sockets:
-        one.close()
-    seat.sockets = []
-    _forget_order(seat)

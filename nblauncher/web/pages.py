@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 import secrets
+import time
 from dataclasses import dataclass, field
 from http.client import responses
 from pathlib import Path
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 WAITING_LIFETIME = 300.0
 """Seconds for which a sign-in is remembered between two looks at a starting server; background tabs look rarely."""
 
+WAKING = 3.0
+"""Seconds to wait for a server that starts before a page says so."""
+
+_LOOK_AGAIN = 0.1
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
 _STATIC_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -228,7 +233,7 @@ class SignIn(Page):
 
     async def _go_on(self, username: str) -> None:
         """The password was right: to the student's server, when it is there."""
-        state = await self.front_page.supervisor.state(username)
+        state = await self._awake(username)
         if state is ServerState.READY:
             self._open(username)
         elif state in (ServerState.FAILED, ServerState.STOPPED):
@@ -237,6 +242,15 @@ class SignIn(Page):
             self.show(
                 "waiting.html", form_action="'self'", script=True, waiting=self.front_page.waiting.issue(username)
             )
+
+    async def _awake(self, username: str) -> ServerState:
+        """A server that sleeps wakes now; most are there before somebody would see a page about it."""
+        until = time.monotonic() + WAKING
+        state = await self.front_page.supervisor.wake(username)
+        while state in (ServerState.ASLEEP, ServerState.STARTING) and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_AGAIN)
+            state = await self.front_page.supervisor.state(username)
+        return state
 
     def _open(self, username: str) -> None:
         of, port = self.front_page.of, self.front_page.of.students[username].port

@@ -42,9 +42,16 @@ class SupervisorLink:
 
     async def state(self, username: str, *, patience: float = PATIENCE) -> ServerState:
         """How the student's server is; UNKNOWN when the supervisor does not say within `patience` seconds."""
+        return await self._ask("state", username, patience)
+
+    async def wake(self, username: str, *, patience: float = PATIENCE) -> ServerState:
+        """As `state`, and a server that sleeps is started."""
+        return await self._ask("wake", username, patience)
+
+    async def _ask(self, ask: str, username: str, patience: float) -> ServerState:
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self._send({"ask": "state", "username": username, "id": number})
+        self._send({"ask": ask, "username": username, "id": number})
         try:
             return await asyncio.wait_for(answer, patience)
         except asyncio.TimeoutError:

@@ -81,7 +81,8 @@ def test_an_interruption_before_the_class_is_ready_is_130_and_the_next_launch_go
     out, _err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.startswith("Interrupted.") and "launch` again" in out
-    assert launched.said_states(room) == {"": "stopped", ADA: "starting", BOB: "starting"}
+    said = launched.said_states(room)
+    assert said.pop("") == "stopped" and set(said.values()) <= {"starting", "ready"}
     started = launched.handles(room)
     room.run("launch", "--background")
     assert launched.states(room) == READY

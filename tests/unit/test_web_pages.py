@@ -16,6 +16,7 @@ import pytest
 from nblauncher import passwords
 from nblauncher.model import Secret, ServerState
 from nblauncher.tickets import TicketBook
+from nblauncher.web import pages
 from nblauncher.web.checker import PasswordChecker
 from nblauncher.web.door import Door
 from nblauncher.web.guesses import Guesses
@@ -33,6 +34,9 @@ class Supervisor:
         self.answer = ServerState.READY
 
     async def state(self, username: str) -> ServerState:
+        return self.answer
+
+    async def wake(self, username: str) -> ServerState:
         return self.answer
 
 
@@ -75,6 +79,11 @@ def visit(scenario: Callable[[Visit], Awaitable[Any]], *, ca_pem: bytes | None =
             checker.close()
 
     return asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch):
+    monkeypatch.setattr(pages, "WAKING", 0.3)
 
 
 def hidden(response: httpx.Response, name: str) -> str:
@@ -276,6 +285,19 @@ def test_what_may_still_become_ready_is_waited_for(state):
         return await front.sign_in("ada", PASSWORD)
 
     assert "are starting" in visit(scenario).text
+
+
+def test_a_server_that_sleeps_is_woken_and_nobody_sees_a_page_about_it():
+    async def scenario(front: Visit):
+        async def wake(username: str) -> ServerState:
+            asyncio.get_running_loop().call_later(0.05, setattr, front.supervisor, "answer", ServerState.READY)
+            return ServerState.ASLEEP
+
+        front.supervisor.answer = ServerState.STARTING
+        front.supervisor.wake = wake
+        return await front.sign_in("ada", PASSWORD)
+
+    assert "/user/ada/nblauncher/ticket" in visit(scenario).text
 
 
 @pytest.mark.parametrize("state", [ServerState.FAILED, ServerState.STOPPED])
