@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import pwd
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
-from _shared import forget, measured, memory, nblauncher, processor_seconds, tree
+from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
 
 COURSE = "nbtf"
 FIRST_UID = 28500
@@ -40,17 +38,10 @@ def write_class(folder: Path, names: list[str], spawner: str) -> None:
     (folder / "notebooks.cfg").write_text(CONFIG.format(course=COURSE, first=FIRST_UID, last=last, spawner=spawner))
 
 
-def supervisor() -> int:
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [])[-2:] == ["nblauncher.supervisor", COURSE]:
-            return process.pid
-    sys.exit("there is no supervisor")
-
-
 def launched(folder: Path, names: list[str], idle: float) -> tuple[float, float, list[tuple[float, float]], float]:
     """Wall and CPU seconds, memory of each server, and Pss of everything."""
     wall, processor = measured(lambda: nblauncher(folder, "launch", "--background"))
-    root = supervisor()
+    root = supervisor(COURSE)
     processor += processor_seconds(root)
     time.sleep(idle)
     uids = {pwd.getpwnam(name).pw_uid for name in names}

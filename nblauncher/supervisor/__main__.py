@@ -138,7 +138,7 @@ def _only_one(paths: CoursePaths) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Three descriptors a student. The children get their own limit."""
+    """Seven descriptors a student: sockets, memory files, two pipes. The children get their own limit."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
 

@@ -1,0 +1,94 @@
+"""`nblauncher launch --on-demand` of a large class: how long it takes, what it costs asleep, how a server wakes.
+
+    sudo python benchmarks/on_demand.py [--students 500] [--visits 20]
+
+Wall-clock and CPU seconds count from `launch --on-demand --background` until it returns; CPU is user + system of the
+command, the supervisor and everything below it. Memory is the Pss of all processes of the class together while every
+server sleeps. A visit is a new TLS connection to a sleeping server, and a request: the time until the first byte of the
+answer (the median and the longest). Accounts are called nbtg000..., and go again with everything they had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import ssl
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
+
+COURSE = "nbtg"
+FIRST_UID = 27000
+PORT = 21600
+CONFIG = """
+course: {course}
+accounts: {{uid_range: {first}-{last}}}
+web: {{port: {port}}}
+notebook: {{preload_when: {preload_when}}}
+"""
+
+
+def write_class(folder: Path, names: list[str], preload_when: str) -> None:
+    (folder / "material").mkdir(exist_ok=True)
+    (folder / "material" / "lab.txt").write_text("measure\n")
+    (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
+    last = FIRST_UID + 2 * len(names)
+    text = CONFIG.format(course=COURSE, first=FIRST_UID, last=last, port=PORT, preload_when=preload_when)
+    (folder / "notebooks.cfg").write_text(text)
+
+
+def first_byte(name: str, port: int) -> float:
+    """Seconds from connecting to a sleeping server until it begins to answer."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    begun = time.perf_counter()
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(f"GET /user/{name}/login HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode("ascii"))
+        if not connection.recv(1):
+            sys.exit(f"{name}'s server said nothing")
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", type=int, default=500)
+    parser.add_argument("--visits", type=int, default=20, help="sleeping servers that are visited, one after the other")
+    options = parser.parse_args()
+    names = [f"nbtg{number:03}" for number in range(options.students)]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="nbtg-", dir="/opt") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        try:
+            for preload_when in ("launch", "first-use"):
+                write_class(folder, names, preload_when)
+                nblauncher(folder, "setup")
+                wall, processor = measured(lambda: nblauncher(folder, "launch", "--on-demand", "--background"))
+                root = supervisor(COURSE)
+                processor += processor_seconds(root)
+                time.sleep(10)
+                asleep = sum(memory(process.pid)[1] for process in tree(root))
+                # The first one may wait for the fork server, the others do not.
+                visits = [first_byte(names[number], PORT + 1 + number) for number in range(options.visits)]
+                rows.append((preload_when, wall, processor, asleep, visits))
+                nblauncher(folder, "shutdown", "--yes")
+        finally:
+            nblauncher(folder, "shutdown", "--yes", may_fail=True)
+            forget(COURSE, names)
+    print(f"{options.students} students\n")
+    print("| preload_when | wall s | CPU s | MB Pss asleep | first byte s: first, median, longest other |")
+    print("|---|---|---|---|---|")
+    for preload_when, wall, processor, asleep, (first, *others) in rows:
+        visit = f"{first:.2f}, {statistics.median(others):.2f}, {max(others):.2f}"
+        print(f"| {preload_when} | {wall:.1f} | {processor:.1f} | {asleep:.0f} | {visit} |")
+
+
+if __name__ == "__main__":
+    main()
