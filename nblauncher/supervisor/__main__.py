@@ -89,7 +89,7 @@ def _supervise(paths: CoursePaths, told: int) -> None:
 
     loop.later(0.0, lambda: None)
     loop.run(each_round)
-    for file in (paths.supervisor_socket, paths.tickets_socket, course.registry_file):
+    for file in (paths.supervisor_socket, paths.tickets_socket, course.registry.file):
         file.unlink(missing_ok=True)
     course.close()
     if counter is not None:

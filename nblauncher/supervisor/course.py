@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nblauncher import __version__, runtime_folders
@@ -29,6 +28,7 @@ from nblauncher.supervisor import registry
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.registry import Registry
 from nblauncher.supervisor.requests import Answer, Handler
 from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.seats import Seats
@@ -75,15 +75,12 @@ class Course:
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
         self.seats = Seats(loop, spawners, groups, paths.logs, paths.students_run)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
+        self.registry = Registry(paths.run / registry.FILE)
         self._started_at = time.time()
-
-    @property
-    def registry_file(self) -> Path:
-        return self._paths.run / registry.FILE
 
     def recover(self) -> None:
         """Adopt what a killed supervisor left."""
-        for one in registry.load(self.registry_file):
+        for one in registry.load(self.registry.file):
             self.seats.adopt(one)
 
     def settle(self) -> bool:
@@ -99,13 +96,13 @@ class Course:
 
     def remember(self) -> None:
         """Write servers.json when something changed."""
-        if self.seats.is_changed:
+        if self.seats.changed:
             try:
-                registry.save(self.registry_file, self.seats.remembered())
+                self.registry.save(self.seats.remembered())
             except OSError as error:
-                log.error("cannot write %s: %s", self.registry_file, error)
+                log.error("cannot write %s: %s", self.registry.file, error)
                 return
-            self.seats.is_changed = False
+            self.seats.changed.clear()
 
     def child_ended(self, pid: int, status: int) -> None:
         if not (

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,29 @@ class Remembered:
     started_at: float
 
 
-def save(file: Path, students: Sequence[Remembered]) -> None:
-    """Replace the file atomically. Not fsynced: what a power loss would take is void after it anyway."""
-    content = {
-        "version": _VERSION,
-        "boot_id": _boot_id(),
-        "students": [asdict(student) for student in students],
-    }
-    temporary = file.with_name(f".{file.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as stream:
-        json.dump(content, stream)
-    temporary.replace(file)
+class Registry:
+    """Keeps the file true. What is written costs as much as changed, not as much as there is."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._head = json.dumps({"version": _VERSION, "boot_id": _boot_id()}).removesuffix("}")
+        self._students: dict[str, str] = {}
+
+    def save(self, changed: Mapping[str, Remembered | None]) -> None:
+        """Replace the file atomically; None forgets a student. OSError when it cannot be written.
+
+        Not fsynced: what a power loss would take is void after it anyway.
+        """
+        for username, student in changed.items():
+            if student is None:
+                self._students.pop(username, None)
+            else:
+                self._students[username] = json.dumps(asdict(student))
+        temporary = self.file.with_name(f".{self.file.name}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as stream:
+            stream.write(f'{self._head}, "students": [{", ".join(self._students.values())}]}}')
+        temporary.replace(self.file)
 
 
 def load(file: Path) -> tuple[Remembered, ...]:

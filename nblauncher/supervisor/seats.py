@@ -53,8 +53,8 @@ class Seats:
         self._seats: dict[str, Seat] = {}
         self._early: dict[int, int] = {}
         self.waking = Waking(loop, self, self._wake, self._fall_asleep)
-        self.is_changed = False
-        """Something that is to be remembered is new; whoever remembers it sets this back."""
+        self.changed: set[str] = set()
+        """Whose facts to be remembered are new; whoever remembers them empties it."""
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
@@ -79,7 +79,7 @@ class Seats:
                 self._close(seat)
             seat = self._seats[username] = Seat(username, uid, port, self._groups.group(f"student-{uid}"))
         seat.sockets = sockets
-        self.is_changed = True
+        self.changed.add(username)
         return notes
 
     def drop(self, username: str) -> None:
@@ -91,7 +91,7 @@ class Seats:
             raise HostError(f"{username}'s server still runs", "Stop it first: nblauncher shutdown")
         self._close(seat)
         del self._seats[username]
-        self.is_changed = True
+        self.changed.add(username)
 
     def start(self, seat: Seat, order: Order, spawner: str, done: Callable[[], None]) -> None:
         """Start the student's server; `done` is called when it runs or could not be started (the seat says why).
@@ -130,7 +130,7 @@ class Seats:
         if not seat.is_up and seat.stopping is None:
             seat.restarts = Restarts()
             self.waking.lay_down(seat)
-            self.is_changed = True
+            self.changed.add(seat.username)
 
     def _wake(self, seat: Seat) -> None:
         self._try_to_start(seat, "", lambda: None)
@@ -158,7 +158,7 @@ class Seats:
         except HostError as error:
             seat.state = ServerState.FAILED
             seat.reason = f"{reason}; it cannot be started: {error.problem}".removeprefix("; ")
-            self.is_changed = True
+            self.changed.add(seat.username)
             done()
 
     def _start(self, seat: Seat, reason: str, done: Callable[[], None]) -> None:
@@ -172,7 +172,7 @@ class Seats:
         seat.attempt += 1
         seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
         seat.last_lines, seat.unproven, seat.is_idle = (), (), False
-        self.is_changed = True
+        self.changed.add(seat.username)
         attempt = seat.attempt
 
         def answer(result: Started | HostError) -> None:
@@ -183,7 +183,7 @@ class Seats:
                 self._started(seat, result)
             else:
                 self._came_too_late(seat, result)
-            self.is_changed = True
+            self.changed.add(seat.username)
             done()
 
         news, told = os.pipe2(os.O_CLOEXEC)
@@ -238,7 +238,7 @@ class Seats:
         if seat.state is ServerState.STARTING:
             seat.state = ServerState.READY
             seat.cancel_timer()
-            self.is_changed = True
+            self.changed.add(seat.username)
             log.info("%s's server answers", seat.username)
             self.waking.answers(seat)
 
@@ -266,7 +266,7 @@ class Seats:
             seat.state, seat.reason = ServerState.STOPPED, "is being stopped"
             self._spawners[seat.spawner].stop(seat.handle)
             seat.stopping.deadline = self._loop.later(grace, lambda: self._sweep(seat))
-            self.is_changed = True
+            self.changed.add(seat.username)
         else:
             self._sweep(seat)
 
@@ -299,21 +299,9 @@ class Seats:
             unproven=seat.unproven,
         )
 
-    def remembered(self) -> tuple[Remembered, ...]:
-        return tuple(
-            Remembered(
-                seat.username,
-                seat.uid,
-                seat.port,
-                seat.listeners,
-                seat.state.value,
-                seat.reason,
-                seat.handle,
-                seat.output.inode if seat.output else 0,
-                seat.started_at,
-            )
-            for seat in self._seats.values()
-        )
+    def remembered(self) -> dict[str, Remembered | None]:
+        """Those who changed; None for whom there is no seat any more."""
+        return {name: _remembered(self._seats.get(name)) for name in self.changed}
 
     def adopt(self, one: Remembered) -> None:
         """Take over a server that the last supervisor left running, without touching it.
@@ -324,7 +312,7 @@ class Seats:
         seat = Seat(one.username, one.uid, one.port, self._groups.group(f"student-{one.uid}"))
         self._seats[one.username] = seat
         seat.state, seat.reason, seat.started_at = ServerState.STOPPED, one.reason, one.started_at
-        self.is_changed = True
+        self.changed.add(seat.username)
         if one.state not in _UP or one.handle is None:
             seat.state = ServerState.FAILED if one.state == ServerState.FAILED.value else ServerState.STOPPED
             return
@@ -372,7 +360,7 @@ class Seats:
         self._end_output(seat)
         self._hear_last_words(seat)
         seat.cancel_timer()
-        self.is_changed = True
+        self.changed.add(seat.username)
         if seat.stopping is not None:
             self._sweep(seat, leader)
             return
@@ -451,7 +439,7 @@ class Seats:
             self._lie_down(seat)
         if seat.state not in (ServerState.STARTING, ServerState.ASLEEP):  # else who is signed in stays so
             runtime_folders.take_away(self._runtime, seat.uid)
-        self.is_changed = True
+        self.changed.add(seat.username)
         for call in stopping.done:
             call()
 
@@ -480,6 +468,22 @@ class Seats:
 
     def _log_file(self, seat: Seat) -> Path:
         return self._logs / f"{seat.username}.log"
+
+
+def _remembered(seat: Seat | None) -> Remembered | None:
+    if seat is None:
+        return None
+    return Remembered(
+        seat.username,
+        seat.uid,
+        seat.port,
+        seat.listeners,
+        seat.state.value,
+        seat.reason,
+        seat.handle,
+        seat.output.inode if seat.output else 0,
+        seat.started_at,
+    )
 
 
 def _take_sockets(pidfd: int, one: Remembered) -> list[socket.socket]:

@@ -149,13 +149,13 @@ def test_whoever_looks_first_after_a_kill_undoes_the_unfinished_write(host):
 
 def test_a_second_run_waits_and_then_says_who_is_busy(tmp_path):
     file = tmp_path / "lock"
+    os.mkfifo(tmp_path / "end")
     pid = os.fork()
     if pid == 0:
         with locked(file, "course c1"):
             (tmp_path / "held").touch()
             os.read(os.open(tmp_path / "end", os.O_RDONLY), 1)
         os._exit(0)
-    os.mkfifo(tmp_path / "end")
     try:
         while not (tmp_path / "held").exists():
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,11 @@ REMEMBERED = Remembered("ada", 25000, 8001, (Listener(8001, 2, 77),), "ready", "
 @pytest.mark.skipif(os.geteuid() != 0, reason="the file must be root's")
 def test_the_supervisor_remembers_what_it_saved_since_the_host_started(tmp_path):
     file = tmp_path / registry.FILE
-    registry.save(file, [REMEMBERED])
+    kept = registry.Registry(file)
+    kept.save({"ada": REMEMBERED, "bob": replace(REMEMBERED, username="bob")})
+    kept.save({"bob": replace(REMEMBERED, username="bob", state="stopped"), "eve": None})
+    assert registry.load(file) == (REMEMBERED, replace(REMEMBERED, username="bob", state="stopped"))
+    kept.save({"bob": None})
     assert registry.load(file) == (REMEMBERED,)
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text(file.read_text().replace(registry._boot_id(), "another boot"))
