@@ -54,6 +54,11 @@ class CoursePaths:
         return self.run / "tickets.sock"
 
     @property
+    def preloaded(self) -> Path:
+        """0600 root: the modules that a notebook server loads, for all courses; found anew after a reboot."""
+        return RUN_ROOT / "preloaded.json"
+
+    @property
     def students_run(self) -> Path:
         """0711 root: holds `UID/`, 0700 of the student (JUPYTER_RUNTIME_DIR)."""
         return self.run / "student"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nblauncher import privileges, workers
+from nblauncher import privileges, root_files, workers
 from nblauncher.errors import HostError
 from nblauncher.model import Account
 
@@ -36,6 +37,36 @@ def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ..
         log.warning("the warm-up failed: %s", error.problem)
         return ()
     return names_in(answer)
+
+
+def environment() -> list[object]:
+    """What a finding holds for: this interpreter, and the folders that it imports from as they are now.
+
+    A package that is installed, upgraded or removed changes the time of its folder.
+    """
+    folders = [entry for entry in sys.path if os.path.exists(entry)]
+    return [sys.version, sys.prefix, [[entry, os.stat(entry).st_mtime_ns] for entry in folders]]
+
+
+def note(file: Path, environment: list[object], names: tuple[str, ...]) -> None:
+    """Keep a finding for the next fork server of the same environment."""
+    try:
+        root_files.replace(file, json.dumps({"environment": environment, "modules": names}))
+    except OSError as error:
+        log.warning("cannot write %s: %s", file, error)
+
+
+def recall(file: Path, environment: list[object]) -> tuple[str, ...] | None:
+    """What was noted for this environment. None when there is nothing, or nothing that root alone wrote."""
+    text = root_files.read(file)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+        return names_in(content["modules"]) if content["environment"] == environment else None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged and is not used: %s", file, error)
+        return None
 
 
 def names_in(answer: object) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""The fork server of notebook servers: `python -I -m nblauncher.forkserver.servers LINK`, as root, from the supervisor.
+"""The fork server of notebook servers: `python -I -m nblauncher.forkserver.servers LINK FOUND`, as root.
 
-LINK is the number of its socket. It says `{"ready": ...}` or `{"refused": [...]}`, then answers a request with the pid
-of the forked server or a problem. The supervisor, not this process, becomes the servers' parent. It ends when the
-supervisor hangs up.
+LINK is the number of its socket to the supervisor, FOUND a file of root's that keeps what a warm-up found. It says
+`{"ready": ...}` or `{"refused": [...]}`, then answers a request with the pid of the forked server or a problem. The
+supervisor, not this process, becomes the servers' parent. It ends when the supervisor hangs up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 from nblauncher import children, privileges
@@ -45,25 +46,37 @@ def main(arguments: list[str]) -> int:
             log.error("refusing to import: %s", problem)
         answer(link, {"refused": problems[:_MOST_REPORTED]})
         return 4
-    _load()
+    _load(Path(arguments[1]))
     answer(link, {"ready": len(sys.modules)})
     while _serve_one(link):
         pass
     return 0
 
 
-def _load() -> None:
+def _load(found: Path) -> None:
+    """What a server needs, as it was found by an earlier fork server of this environment, or by a warm-up now."""
     from nblauncher.forkserver import warm_up  # not before the interpreter was looked at: this imports all of Jupyter
 
+    environment = preload.environment()
+    names = preload.recall(found, environment)
+    origin = ", as found before"
+    if names is None:
+        origin = ""
+        names = preload.found_by(warm_up.serve_once, account) if (account := _unprivileged()) else ()
+        if names:
+            preload.note(found, environment, names)
+    preload.load(names)
+    preload.freeze()
+    log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
+
+
+def _unprivileged() -> Account | None:
     try:
         entry = pwd.getpwnam(WARM_UP_ACCOUNT)
     except KeyError:
         log.warning("there is no account %s to warm up as", WARM_UP_ACCOUNT)
-    else:
-        account = Account(entry.pw_name, entry.pw_uid, entry.pw_gid, children.NOWHERE)
-        preload.load(preload.found_by(warm_up.serve_once, account))
-    preload.freeze()
-    log.info("%d modules are loaded; threads: %d", len(sys.modules), preload.threads())
+        return None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, children.NOWHERE)
 
 
 def _serve_one(link: socket.socket) -> bool:

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from nblauncher import fork_requests, processes
@@ -48,16 +49,21 @@ class _Pending:
 
 
 class ForkServerSpawner:
-    """`keep_output` takes the descriptor that the fork server's log comes out of."""
+    """`keep_output` takes the descriptor that the fork server's log comes out of.
+
+    `found` is the file, root's, in which a fork server notes for the next one what a server loads.
+    """
 
     def __init__(
         self,
         loop: EventLoop,
         group: Group,
         environment: Mapping[str, str],
+        found: Path,
         keep_output: Callable[[int], None],
     ) -> None:
         self._loop, self._group, self._environment, self._keep_output = loop, group, environment, keep_output
+        self._found = found
         self._ordinary = ProcessSpawner()
         self._link: socket.socket | None = None
         self._handle: Handle | None = None
@@ -118,7 +124,8 @@ class ForkServerSpawner:
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = (sys.executable, "-I", "-m", "nblauncher.forkserver.servers", str(theirs.fileno()))
+        module = "nblauncher.forkserver.servers"
+        argv = (sys.executable, "-I", "-m", module, str(theirs.fileno()), str(self._found))
         environment = {**self._environment, "HOME": str(NOWHERE)}
         try:
             self._group.create()

@@ -69,6 +69,7 @@ class Course:
             loop,
             groups.group(FORK_SERVER),
             {"PATH": SERVER_PATH, "LANG": locale.language},
+            paths.preloaded,
             self._keep_fork_servers_output,
         )
         self._fork_server_log: CappedLog | None = None

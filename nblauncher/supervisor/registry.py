@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nblauncher import root_files
 from nblauncher.descriptors import Listener
 from nblauncher.model import Handle
 
@@ -56,32 +55,22 @@ class Registry:
                 self._students.pop(username, None)
             else:
                 self._students[username] = json.dumps(asdict(student))
-        temporary = self.file.with_name(f".{self.file.name}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as stream:
-            stream.write(f'{self._head}, "students": [{", ".join(self._students.values())}]}}')
-        temporary.replace(self.file)
+        root_files.replace(self.file, f'{self._head}, "students": [{", ".join(self._students.values())}]}}')
 
 
 def load(file: Path) -> tuple[Remembered, ...]:
     """What was saved since the host started; empty when there is none or it cannot be trusted."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    text = root_files.read(file)
+    if text is None:
         return ()
-    with os.fdopen(descriptor, encoding="ascii", errors="strict") as stream:
-        facts = os.fstat(stream.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != 0 or facts.st_mode & 0o077:
-            log.warning("%s is not root's alone and is not used", file)
+    try:
+        content = json.loads(text)
+        if content["version"] != _VERSION or content["boot_id"] != _boot_id():
             return ()
-        try:
-            content = json.load(stream)
-            if content["version"] != _VERSION or content["boot_id"] != _boot_id():
-                return ()
-            return tuple(map(_student, content["students"]))
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s is damaged and is not used: %s", file, error)
-            return ()
+        return tuple(map(_student, content["students"]))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged and is not used: %s", file, error)
+        return ()
 
 
 def _student(given: dict[str, Any]) -> Remembered:

@@ -245,7 +245,7 @@ def test_nonsense_is_refused_and_the_fork_server_goes_on(course, ada, packet):
 
 def link_of(supervisor: int, server: int) -> socket.socket:
     """A duplicate of the supervisor's end of their socket: the one whose peer the fork server has."""
-    number = psutil.Process(server).cmdline()[-1]
+    number = psutil.Process(server).cmdline()[-2]
     pidfd = os.pidfd_open(server)
     theirs = socket.socket(fileno=pidfd_getfd(pidfd, int(number)))
     os.close(pidfd)
@@ -279,8 +279,26 @@ def test_a_fresh_fork_server_for_each_launch_leaves_running_servers_alone(course
     course.ready((ada, ADA))
     handle = course.handle(ada)
     course.supervisor.prepare("forkserver")
-    eventually(lambda: fork_server(course) not in (None, first))
+    eventually(lambda: fork_server(course) not in (None, first) and is_loaded(course))
     assert course.handle(ada) == handle and course.report(ada).state is ServerState.READY
+
+
+def modules_of_the_last_fork_server(course: RunningClass) -> tuple[int, bool]:
+    """How many it loaded, and whether without a warm-up."""
+    said = (course.paths.logs / "_fork-server.log").read_text().splitlines()
+    line = next(line for line in reversed(said) if "modules are loaded" in line)
+    return int(line.split()[3]), "as found before" in line
+
+
+def test_what_the_warm_up_found_is_kept_for_the_next_fork_server(course):
+    course.paths.preloaded.unlink(missing_ok=True)
+    seen = []
+    for _ in range(2):
+        course.supervisor.prepare("forkserver")
+        eventually(lambda: is_loaded(course))
+        seen.append(modules_of_the_last_fork_server(course))
+    assert seen == [(seen[0][0], False), (seen[0][0], True)]
+    assert seen[0][0] > 1000
 
 
 def test_a_student_who_is_stopped_while_the_fork_server_loads_stays_stopped(course, ada):

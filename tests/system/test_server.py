@@ -294,7 +294,7 @@ def test_a_students_other_wishes_are_granted(course):
     def wish() -> None:
         folder = course.bob.home / ".jupyter"
         folder.mkdir(exist_ok=True)
-        (folder / "jupyter_server_config.py").write_text("c.ServerApp.iopub_msg_rate_limit = 4242.0\n")
+        (folder / "jupyter_server_config.py").write_text("c.LabApp.extension_manager = 'pypi'\n")
         (folder / "custom").mkdir(exist_ok=True)
         (folder / "custom" / "custom.css").write_text("body { color: teal }")
 
@@ -304,6 +304,9 @@ def test_a_students_other_wishes_are_granted(course):
     with course.client(course.bob, BOB_PORT) as client:
         client.sign_in(PASSWORD)
         assert "teal" in client.http.get("custom/custom.css").text
+    log = (course.running.paths.logs / f"{course.bob.username}.log").read_text()
+    assert "Extension Manager is 'readonly'" in log.partition("is 'pypi'")[0] and "is 'pypi'" in log
+    assert not (course.bob.home / ".npm").exists()  # nobody asked npm for anything
     subprocess.run(["rm", "-rf", course.bob.home / ".jupyter"], check=True)
 
 

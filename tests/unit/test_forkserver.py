@@ -141,6 +141,44 @@ def test_names_of_modules_are_checked_before_they_are_imported():
     assert preload.names_in({"colorsys": 1}) == ()
 
 
+@needs_root
+def test_a_finding_is_kept_for_the_environment_that_it_was_made_in(tmp_path, monkeypatch):
+    file, packages = tmp_path / "preloaded.json", tmp_path / "packages"
+    packages.mkdir()
+    monkeypatch.setattr(sys, "path", [str(packages), str(tmp_path / "none.zip")])
+    before = preload.environment()
+    assert preload.recall(file, before) is None
+    preload.note(file, before, ("colorsys", "os.path"))
+    assert preload.recall(file, preload.environment()) == ("colorsys", "os.path")
+    assert file.stat().st_mode & 0o777 == 0o600
+    os.utime(packages, ns=(0, 1))  # as when a package is installed
+    assert preload.recall(file, preload.environment()) is None
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.chmod(0o620),
+        lambda file: os.chown(file, 65534, -1),
+        lambda file: file.write_text("{"),
+        lambda file: file.write_text("[]"),
+        lambda file: (file.unlink(), file.symlink_to("/etc/hostname")),
+        lambda file: (file.unlink(), os.mkfifo(file, 0o600)),
+    ],
+    ids=["writable", "another's", "cut off", "another shape", "a link", "a pipe"],
+)
+def test_a_finding_that_is_not_roots_or_is_damaged_is_not_used(tmp_path, spoil):
+    file = tmp_path / "preloaded.json"
+    preload.note(file, preload.environment(), ("colorsys",))
+    spoil(file)
+    assert preload.recall(file, preload.environment()) is None
+
+
+def test_a_finding_that_cannot_be_kept_costs_nothing(tmp_path):
+    preload.note(tmp_path / "none" / "preloaded.json", [], ("colorsys",))
+
+
 def test_check_says_why_nothing_is_preloaded():
     assert system.preloading([]).level == "ok"
     found = system.preloading(["/opt/x can be written by others than root", "another"])

@@ -19,7 +19,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("processes", "privileges", "workers", "cgroups", "sockets", "files", "roster", "settings", "passwords"),
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
-        *("descriptors", "children", "plain_http", "classfiles", "runtime_folders", "wire", "fork_requests"),
+        *(
+            "descriptors",
+            "children",
+            "root_files",
+            "plain_http",
+            "classfiles",
+            "runtime_folders",
+            "wire",
+            "fork_requests",
+        ),
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
