@@ -5,12 +5,14 @@
 Wall-clock and CPU seconds count from `launch --on-demand --background` until it returns; CPU is user + system of the
 command, the supervisor and everything below it. Memory is the Pss of all processes of the class together while every
 server sleeps. A visit is a new TLS connection to a sleeping server, and a request: the time until the first byte of the
-answer (the median and the longest). Accounts are called nbtg000..., and go again with everything they had.
+answer (the first visit, and of the others the median and the longest). The visitor then signs in, as students do: a
+wake-up that brings nobody is held against the next ones. Accounts are called nbtg000..., and go again with it all.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import socket
 import ssl
 import statistics
@@ -19,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
 
 COURSE = "nbtg"
@@ -56,6 +59,21 @@ def first_byte(name: str, port: int) -> float:
     return time.perf_counter() - begun
 
 
+def notebook_passwords(folder: Path) -> dict[str, str]:
+    with open(folder / "credentials.csv", encoding="utf-8", newline="") as file:
+        return {row["username"]: row["notebook_password"] for row in csv.DictReader(file)}
+
+
+def sign_in(name: str, port: int, password: str, ca: Path) -> None:
+    """Through the server's own form."""
+    context = ssl.create_default_context(cafile=str(ca))
+    with httpx.Client(base_url=f"https://localhost:{port}/user/{name}/", verify=context, timeout=60) as http:
+        http.get("login")
+        answer = http.post("login", data={"_xsrf": http.cookies["_xsrf"], "password": password})
+        if answer.status_code != httpx.codes.FOUND:
+            sys.exit(f"{name} could not sign in: {answer.status_code}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--students", type=int, default=500)
@@ -76,7 +94,11 @@ def main() -> None:
                 time.sleep(10)
                 asleep = sum(memory(process.pid)[1] for process in tree(root))
                 # The first one may wait for the fork server, the others do not.
-                visits = [first_byte(names[number], PORT + 1 + number) for number in range(options.visits)]
+                passwords = notebook_passwords(folder)
+                visits = []
+                for number, name in enumerate(names[: options.visits]):
+                    visits.append(first_byte(name, PORT + 1 + number))
+                    sign_in(name, PORT + 1 + number, passwords[name], Path(f"/var/lib/nblauncher/{COURSE}/tls/ca.pem"))
                 rows.append((preload_when, wall, processor, asleep, visits))
                 nblauncher(folder, "shutdown", "--yes")
         finally:

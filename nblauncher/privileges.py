@@ -1,7 +1,7 @@
 """Becoming somebody else, for good. The only module that calls setresuid.
 
 Everything here acts on the calling process. `drop_to` belongs in a forked child: there is no way back from it.
-Sources: credentials(7), prctl(2), setresuid(2), initgroups(3).
+Sources: credentials(7), prctl(2), setresuid(2), initgroups(3), capset(2).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_THP_DISABLE = 41
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -37,6 +38,7 @@ def drop_to(account: Account) -> None:
     os.initgroups(account.username, account.gid)
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
+    _give_up_capabilities()
     # The kernel turns it off by itself only while fs.suid_dumpable is 0, which an administrator may change.
     set_dumpable(False)
     if os.getresuid() != (account.uid,) * 3 or os.getresgid() != (account.gid,) * 3:
@@ -59,6 +61,7 @@ def become_sweeper(uid: int, sweeper: Account) -> None:
     os.setgroups([])
     os.setresgid(sweeper.gid, sweeper.gid, sweeper.gid)
     os.setresuid(sweeper.uid, uid, sweeper.uid)
+    _give_up_capabilities()
     set_dumpable(False)
     if os.getresuid() != (sweeper.uid, uid, sweeper.uid) or _can_become_root() or _can_signal(os.getppid()):
         raise HostError(f"could not give up root to sweep uid {uid}: the ids are {os.getresuid()}")
@@ -103,6 +106,17 @@ def set_name(name: str) -> None:
     """What `ps -o comm` calls this process: 15 bytes. The command line stays that of the process it was forked from."""
     text = ctypes.create_string_buffer(name.encode("ascii")[:15])
     _prctl(_PR_SET_NAME, ctypes.addressof(text))
+
+
+def _give_up_capabilities() -> None:
+    """All sets. A change of uid empties the effective and permitted ones; containers start root with inheritable ones,
+    which a program with capabilities of its own would make good (capabilities(7)).
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, none) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capset: {os.strerror(number)}")
 
 
 def _can_become_root() -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import pwd
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 
@@ -18,6 +19,12 @@ def kept_as_found() -> Iterator[None]:
     finally:
         for name in filter(_exists, missing):
             subprocess.run(["userdel", "--", name], check=True)
+
+
+def end_sessions(uid: int) -> None:
+    """systemd-logind keeps a manager for whoever logged in (`su` does) for ten seconds after their last session."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "stop", f"user@{uid}.service"], check=True)
 
 
 def _exists(name: str) -> bool:

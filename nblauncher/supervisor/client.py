@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -147,9 +147,10 @@ class Client:
         """Let go of these students' ports. HostError while one of their servers runs."""
         self._ask("drop", {"usernames": list(usernames)})
 
-    def servers(self) -> tuple[ServerReport, ...]:
-        """Every student whose port is held."""
-        return tuple(map(ServerReport.from_json, self._ask("servers")["servers"]))
+    def servers(self, usernames: Iterable[str] | None = None) -> tuple[ServerReport, ...]:
+        """These students, or all of them, as far as their port is held."""
+        asked = {} if usernames is None else {"usernames": list(usernames)}
+        return tuple(map(ServerReport.from_json, self._ask("servers", asked)["servers"]))
 
     def front_page(self) -> FrontPageReport:
         return _front_report(self._ask("front_page")["front"])

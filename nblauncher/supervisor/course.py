@@ -178,7 +178,8 @@ class Course:
         answer({})
 
     def _servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        answer({"servers": [self.seats.report(seat).to_json() for seat in self.seats], "front": self.front.report()})
+        chosen = self._chosen(asked)
+        answer({"servers": [self.seats.report(seat).to_json() for seat in chosen], "front": self.front.report()})
 
     def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """A class is about to be started with this spawner, now or when the first student comes."""
@@ -259,10 +260,7 @@ class Course:
 
     def _stop_servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """Answers when the last of them is gone."""
-        grace = checked_grace(asked.get("grace"))
-        names = asked.get("usernames")
-        wanted = None if names is None else frozenset(_words(names))
-        chosen = [seat for seat in self.seats if wanted is None or seat.username in wanted]
+        grace, chosen = checked_grace(asked.get("grace")), self._chosen(asked)
 
         def done() -> None:
             answer({"servers": [self.seats.report(seat).to_json() for seat in chosen]})
@@ -303,6 +301,13 @@ class Course:
             answer({"servers": [self.seats.report(seat).to_json() for seat in everybody]})
 
         self.end(checked_grace(asked.get("grace")), over)
+
+    def _chosen(self, asked: Asked) -> list[Seat]:
+        """Those who are named, or everybody where nobody is. Who has no seat is left out."""
+        names = asked.get("usernames")
+        if names is None:
+            return list(self.seats)
+        return [seat for name in dict.fromkeys(_words(names)) if (seat := self.seats.get(name)) is not None]
 
     def _seat(self, username: object) -> Seat:
         seat = self.seats.get(checked_username(username))

@@ -79,7 +79,8 @@ def start_servers(
                     is_over(Outcome(order.spec.username, ServerState.FAILED, error.problem))
             # A connection waits in the port's backlog, so that a check ends in the moment when the server takes it.
             wait([one.check for one in waiting], timeout=_PAUSE, return_when=FIRST_COMPLETED)
-            reports = {report.username: report for report in client.servers()}
+            now = client.servers([one.order.spec.username for one in waiting])
+            reports = {report.username: report for report in now}
             still = []
             for one in waiting:
                 outcome = _look(client, one, reports[one.order.spec.username], addresses, pool)
@@ -177,7 +178,7 @@ def _rest(until: float) -> float:
 def _begin(
     client: Client, order: ServerOrder, deadline: float, addresses: Sequence[str], pool: ThreadPoolExecutor
 ) -> _Waiting:
-    before = next((one for one in client.servers() if one.username == order.spec.username), None)
+    before = next(iter(client.servers([order.spec.username])), None)
     report = client.start_server(order)
     was_running = before is not None and before.handle is not None and before.handle == report.handle
     return _Waiting(order, report, time.monotonic() + deadline, was_running, _check(order, addresses, pool))

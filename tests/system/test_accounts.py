@@ -25,7 +25,7 @@ from nblauncher.accounts.passwd import clear_stale_locks, find_group, shadow_fie
 from nblauncher.errors import NblauncherError, RefusedError
 from nblauncher.ledger.locks import locked
 from nblauncher.model import Account, AccountState, Secret
-from tests.system_accounts import kept_as_found
+from tests.system_accounts import end_sessions, kept_as_found
 
 pytestmark = pytest.mark.system
 
@@ -50,9 +50,11 @@ def accounts() -> Iterator[LinuxAccounts]:
 
 def tidy(account: Account) -> None:
     """Whatever a test left of this name."""
+    end_sessions(account.uid)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if line.split()[4].startswith(f"{account.home}/"):
-            subprocess.run(["umount", line.split()[4]], check=True)
+        point = line.split()[4].encode().decode("unicode_escape")  # octal, as proc(5) has it
+        if point.startswith(f"{account.home}/"):
+            subprocess.run(["umount", point], check=True)
     subprocess.run(["crontab", "-u", account.username, "-r"], check=False, capture_output=True)
     subprocess.run(["userdel", "-f", "--", account.username], check=False, capture_output=True)
     subprocess.run(["groupdel", account.username], check=False, capture_output=True)

@@ -360,7 +360,8 @@ def test_a_front_page_that_was_stopped_on_purpose_is_not_started_by_itself(up):
 # shutdown
 
 ESCAPE = """
-import os, subprocess, sys
+import os, subprocess, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a kernel has threads; what is forked here only execs
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
