@@ -74,8 +74,10 @@ def delete(names: list[str]) -> None:
         subprocess.run(["userdel", "-r", "--", name], check=False, stderr=subprocess.DEVNULL)
 
 
-def forget(course: str, names: list[str]) -> None:
-    """Accounts, group and folders of the class."""
+def forget(folder: Path, course: str, names: list[str]) -> None:
+    """Servers, accounts, group and folders of the class; by force what a failure left."""
+    nblauncher(folder, "shutdown", "--yes", may_fail=True)
+    nblauncher(folder, "remove", "--yes", may_fail=True)
     delete(names)
     subprocess.run(["groupdel", f"nbl-{course}"], check=False, stderr=subprocess.DEVNULL)
     paths = CoursePaths(course)

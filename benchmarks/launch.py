@@ -21,7 +21,7 @@ from pathlib import Path
 from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
 
 COURSE = "nbtf"
-FIRST_UID = 28500
+FIRST_UID, LAST_UID = 28500, 59999
 CONFIG = """
 course: {course}
 accounts: {{uid_range: {first}-{last}}}
@@ -34,8 +34,7 @@ def write_class(folder: Path, names: list[str], spawner: str) -> None:
     (folder / "material").mkdir(exist_ok=True)
     (folder / "material" / "lab.txt").write_text("measure\n")
     (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
-    last = FIRST_UID + 2 * len(names)
-    (folder / "notebooks.cfg").write_text(CONFIG.format(course=COURSE, first=FIRST_UID, last=last, spawner=spawner))
+    (folder / "notebooks.cfg").write_text(CONFIG.format(course=COURSE, first=FIRST_UID, last=LAST_UID, spawner=spawner))
 
 
 def launched(folder: Path, names: list[str], idle: float) -> tuple[float, float, list[tuple[float, float]], float]:
@@ -67,8 +66,7 @@ def main() -> None:
                 rows.append((spawner, *launched(folder, names, options.idle)))
                 nblauncher(folder, "shutdown", "--yes")
         finally:
-            nblauncher(folder, "shutdown", "--yes", may_fail=True)
-            forget(COURSE, names)
+            forget(folder, COURSE, names)
     print(f"{options.students} students\n")
     print("| spawner | wall s | CPU s | CPU s each | private MB each | PSS MB each | PSS MB in all |")
     print("|---|---|---|---|---|---|---|")

@@ -25,7 +25,7 @@ import httpx
 from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
 
 COURSE = "nbtg"
-FIRST_UID = 27000
+FIRST_UID, LAST_UID = 27000, 59999
 PORT = 21600
 CONFIG = """
 course: {course}
@@ -39,8 +39,7 @@ def write_class(folder: Path, names: list[str], preload_when: str) -> None:
     (folder / "material").mkdir(exist_ok=True)
     (folder / "material" / "lab.txt").write_text("measure\n")
     (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
-    last = FIRST_UID + 2 * len(names)
-    text = CONFIG.format(course=COURSE, first=FIRST_UID, last=last, port=PORT, preload_when=preload_when)
+    text = CONFIG.format(course=COURSE, first=FIRST_UID, last=LAST_UID, port=PORT, preload_when=preload_when)
     (folder / "notebooks.cfg").write_text(text)
 
 
@@ -72,6 +71,7 @@ def sign_in(name: str, port: int, password: str, ca: Path) -> None:
         answer = http.post("login", data={"_xsrf": http.cookies["_xsrf"], "password": password})
         if answer.status_code != httpx.codes.FOUND:
             sys.exit(f"{name} could not sign in: {answer.status_code}")
+        http.get("api/status").raise_for_status()
 
 
 def main() -> None:
@@ -102,8 +102,7 @@ def main() -> None:
                 rows.append((preload_when, wall, processor, asleep, visits))
                 nblauncher(folder, "shutdown", "--yes")
         finally:
-            nblauncher(folder, "shutdown", "--yes", may_fail=True)
-            forget(COURSE, names)
+            forget(folder, COURSE, names)
     print(f"{options.students} students\n")
     print("| preload_when | wall s | CPU s | MB Pss asleep | first byte s: first, median, longest other |")
     print("|---|---|---|---|---|")

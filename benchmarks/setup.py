@@ -18,7 +18,7 @@ from pathlib import Path
 from _shared import delete, forget, measured, nblauncher
 
 COURSE = "nbtb"
-FIRST_UID = 29500
+FIRST_UID, LAST_UID = 29500, 59999
 CONFIG = """
 course: {course}
 accounts: {{uid_range: {first}-{last}}}
@@ -39,7 +39,7 @@ def write_class(folder: Path, names: list[str], files: int) -> None:
     for number in range(files):
         (folder / "material" / f"lab{number}.txt").write_bytes(os.urandom(4000))
     (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
-    config = CONFIG.format(course=COURSE, first=FIRST_UID, last=FIRST_UID + 2 * len(names))
+    config = CONFIG.format(course=COURSE, first=FIRST_UID, last=LAST_UID)
     (folder / "notebooks.cfg").write_text(config)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
                 ("nblauncher setup again, nothing to do", measured(lambda: nblauncher(folder, "setup"))),
             ]
         finally:
-            forget(COURSE, names)
+            forget(folder, COURSE, names)
     print(f"{options.students} students\n")
     print("| what | wall s | CPU s | times the bare loop (wall) |\n|---|---|---|---|")
     for what, (wall, processor) in rows:

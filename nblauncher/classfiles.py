@@ -29,6 +29,9 @@ _SERVER_CONFIG = {
         "news_url": None,
         "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
     },
+    # Where language servers from npm may be: the home, conda's and Debian's folders. jupyter_lsp itself asks
+    # `npm prefix -g`, which takes longer than the rest of a server's start. `extra_node_roots` are the student's.
+    "LanguageServerManager": {"node_roots": [".", f"{sys.prefix}/lib", "/usr/local/lib", "/usr/lib"]},
 }
 _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"autosaveInterval": AUTOSAVE_SECONDS},

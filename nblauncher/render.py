@@ -17,6 +17,8 @@ from nblauncher.plan import Plan, Report, StudentReport
 from nblauncher.printable import printable
 
 ENVELOPE_VERSION = 1
+_MOST_NAMES = 10
+"""Of students with the same trouble; `--json` has them all."""
 
 
 def envelope(
@@ -64,12 +66,20 @@ def problem_text(error: NblauncherError) -> str:
     return "\n".join(lines)
 
 
+def _names_words(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 def failures_text(report: Report, deed: str, hint: str) -> str:
     """Who failed and why, and how the others are; empty when nobody failed."""
     if not report.failed:
         return ""
     total, failed = len(report.students), len(report.failed)
-    who = ", ".join(f"{student.username} ({printable(student.error or '')})" for student in report.failed)
+    names_of: dict[str, list[str]] = {}
+    for student in report.failed:
+        names_of.setdefault(printable(student.error or ""), []).append(student.username)
+    who = ", ".join(f"{_names_words(names)} ({why})" for why, names in names_of.items())
     others = f"The other {total - failed} are done. " if total > failed else ""
     return f"Error: {failed} of {total} students were not {deed}: {who}\n       {others}{hint}"
 

@@ -34,9 +34,6 @@ from nblauncher.web.inputs import read_and_close, server_context
 _LOOK_EVERY = 60.0
 """Seconds between two looks whether the server is idle, at most."""
 
-_NODE_ROOTS = (f"{sys.prefix}/share/jupyter/lab/staging", f"{sys.prefix}/lib", "/usr/local/lib", "/usr/lib")
-"""Where language servers from npm are looked for, besides the home: JupyterLab's, conda's and Debian's folders."""
-
 _INTERFACES = {"notebook": JupyterNotebookApp, "lab": LabApp}
 
 
@@ -160,18 +157,6 @@ def forced(config: ServerConfig, scheme: str) -> Config:
     )
 
 
-def preferred(home: str) -> Config:
-    """What the class would have, unless a student's own config wants something else. Both save CPU at every start."""
-    return Config(
-        {
-            # Nobody can install an extension into root's environment; the manager that could reads all authorities.
-            "LabApp": {"extension_manager": "readonly"},
-            # jupyter_lsp's own default asks `npm prefix -g`, which takes longer than the rest of the start.
-            "LanguageServerManager": {"node_roots": [home, *_NODE_ROOTS]},
-        }
-    )
-
-
 def _culling(idle_stop: float) -> dict[str, object]:
     """With idle_stop a kernel that does nothing and that no tab is connected to ends as well; a busy one never does."""
     if not idle_stop:
@@ -241,9 +226,9 @@ def make_application(inherited: Inherited) -> StudentServer:
     extension = _INTERFACES[inherited.config.interface]
     activity = Activity(inherited.news, inherited.config.base_url)
     StudentIdentity.username, StudentIdentity.activity = inherited.config.username, activity
-    config = preferred(inherited.config.home)
-    config.merge(forced(inherited.config, inherited.scheme))
-    application = StudentServer.instance(jpserver_extensions={extension.get_extension_package(): True}, config=config)
+    application = StudentServer.instance(
+        jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config, inherited.scheme)
+    )
     application.inherited, application.activity = inherited, activity
     application.log_level = logging.INFO
     application.no_browser_open_file = True

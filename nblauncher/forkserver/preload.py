@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 from nblauncher import privileges, root_files, workers
 from nblauncher.errors import HostError
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 WARM_UP_DEADLINE = 15.0
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MOST = 5000
+_GRAMMAR = "rfc3987_syntax"
 
 
 def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ...]:
@@ -73,6 +76,25 @@ def names_in(answer: object) -> tuple[str, ...]:
     """What is a module's name in what came from a process that is not root's."""
     names = answer if isinstance(answer, list) else []
     return tuple(name for name in names[:_MOST] if isinstance(name, str) and _NAME.fullmatch(name))
+
+
+def postpone_grammar() -> None:
+    """Have the grammar of IRIs made when somebody checks one. Call it before jsonschema is imported.
+
+    rfc3987_syntax makes an Earley parser when it is imported, which takes as long as all of Jupyter's modules together;
+    jsonschema imports it for the formats `iri` and `iri-reference`, which no schema of Jupyter's uses.
+    """
+    if importlib.util.find_spec(_GRAMMAR) is None or _GRAMMAR in sys.modules:
+        return
+    stand_in = ModuleType(_GRAMMAR)
+
+    def is_valid_syntax(term: str, value: str) -> bool:
+        if sys.modules.get(_GRAMMAR) is stand_in:
+            del sys.modules[_GRAMMAR]
+        return bool(importlib.import_module(_GRAMMAR).is_valid_syntax(term, value))
+
+    vars(stand_in)["is_valid_syntax"] = is_valid_syntax
+    sys.modules[_GRAMMAR] = stand_in
 
 
 def load(names: Iterable[str]) -> None:

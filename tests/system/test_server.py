@@ -304,7 +304,8 @@ def test_a_students_other_wishes_are_granted(course):
     def wish() -> None:
         folder = course.bob.home / ".jupyter"
         folder.mkdir(exist_ok=True)
-        (folder / "jupyter_server_config.py").write_text("c.LabApp.extension_manager = 'pypi'\n")
+        line = "c.ServerApp.tornado_settings = {'headers': {'X-Wish': 'granted'}}\n"
+        (folder / "jupyter_server_config.py").write_text(line)
         (folder / "custom").mkdir(exist_ok=True)
         (folder / "custom" / "custom.css").write_text("body { color: teal }")
 
@@ -313,11 +314,18 @@ def test_a_students_other_wishes_are_granted(course):
     course.running.ready((course.bob, BOB_PORT))
     with course.client(course.bob, BOB_PORT) as client:
         client.sign_in(PASSWORD)
-        assert "teal" in client.http.get("custom/custom.css").text
-    log = (course.running.paths.logs / f"{course.bob.username}.log").read_text()
-    assert "Extension Manager is 'readonly'" in log.partition("is 'pypi'")[0] and "is 'pypi'" in log
-    assert not (course.bob.home / ".npm").exists()  # nobody asked npm for anything
+        answer = client.http.get("custom/custom.css")
+        assert "teal" in answer.text and answer.headers["X-Wish"] == "granted"
     subprocess.run(["rm", "-rf", course.bob.home / ".jupyter"], check=True)
+
+
+def test_a_servers_start_runs_no_other_program(course):
+    """jupyter_lsp would ask `npm prefix -g`, which leaves a folder in the home."""
+    course.running.supervisor.stop_servers([course.bob.username])
+    course.running.ready((course.bob, BOB_PORT))
+    assert not (course.bob.home / ".npm").exists()
+    spent = psutil.Process(course.running.handle(course.bob).pid).cpu_times()
+    assert spent.children_user + spent.children_system == 0
 
 
 def wheel(folder: Path, name: str, version: str, code: str) -> Path:

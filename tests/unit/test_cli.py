@@ -86,6 +86,15 @@ def test_a_failure_is_told_with_who_and_why_and_what_about_the_others():
     assert "other 2" in words
 
 
+def test_a_failure_of_a_whole_class_is_told_once():
+    report = Report.of([f"s{number:03}" for number in range(500)])
+    for student in list(report.students):
+        report.fail(student, "disk full" if student != "s499" else "gone")
+    words = render.failures_text(report, "set up", "Run it again.")
+    assert words.startswith("Error: 500 of 500 students were not set up: s000, s001, s002,")
+    assert "s009 and 489 more (disk full), s499 (gone)" in words.splitlines()[0]
+
+
 @pytest.mark.parametrize(("count", "words"), [(None, "-"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000_000, "2.5 GB")])
 def test_sizes_are_shown_in_decimal_units(count, words):
     assert render.bytes_text(count) == words

@@ -136,6 +136,23 @@ def test_what_cannot_be_preloaded_is_left_to_those_who_need_it():
     assert "colorsys" in sys.modules
 
 
+GRAMMAR = """
+import sys
+from nblauncher.forkserver import preload
+preload.postpone_grammar()
+import jsonschema
+before = "rfc3987_syntax.syntax_helpers" in sys.modules
+check = jsonschema.Draft202012Validator.FORMAT_CHECKER.conforms
+print(before, check("https://ex\u00e4mple.org/", "iri"), check("no iri", "iri"), check("//a b", "iri-reference"))
+print("rfc3987_syntax.syntax_helpers" in sys.modules)
+"""
+
+
+def test_the_grammar_of_iris_is_made_when_one_is_checked():
+    said = subprocess.run([sys.executable, "-I", "-c", GRAMMAR], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "True", "False", "False", "True"]
+
+
 def test_names_of_modules_are_checked_before_they_are_imported():
     assert preload.names_in(["colorsys", "os.path", "../x", "a b", 7, "os;x", "x."]) == ("colorsys", "os.path")
     assert preload.names_in({"colorsys": 1}) == ()
