@@ -32,9 +32,7 @@ def serve_once(home: Path) -> None:
     """A whole server on a free port of the loopback interface, a sign-in, and the pages that a student sees first."""
     runtime = home / "runtime"
     runtime.mkdir()
-    os.environ.update(
-        {"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_CONFIG_PATH": "", "PATH": "/bin"}
-    )
+    os.environ.update({"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_CONFIG_PATH": ""})
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()

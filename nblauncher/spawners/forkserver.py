@@ -49,7 +49,7 @@ class _Pending:
 
 
 class ForkServerSpawner:
-    """`keep_output` takes the descriptor that the fork server's log comes out of.
+    """`language` is the fork server's LANG. `keep_output` takes the descriptor that the fork server's log comes out of.
 
     `found` is the file, root's, in which a fork server notes for the next one what a server loads.
     """
@@ -58,11 +58,11 @@ class ForkServerSpawner:
         self,
         loop: EventLoop,
         group: Group,
-        environment: Mapping[str, str],
+        language: str,
         found: Path,
         keep_output: Callable[[int], None],
     ) -> None:
-        self._loop, self._group, self._environment, self._keep_output = loop, group, environment, keep_output
+        self._loop, self._group, self._language, self._keep_output = loop, group, language, keep_output
         self._found = found
         self._ordinary = ProcessSpawner()
         self._link: socket.socket | None = None
@@ -126,7 +126,8 @@ class ForkServerSpawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         module = "nblauncher.forkserver.servers"
         argv = (sys.executable, "-I", "-m", module, str(theirs.fileno()), str(self._found))
-        environment = {**self._environment, "HOME": str(NOWHERE)}
+        # With no PATH nothing that is imported finds a program to run as root; jupyterlab would run node.
+        environment = {"LANG": self._language, "HOME": str(NOWHERE), "PATH": str(NOWHERE)}
         try:
             self._group.create()
             self._handle, output = fork_exec(

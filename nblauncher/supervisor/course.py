@@ -17,7 +17,6 @@ from nblauncher.descriptors import is_sealed
 from nblauncher.errors import HostError
 from nblauncher.model import ServerState
 from nblauncher.spawners import (
-    SERVER_PATH,
     ForkServerSpawner,
     Order,
     ProcessSpawner,
@@ -68,7 +67,7 @@ class Course:
         self._fork_server = ForkServerSpawner(
             loop,
             groups.group(FORK_SERVER),
-            {"PATH": SERVER_PATH, "LANG": locale.language},
+            locale.language,
             paths.preloaded,
             self._keep_fork_servers_output,
         )

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from nblauncher import passwords, wire
+from nblauncher.children import NOWHERE
 from nblauncher.descriptors import pidfd_getfd
 from nblauncher.model import Account, Secret, ServerState
 from nblauncher.supervisor import client
@@ -182,6 +183,11 @@ def is_in_memory(pid: int, what: bytes) -> bool:
             if what in content:
                 return True
     return False
+
+
+def test_what_the_fork_server_imports_finds_no_program_to_run_as_root(course):
+    environment = loaded(course).environ()
+    assert {environment["PATH"], environment["HOME"]} == {str(NOWHERE)}
 
 
 def test_the_fork_server_has_one_thread_and_no_event_loop(course, ada):
