@@ -73,7 +73,7 @@ def main() -> None:
     for spawner, wall, processor, servers, everything in rows:
         private, proportional = (statistics.median(column) for column in zip(*servers, strict=True))
         each = processor / options.students
-        print(f"| {spawner} | {wall:.1f} | {processor:.1f} | {each:.2f} | {private:.0f} | {proportional:.0f} ", end="")
+        print(f"| {spawner} | {wall:.1f} | {processor:.1f} | {each:.2f} | {private:.1f} | {proportional:.0f} ", end="")
         print(f"| {everything:.0f} |")
 
 

@@ -119,7 +119,6 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "keyfile": "",
         "client_ca": "",
         "root_dir": config.home,
-        "preferred_dir": str(preferred) if config.target and preferred.is_dir() else config.home,
         "default_url": "/nblauncher/begin",
         "identity_provider_class": StudentIdentity,
         "allow_remote_access": True,
@@ -150,7 +149,10 @@ def forced(config: ServerConfig, scheme: str) -> Config:
             "StudentIdentity": identity,
             "LabApp": {"app_settings_dir": config.settings_folder, "default_url": "/nblauncher/begin"},
             "JupyterNotebookApp": {"app_settings_dir": config.settings_folder, "default_url": "/nblauncher/begin"},
-            "FileContentsManager": {"delete_to_trash": False},
+            "FileContentsManager": {
+                "delete_to_trash": False,
+                "preferred_dir": config.target if preferred.is_dir() else "",
+            },
             **{name: {"transport": "ipc"} for name in kernel_managers},
             **{name: _culling(config.idle_stop) for name in ("MappingKernelManager", "AsyncMappingKernelManager")},
         }

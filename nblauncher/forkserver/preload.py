@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -95,6 +96,15 @@ def postpone_grammar() -> None:
 
     vars(stand_in)["is_valid_syntax"] = is_valid_syntax
     sys.modules[_GRAMMAR] = stand_in
+
+
+def remember_entry_points() -> None:
+    """Read what the installed packages offer once for all servers. Call it before Jupyter is imported.
+
+    jupyter_lsp alone asks five times in each server, and each time every package's file is read and parsed.
+    """
+    everything = importlib.metadata.entry_points()
+    importlib.metadata.entry_points = everything.select
 
 
 def load(names: Iterable[str]) -> None:

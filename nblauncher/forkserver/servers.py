@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> int:
 def _load(found: Path) -> None:
     """What a server needs, as it was found by an earlier fork server of this environment, or by a warm-up now."""
     preload.postpone_grammar()
+    preload.remember_entry_points()
     from nblauncher.forkserver import warm_up  # not before the interpreter was looked at: this imports all of Jupyter
 
     environment = preload.environment()

@@ -153,6 +153,24 @@ def test_the_grammar_of_iris_is_made_when_one_is_checked():
     assert said.split() == ["False", "True", "False", "False", "True"]
 
 
+ENTRY_POINTS = """
+import builtins, importlib.metadata, io, sys
+from nblauncher.forkserver import preload
+asked = [{}, {"group": "console_scripts"}, {"group": "none"}, {"group": "console_scripts", "name": "nblauncher"}]
+before = [importlib.metadata.entry_points(**one) for one in asked]
+preload.remember_entry_points()
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments) if event == "open" else None)
+from importlib.metadata import entry_points
+print([list(entry_points(**one)) for one in asked] == [list(one) for one in before], len(before[3]), len(opened))
+"""
+
+
+def test_what_packages_offer_is_read_once_and_answered_as_ever():
+    said = subprocess.run([sys.executable, "-I", "-c", ENTRY_POINTS], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "1", "0"]
+
+
 def test_names_of_modules_are_checked_before_they_are_imported():
     assert preload.names_in(["colorsys", "os.path", "../x", "a b", 7, "os;x", "x."]) == ("colorsys", "os.path")
     assert preload.names_in({"colorsys": 1}) == ()
