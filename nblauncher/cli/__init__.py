@@ -31,6 +31,7 @@ from nblauncher.commands import (
     init,
     known,
     launch,
+    reload,
     remove,
     retrieve,
     send,
@@ -152,6 +153,21 @@ def launch_command(call: Call, background: bool, on_demand: bool, front_page_onl
         if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
             return exit_code
         return watch.keep(opened.host)
+
+
+@cli.command("reload")
+@acts_on_students
+def reload_command(call: Call) -> int:
+    """Bring what is new in roster and config into the running class; running servers are left alone."""
+    opened = open_session(call, needs_roster=True)
+    wanted = (opened.roster or Roster()).only(students_of(opened, call))
+
+    def summary(host: Host, report: Report) -> str:
+        ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
+        return ready if report.done else f"Nothing to do: {ready}"
+
+    deed = Deed("taken in", summary=summary, enrich=launch.student_details, touches_accounts=True, with_front_page=True)
+    return change(call, opened, lambda host: reload.prepare(host, wanted, opened), deed)
 
 
 @cli.command("status")

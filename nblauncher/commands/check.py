@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nblauncher
+from nblauncher import memory
 from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.course import STATE_ROOT
@@ -51,6 +52,8 @@ class Known:
     owner_home: Path | None = None
     objections: Mapping[str, str] = field(default_factory=dict)
     """Usernames of the roster that this host cannot take, and why."""
+    served: frozenset[str] = frozenset()
+    """Students whose servers run."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -113,12 +116,17 @@ def _problems_of(error: InputError | RefusedError) -> list[str]:
     return list(error.problems)
 
 
-def known_of(host: Host, roster: Roster | None, own_ports: frozenset[int] = frozenset()) -> Known:
+def known_of(
+    host: Host,
+    roster: Roster | None,
+    own_ports: frozenset[int] = frozenset(),
+    served: frozenset[str] = frozenset(),
+) -> Known:
     """What the ledger knows, which only root reads; others get the rest. HostError when it is damaged."""
     usernames = roster.usernames if roster else ()
     planned = host.settings.accounts
     homes = {name: planned.home / name for name in usernames if planned.create}
-    known = Known(own_ports=own_ports, homes=homes, owner_home=host.owner.home, frontend=host.frontend)
+    known = Known(own_ports=own_ports, homes=homes, owner_home=host.owner.home, served=served, frontend=host.frontend)
     try:
         claims = host.ledger.claims()
     except RefusedError:
@@ -176,9 +184,16 @@ def machine(ask: Ask) -> Iterator[Finding]:
 
 
 def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
-    """Folders that must not lie where they lie, and room on the disks."""
+    """Folders that must not lie where they lie, and room in memory and on the disks."""
     for words in config.conflicts(settings, known.homes, known.owner_home):
         yield problem("folders", words, "Choose another folder.")
+    yield storage.main_memory(
+        memory.room(),
+        settings.notebook.spawner,
+        len(roster or ()),
+        len(known.served),
+        on_demand=settings.notebook.start == "on-demand",
+    )
     disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
     yield from storage.room(disks, len(roster or ()))
 

@@ -31,6 +31,8 @@ class StartFrontPage:
         return "start the front page"
 
     def apply(self, host: Host) -> None:
+        if is_current(host):
+            return
         with client.start(host.paths) as supervisor:
             supervisor.stop_front_page()
             _start(host, supervisor)

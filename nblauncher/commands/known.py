@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nblauncher.commands import check, session
+from nblauncher.commands import check, session, shutdown
 from nblauncher.commands.check import Finding
 from nblauncher.commands.session import Caller
 from nblauncher.errors import NblauncherError
@@ -22,10 +22,16 @@ def findings(who: Caller, config: Path | None, files: tuple[Path, ...]) -> list[
     if settings is not None:
         try:
             host = this_host(settings, session.owner_of(who, settings))
-            known = check.known_of(host, roster, _held_ports(host, who))
+            known = check.known_of(host, roster, _held_ports(host, who), _served(host, who))
         except NblauncherError as error:
             problems += error.problems
     return check.checks(settings, roster, problems, known)
+
+
+def _served(host: Host, who: Caller) -> frozenset[str]:
+    """Students whose servers run."""
+    reports = shutdown.reports(host) if who.is_root else ()
+    return frozenset(report.username for report in reports if report.state in shutdown.RUNNING)
 
 
 def _held_ports(host: Host, who: Caller) -> frozenset[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import classfiles, hashes, profile, survey
+from nblauncher import classfiles, hashes, memory, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import classroom, front_page, shutdown
 from nblauncher.commands.setup import AcceptInputs
@@ -22,7 +22,7 @@ from nblauncher.host import Host, host_lock
 from nblauncher.ledger import locked
 from nblauncher.model import AccountState, ServerState
 from nblauncher.plan import Phase, Plan, Report, SomeFailed
-from nblauncher.preflight import system
+from nblauncher.preflight import storage, system
 from nblauncher.preflight.ports import bind_trouble
 from nblauncher.settings import Settings
 from nblauncher.supervisor import client, starting
@@ -50,7 +50,7 @@ def prepare(
     reports = shutdown.reports(host)
     running = {report.username for report in reports if report.state is ServerState.READY}
     asleep = {report.username for report in reports if report.state is ServerState.ASLEEP} if on_demand else set()
-    return plan(
+    made = plan(
         usernames,
         survey.survey(host, usernames),
         running=running | asleep.difference(classroom.outdated(host, asleep)),
@@ -60,6 +60,16 @@ def prepare(
         new_inputs=None if accepted.is_done(host) else accepted,
         warnings=_warnings(host.settings),
     )
+    refuse_what_does_not_fit(made, host.settings.notebook.spawner)
+    return made
+
+
+def refuse_what_does_not_fit(plan: Plan, spawner: str) -> None:
+    """RefusedError where the host has no memory for the servers that would be started at once."""
+    count = sum(len(step.usernames) for step in plan.steps if isinstance(step, StartServers) and not step.on_demand)
+    room = memory.room()
+    if count > room.servers(spawner):
+        raise RefusedError(*storage.does_not_fit(room, spawner, count))
 
 
 def plan(
@@ -82,17 +92,26 @@ def plan(
     return Plan(
         (
             Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
-            Phase("hold the ports", (HoldPorts(missing),) if missing or not front_page_is_current else ()),
-            Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
-            # Before the front page, which is started again from them when it dies.
-            Phase("inputs", (new_inputs,) if new_inputs else ()),
-            Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
+            *starting_phases(missing, on_demand, front_page_is_current, new_inputs),
         ),
         (
             *(f"{name} is not served: the removal began and did not finish" for name in leaving),
-            *([_outdated_words(outdated)] if outdated else []),
+            *([outdated_words(outdated)] if outdated else []),
             *warnings,
         ),
+    )
+
+
+def starting_phases(
+    missing: tuple[str, ...], on_demand: bool, front_page_is_current: bool, new_inputs: AcceptInputs | None = None
+) -> tuple[Phase, ...]:
+    """Ports, servers and front page, for `reload` as well."""
+    return (
+        Phase("hold the ports", (HoldPorts(missing),) if missing or not front_page_is_current else ()),
+        Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
+        # Before the front page, which is started again from them when it dies.
+        Phase("inputs", (new_inputs,) if new_inputs else ()),
+        Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
     )
 
 
@@ -167,7 +186,7 @@ class StartServers:
                 outcomes = starting.start_servers(
                     supervisor,
                     orders,
-                    concurrency=2 * (os.cpu_count() or 1),
+                    concurrency=_at_a_time(host.settings.notebook.spawner),
                     deadline=host.settings.notebook.start_deadline,
                     on_event=known,
                     addresses=host.settings.web.bind,
@@ -221,7 +240,7 @@ def _is_set_up(name: str, facts: Facts) -> bool:
     return name in facts.members and name in facts.with_passwords and facts.state(name) in _SERVABLE
 
 
-def _outdated_words(names: Sequence[str]) -> str:
+def outdated_words(names: Sequence[str]) -> str:
     who = ", ".join(names) if len(names) <= 5 else shutdown.servers_of(names)
     return f"{who}: running with an older config; `nblauncher shutdown` and `launch` bring the new one"
 
@@ -235,6 +254,11 @@ def _warnings(settings: Settings) -> tuple[str, ...]:
     if not settings.web.bind and bind_trouble(socket.AF_INET6, "::", 0) in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
         warnings.append(NO_IPV6)
     return tuple(warnings)
+
+
+def _at_a_time(spawner: str) -> int:
+    """How many servers start together: as many as keep the cores busy, and no more than memory has room for."""
+    return max(1, min(2 * (os.cpu_count() or 1), memory.room().servers(spawner)))
 
 
 def _require_reachable_interpreter() -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nblauncher import memory
+from nblauncher.memory import Room
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
 
@@ -37,6 +39,31 @@ def room(places: Mapping[str, Path], students: int) -> Iterator[Finding]:
             yield ok("disk space", f"{where}: {_room(free, inodes)}")
 
 
+def main_memory(room: Room, spawner: str, students: int, running: int, *, on_demand: bool) -> Finding:
+    """Whether the students fit at the same time, each with a server and a kernel that imported pandas. `running` have
+    their servers already, which `room` no longer counts.
+    """
+    able = room.students(spawner) + running
+    left = f"{memory.words(room.usable)} are left for the class"
+    enough = f"{left}: about {able} students can work at the same time"
+    if able >= students:
+        return ok("memory", enough)
+    if on_demand:
+        return warning("memory", f"{enough}, of {students}; more wait until one stops", "Set notebook.idle_stop.")
+    if room.servers(spawner) + running >= students:
+        return warning("memory", f"{enough}, of {students}", "Set `notebook.start: on-demand` and notebook.idle_stop.")
+    return problem("memory", *does_not_fit(room, spawner, students - running))
+
+
+def does_not_fit(room: Room, spawner: str, servers: int) -> tuple[str, str]:
+    """What to say, and what to do, when so many servers more have no room."""
+    needed = memory.words(servers * memory.server_bytes(spawner))
+    return (
+        f"{servers} servers need {needed} of memory and {memory.words(room.usable)} are left for the class",
+        "Let each start when its student comes: `nblauncher launch --on-demand`, or `notebook.start: on-demand`.",
+    )
+
+
 def _existing(place: Path) -> Path:
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -44,5 +71,4 @@ def _existing(place: Path) -> Path:
 
 
 def _room(free: int, inodes: int | None) -> str:
-    size = f"{free / 1e9:.1f} GB" if free >= 1e9 else f"{free / 1e6:.0f} MB"
-    return f"{size} free" + (f", {inodes} inodes" if inodes is not None else "")
+    return f"{memory.words(free)} free" + (f", {inodes} inodes" if inodes is not None else "")

@@ -11,8 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from nblauncher import memory
+from nblauncher.memory import Room
 from nblauncher.model import ServerState
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.loop import Loop
@@ -29,9 +30,6 @@ LONGEST_WAIT = 600.0
 SERVER_BYTES = 150_000_000
 """What a server with a first kernel may come to need."""
 
-RESERVE = 0.05
-"""Of the host's memory, which waking never takes."""
-
 CALL, CONNECTION = "call", "connection"
 """Why a seat is woken: its student signed in at the front page, or anybody connected."""
 
@@ -41,12 +39,6 @@ _LOOK_AGAIN = 1.0
 def wait_after(misses: int) -> float:
     """Seconds until a connection may wake the seat again. The first miss is free: who types slowly comes back."""
     return 0.0 if misses < 2 else min(PROOF * 2.0 ** (misses - 2), LONGEST_WAIT)
-
-
-def memory() -> tuple[int, int]:
-    """Bytes in all, and bytes that programs could still get (proc_meminfo(5) MemTotal, MemAvailable)."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemTotal"].split()[0]) * 1024, int(lines["MemAvailable"].split()[0]) * 1024
 
 
 class Waking:
@@ -60,7 +52,7 @@ class Waking:
         seats: Iterable[Seat],
         start: Callable[[Seat], None],
         end: Callable[[Seat, str], None],
-        room: Callable[[], tuple[int, int]] = memory,
+        room: Callable[[], Room] = memory.room,
     ) -> None:
         self._loop, self._seats, self._start, self._end, self._room = loop, seats, start, end, room
         self._most = 2 * (os.cpu_count() or 1)
@@ -115,8 +107,7 @@ class Waking:
         everybody = list(self._seats)
         starting = sum(seat.state is ServerState.STARTING for seat in everybody)
         unproven = sum(seat.is_up and seat.waker.why == CONNECTION and not seat.waker.is_proven for seat in everybody)
-        total, available = self._room()
-        places = min(self._most, int((available - RESERVE * total) // SERVER_BYTES)) - starting
+        places = min(self._most, self._room().usable // SERVER_BYTES) - starting
         now = time.monotonic()
         for seat in sorted(self._queue, key=lambda seat: seat.waker.why != CALL):
             if places <= 0:

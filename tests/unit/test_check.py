@@ -20,6 +20,7 @@ from nblauncher.commands.check import Known, checks
 from nblauncher.course import CoursePaths
 from nblauncher.host import Host
 from nblauncher.ledger import CourseLedger, CourseRecord, HostLedger
+from nblauncher.memory import Room
 from nblauncher.model import Account, Route
 from nblauncher.preflight import firewall, identities, ports, storage, system, web
 from nblauncher.preflight.finding import Answer, Ask, Finding, ask
@@ -506,6 +507,32 @@ def test_room_is_told_for_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
 def test_a_disk_without_inodes_of_its_own_is_not_called_full() -> None:
     (found,) = storage.room({"proc": Path("/proc")}, 0)
     assert "inodes" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "spawner", "running", "on_demand", "level", "words"),
+    [
+        (16, "forkserver", 0, False, "ok", "about 137 students can work"),
+        (4, "forkserver", 0, False, "warning", "about 34 students can work at the same time, of 60"),
+        (4, "forkserver", 30, False, "ok", "about 64 students"),
+        (4, "process", 0, False, "problem", "60 servers need 4.3 GB of memory and 4.0 GB are left"),
+        (4, "process", 0, True, "warning", "more wait until one stops"),
+        (0.5, "forkserver", 0, False, "problem", "60 servers need 1.6 GB of memory and 500 MB are left"),
+        (0.5, "forkserver", 50, False, "warning", "of 60"),
+    ],
+)
+def test_how_many_students_the_memory_holds_is_told(
+    gigabytes: float, spawner: str, running: int, on_demand: bool, level: str, words: str
+) -> None:
+    room = Room(0, int(gigabytes * 1e9))
+    found = storage.main_memory(room, spawner, 60, running, on_demand=on_demand)
+    assert (found.level, words in found.message) == (level, True), found.message
+    assert level == "ok" or found.hint
+
+
+def test_a_class_leaves_some_memory_to_the_host() -> None:
+    assert Room(100, 4).usable == 0
+    assert Room(1_000_000_000_000, 51_000_000_000).servers("forkserver") == 1_000_000_000 // 26_000_000
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from nblauncher import memory
 from nblauncher.commands import launch, shutdown, status
 from nblauncher.commands.launch import NotSetUp, StartServers
 from nblauncher.commands.setup import AcceptInputs
-from nblauncher.errors import HostError
+from nblauncher.errors import HostError, RefusedError
 from nblauncher.ledger import Membership
 from nblauncher.model import AccountState
 from nblauncher.plan import Plan, Report
@@ -43,6 +44,14 @@ def test_what_runs_is_left_alone():
     assert described(plan) == ["hold the class's ports", "start 1 server"]
     assert planned(facts(), running=NAMES, front=True).is_empty
     assert described(planned(facts(), running=NAMES)) == ["hold the class's ports", "start the front page"]
+
+
+def test_servers_that_memory_has_no_room_for_are_not_started(monkeypatch):
+    monkeypatch.setattr(memory, "room", lambda: memory.Room(0, 2 * memory.server_bytes("forkserver")))
+    with pytest.raises(RefusedError, match="3 servers need 78 MB of memory and 52 MB are left"):
+        launch.refuse_what_does_not_fit(planned(facts()), "forkserver")
+    launch.refuse_what_does_not_fit(planned(facts(), running=("ada",)), "forkserver")
+    launch.refuse_what_does_not_fit(planned(facts(), on_demand=True), "forkserver")
 
 
 @pytest.mark.parametrize("state", [AccountState.CHANGED, AccountState.GUEST])

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "descriptors",
             "children",
             "root_files",
+            "memory",
             "plain_http",
             "classfiles",
             "runtime_folders",

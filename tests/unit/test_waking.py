@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nblauncher import memory
 from nblauncher.cgroups import Group, Kind
 from nblauncher.model import ServerState
 from nblauncher.supervisor import waking
@@ -31,7 +32,7 @@ class Room:
         self.ended: list[str] = []
         self.available = PLENTY
         self.seats = [Seat(f"s{number}", 100 + number, 0, Group(Kind.NONE, Path("/"))) for number in range(seats)]
-        self.waking = Waking(self, self.seats, self.start, self.end, lambda: (PLENTY, self.available))  # type: ignore[arg-type]
+        self.waking = Waking(self, self.seats, self.start, self.end, lambda: memory.Room(PLENTY, self.available))  # type: ignore[arg-type]
         for seat in self.seats:
             one = socket.socket()
             one.bind(("127.0.0.1", 0))
@@ -181,7 +182,7 @@ def test_wake_ups_that_bring_nobody_come_later_and_later_and_a_sign_in_forgets_t
 
 def test_nobody_wakes_into_a_full_memory(room):
     class_ = room(10)
-    class_.available = int(waking.RESERVE * PLENTY) + 2 * SERVER_BYTES + 1
+    class_.available = int(memory.RESERVE * PLENTY) + 2 * SERVER_BYTES + 1
     for seat in class_.seats:
         class_.waking.call(seat)
     assert len(class_.started) == 2
@@ -217,5 +218,5 @@ def test_a_seat_that_is_stopped_is_out_of_the_queue(room):
 
 
 def test_the_hosts_memory_is_read():
-    total, available = waking.memory()
-    assert 0 < available <= total < 1 << 50
+    room = memory.room()
+    assert 0 < room.available <= room.total < 1 << 50

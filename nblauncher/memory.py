@@ -1,0 +1,55 @@
+"""Memory: what the host has left, and how many servers that is. Figures: docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RESERVE = 0.05
+"""Of the host's memory, which a class never takes."""
+
+KERNEL_BYTES = 90_000_000
+"""A kernel that has imported pandas."""
+
+_SERVER_BYTES = {"forkserver": 26_000_000, "process": 72_000_000}
+"""An idle server, by spawner, with its part of what servers share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of memory in all, and what programs could still get."""
+
+    total: int
+    available: int
+
+    @property
+    def usable(self) -> int:
+        """What a class may take."""
+        return max(0, self.available - int(RESERVE * self.total))
+
+    def servers(self, spawner: str) -> int:
+        """How many more servers fit that nobody uses."""
+        return self.usable // server_bytes(spawner)
+
+    def students(self, spawner: str) -> int:
+        """How many more students fit who work, with a server and a kernel each."""
+        return self.usable // student_bytes(spawner)
+
+
+def server_bytes(spawner: str) -> int:
+    return _SERVER_BYTES[spawner]
+
+
+def student_bytes(spawner: str) -> int:
+    return server_bytes(spawner) + KERNEL_BYTES
+
+
+def words(size: int) -> str:
+    """`21.3 GB`, `640 MB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def room() -> Room:
+    """The host's, now (proc_meminfo(5): MemTotal, MemAvailable)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return Room(int(lines["MemTotal"].split()[0]) * 1024, int(lines["MemAvailable"].split()[0]) * 1024)

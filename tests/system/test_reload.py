@@ -1,0 +1,87 @@
+"""reload: new students in a class that runs, and nobody who works notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import launched
+from tests.classroom import Classroom
+
+pytestmark = pytest.mark.system
+
+ADA, BOB, EVE = "nbtnada", "nbtnbob", "nbtneve"
+
+
+@pytest.fixture(scope="module")
+def room() -> Iterator[Classroom]:
+    made = Classroom("nbtn1", [ADA, BOB], port=18240, first_uid=30100)
+    try:
+        made.run("setup")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def up(room: Classroom) -> Classroom:
+    if not launched.is_ready(room):
+        room.write([ADA, BOB])
+        room.run("launch", "--background")
+    return room
+
+
+def test_without_a_class_there_is_nothing_to_bring_it_into(room):
+    room.write([ADA, BOB, EVE])
+    answer = room.run("reload", expect=4)
+    assert "the class does not run" in answer.stderr and "launch" in answer.stderr
+    assert EVE not in room.credentials
+
+
+def test_a_new_student_gets_account_and_server_and_nobody_else_notices(up):
+    before, front = launched.handles(up), launched.front_page(up)
+    up.write([ADA, BOB, EVE])
+    said = up.json("reload")
+    assert [(one["username"], one["status"], one["server"]) for one in said["students"]] == [
+        (ADA, "unchanged", "ready"),
+        (BOB, "unchanged", "ready"),
+        (EVE, "done", "ready"),
+    ]
+    assert {name: handle for name, handle in launched.handles(up).items() if name != EVE} == before
+    assert launched.front_page(up) != front
+    with launched.visitor(up, EVE) as eve:
+        assert eve.api("GET", "me").json()["identity"]["username"] == EVE
+        assert eve.api("GET", "contents/tutorial/lab1.txt").json()["content"] == "measure the pendulum\n"
+    front = launched.front_page(up)
+    answer = up.run("reload")
+    assert answer.stdout.startswith("Nothing to do: 3 of 3 servers are ready.")
+    assert launched.front_page(up) == front
+
+
+def test_a_student_who_was_shut_down_stays_so(up):
+    up.run("shutdown", "--only", BOB)
+    (up.folder / "material" / "lab2.txt").write_text("measure it again\n")
+    front = launched.front_page(up)
+    up.run("reload")
+    assert launched.states(up) == {"": "ready", ADA: "ready", BOB: "stopped", EVE: "ready"}
+    assert (up.home(BOB) / "tutorial" / "lab2.txt").exists()  # what setup would do
+    assert launched.front_page(up) == front  # knows nothing new
+    up.run("launch", "--background")
+
+
+def test_a_row_that_is_refused_changes_nothing(up):
+    before = launched.handles(up)
+    up.write([ADA, BOB, EVE, "root"])
+    assert "root" in up.run("reload", expect=3).stderr
+    assert launched.handles(up) == before
+    up.write([ADA, BOB, EVE])
+
+
+def test_where_servers_start_on_demand_a_new_one_does_too(room):
+    room.run("shutdown", "--yes")
+    room.write([ADA, BOB, EVE])
+    room.run("launch", "--on-demand", "--background")
+    room.write([ADA, BOB, EVE, "nbtnkim"])
+    room.run("reload")
+    assert launched.states(room) == {"": "ready", **dict.fromkeys(room.names, "asleep")}
