@@ -44,6 +44,14 @@ def student_bytes(spawner: str) -> int:
     return server_bytes(spawner) + KERNEL_BYTES
 
 
+def kills() -> int:
+    """How many processes the kernel has ended since the host started because there was no memory, on the whole host or
+    in a control group (/proc/vmstat oom_kill, Linux 4.13).
+    """
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def words(size: int) -> str:
     """`21.3 GB`, `640 MB`."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

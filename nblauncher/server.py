@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jupyter_core.utils import ensure_event_loop
 from jupyter_server.serverapp import ServerApp
 from jupyterlab.labapp import LabApp
 from notebook.app import JupyterNotebookApp
@@ -61,6 +62,11 @@ class StudentServer(ServerApp):
 
     inherited: Inherited
     activity: Activity
+
+    def init_ioloop(self) -> None:
+        """One loop for everything: what asks jupyter_core for one later would get, and make current, another."""
+        ensure_event_loop()
+        super().init_ioloop()
 
     def init_configurables(self) -> None:
         """Every config file was read by now, extensions' too: what the student may not choose is said once more."""

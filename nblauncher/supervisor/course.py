@@ -279,7 +279,7 @@ class Course:
                 done()
 
         for seat in chosen:
-            self.seats.stop(seat, grace, one_done)
+            self.seats.stop(seat, grace, one_done, reason="it was shut down")
 
     def _start_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         spec = FrontPageSpec.from_json(asked.get("front"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import cgroups, processes, runtime_folders, server_activity
+from nblauncher import cgroups, memory, processes, runtime_folders, server_activity
 from nblauncher.cgroups import Groups, Kind
 from nblauncher.descriptors import take_listener, take_pipe
 from nblauncher.errors import HostError
@@ -55,6 +55,8 @@ class Seats:
         self.waking = Waking(loop, self, self._wake, self._fall_asleep)
         self.changed: set[str] = set()
         """Whose facts to be remembered are new; whoever remembers them empties it."""
+        self._memory_kills = memory.kills()
+        """As of the last time that a server ended."""
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
@@ -349,7 +351,7 @@ class Seats:
 
     def _ended(self, seat: Seat, status: int | None) -> None:
         """The server's process is gone; `status` is None when we were not its parent."""
-        words = "it ended; how is not known, because it was adopted" if status is None else exit_words(status)
+        words = self._words(status)
         pid = seat.handle.pid if seat.handle else 0
         log.info("%s's server, pid %d, ended: %s", seat.username, pid, words)
         if seat.watch >= 0:
@@ -375,6 +377,14 @@ class Seats:
         # Everything that came from it goes first: its kernels are nobody's any more.
         seat.stopping = Stopping(seat.state, seat.reason, done=then)
         self._sweep(seat, leader)
+
+    def _words(self, status: int | None) -> str:
+        """How a server ended. Who did a SIGKILL is not told to anybody; that memory ran out meanwhile is."""
+        before, self._memory_kills = self._memory_kills, memory.kills()
+        if status is None:
+            return "it ended; how is not known, because it was adopted"
+        ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._memory_kills > before
+        return f"{exit_words(status)}, because memory ran out" if ran_out else exit_words(status)
 
     def _hear_last_words(self, seat: Seat) -> None:
         """Its end may be known before what it said about it."""

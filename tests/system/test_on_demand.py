@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from nblauncher import workers
@@ -60,8 +59,7 @@ def is_asleep(course: RunningClass, account: Account) -> bool:
 
 
 def processes_of(account: Account) -> list[int]:
-    uids = ((one.pid, one.info["uids"]) for one in psutil.process_iter(["uids"]))
-    return [pid for pid, found in uids if found and found.real == account.uid]
+    return [one.pid for one in launched.processes_of(account.uid)]
 
 
 @contextmanager

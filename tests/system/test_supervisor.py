@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -243,6 +245,38 @@ def test_a_server_that_dies_is_started_again_without_its_old_kernels(course, ada
         assert browser.api("GET", "kernels").json() == []
 
 
+MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """The process list of a control group with 40 MB."""
+    unified = not MEMORY.is_dir()
+    group = (MEMORY.parent if unified else MEMORY) / "nbtv-small"
+    group.mkdir()
+    try:
+        limit = group / ("memory.max" if unified else "memory.limit_in_bytes")
+        if not limit.exists():
+            pytest.skip("control groups here do not limit memory")
+        limit.write_text("40000000")
+        yield group / "cgroup.procs"
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_that_memory_ran_out_is_said(course, ada, tmp_path, small_memory):
+    course.ready((ada, ADA))
+    before = course.handle(ada)
+    with signed_in(course, ada, ADA, tmp_path) as browser:
+        small_memory.write_text(str(before.pid))
+        with contextlib.suppress(httpx.TransportError):
+            browser.api("PUT", "contents/x.txt", json={"type": "file", "format": "text", "content": "x" * 60_000_000})
+    eventually(lambda: course.report(ada).state is ServerState.READY and course.handle(ada) != before)
+    reason = course.report(ada).reason
+    assert reason == "killed by SIGKILL, because memory ran out; it was started again"
+
+
 def test_a_server_that_keeps_dying_stays_down_and_keeps_its_port(course, ada, bob):
     course.ready((ada, ADA))
     for _ in range(5):
@@ -259,7 +293,7 @@ def test_a_server_that_is_stopped_before_it_is_started_again_stays_down(course, 
     kill(course, ada)
     kill(course, ada)  # now there is a pause of a second
     course.supervisor.stop_servers([ada.username])
-    assert course.report(ada).state is ServerState.STOPPED
+    assert course.report(ada).state is ServerState.STOPPED and course.report(ada).reason == "it was shut down"
     with pytest.raises(AssertionError, match="did not become so in time"):
         eventually(lambda: course.report(ada).state is not ServerState.STOPPED or processes_of(ada), patience=3)
 
