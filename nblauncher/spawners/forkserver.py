@@ -34,6 +34,9 @@ LOADING = 20.0
 ANSWERING = 10.0
 """Seconds that it may take to fork."""
 
+ENDING = 2.0
+"""Seconds that one that was killed may take to be gone."""
+
 _PAUSES = (1.0, 5.0, 30.0, 300.0)
 """Seconds until one that died is started again: the first time, the second, ... the last from then on."""
 
@@ -120,7 +123,12 @@ class ForkServerSpawner:
         return True
 
     def close(self) -> None:
+        """End the fork server for good. Waits until it is gone: its control group cannot be removed before."""
+        pidfd = None if self._handle is None else processes.open_handle(self._handle)
         self._end()
+        if pidfd is not None:
+            processes.wait_for_end(pidfd, ENDING)
+            os.close(pidfd)
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -19,7 +19,8 @@ import pexpect
 import psutil
 import pytest
 
-from nblauncher import workers
+from nblauncher import cgroups, workers
+from nblauncher.cgroups import Kind
 from nblauncher.model import Account
 from nblauncher.supervisor import client
 from tests import launched
@@ -382,7 +383,10 @@ def test_shutdown_ends_what_came_from_the_servers_and_nothing_else(up):
         mine = {one.pid: one.cmdline() for one in launched.processes_of(uid(ADA))}
         assert kernel in mine
         assert {"987654", "876543"} <= {word for words in mine.values() for word in words}
+        groups = cgroups.choose(up.course)
+        assert groups.names()
         up.run("shutdown")
+        assert groups.names() == () and (groups.kind is Kind.NONE or not groups.root.exists())
         assert [one.pid for one in launched.processes_of(uid(ADA))] == [outside.pid]
         assert "nothing to do" in up.run("shutdown").stdout
     finally:

@@ -253,7 +253,10 @@ def small_memory() -> Iterator[Path]:
     """The process list of a control group with 40 MB."""
     unified = not MEMORY.is_dir()
     group = (MEMORY.parent if unified else MEMORY) / "nbtv-small"
-    group.mkdir()
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"{group} cannot be made here: {error.strerror}")
     try:
         limit = group / ("memory.max" if unified else "memory.limit_in_bytes")
         if not limit.exists():
