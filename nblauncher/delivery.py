@@ -70,10 +70,14 @@ class Delivery:
         return Work(len(written), self.bytes, tuple(filter(None, map(_exclusion, self.outcomes))))
 
 
-def pending(index: Index, handed_out: Mapping[str, HandedOut]) -> tuple[Item, ...]:
-    """The items whose present version this student was never given. Pure: nobody's home is looked at."""
+def pending(index: Index, handed_out: Mapping[str, HandedOut], *, restores_deleted: bool = False) -> tuple[Item, ...]:
+    """The items whose present version this student was never given; those that may be gone too with
+    `restores_deleted`. Pure: nobody's home is looked at.
+    """
     return tuple(
-        item for item in index.items if (known := handed_out.get(item.path)) is None or known.sha256 != item.sha256
+        item
+        for item in index.items
+        if restores_deleted or (known := handed_out.get(item.path)) is None or known.sha256 != item.sha256
     )
 
 
@@ -85,6 +89,7 @@ def deliver(
     handed_out: Mapping[str, HandedOut],
     today: date,
     *,
+    restores_deleted: bool = False,
     stall: float = 60.0,
     longest: float | None = None,
 ) -> Delivery:
@@ -92,7 +97,8 @@ def deliver(
 
     Their content comes from the bundle; those it could not read are BLOCKED. `handed_out` is everything the student was
     ever given below the target. `stall` and `longest` are seconds without a sign of life and in all. The target folder
-    is made even for no items. Files are on the disk when this returns.
+    is made even for no items. With `restores_deleted` a file that was given before and is gone is given once more, and
+    one that is there in whatever form stays as it is. Files are on the disk when this returns.
 
     RefusedError for uid 0. HostError when the home is not the student's folder, or the child was ended by the student
     or by a deadline; a later run finds what it wrote and goes on.
@@ -102,7 +108,14 @@ def deliver(
     wanted = tuple(items)
     spooled = tuple(bundle.items[item.path] for item in wanted if item.path in bundle.items)
     order = placing.Order(
-        account.home, target, spooled, bundle.offsets, bundle.descriptor, handed_out, today.isoformat()
+        account.home,
+        target,
+        spooled,
+        bundle.offsets,
+        bundle.descriptor,
+        handed_out,
+        today.isoformat(),
+        restores_deleted,
     )
     total = sum(item.size for item in spooled)
     limit = _LONGEST + total / _SLOWEST if longest is None else longest

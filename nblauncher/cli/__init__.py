@@ -116,12 +116,17 @@ def setup_command(call: Call) -> int:
 
 
 @cli.command("send")
+@click.option("--restore-deleted", is_flag=True, help="Also put back what a student had and deleted.")
 @acts_on_students
-def send_command(call: Call) -> int:
+def send_command(call: Call, restore_deleted: bool) -> int:
     """Put new and corrected material into every home; edited files are kept."""
     opened = open_session(call)
     wanted = students_of(opened, call)
-    return change(call, opened, lambda host: send.prepare(host, wanted), Deed("brought up to date", counts_files=True))
+
+    def make_plan(host: Host) -> Plan:
+        return send.prepare(host, wanted, restores_deleted=restore_deleted)
+
+    return change(call, opened, make_plan, Deed("brought up to date", counts_files=True))
 
 
 @cli.command("launch")

@@ -65,26 +65,28 @@ class Outgoing:
 
     parcels: tuple[Parcel, ...] = ()
     today: date = field(default_factory=date.today)
+    restores_deleted: bool = False
+    """Whether what a student deleted goes out once more."""
 
     def descriptors(self) -> tuple[int, ...]:
         return tuple(parcel.bundle.descriptor for parcel in self.parcels if parcel.bundle is not None)
 
 
-def read(host: Host) -> Outgoing:
+def read(host: Host, *, restores_deleted: bool = False) -> Outgoing:
     """Look at material and profile, as the owner. InputError when they cannot be handed out."""
     index = material.index(host.settings.material, host.owner, previous=material.recall(_remembered(host)))
     parcels = [Parcel(MATERIAL, host.settings.material.target, index)]
     if host.settings.profile:
         profile = read_profile(host.owner, host.settings.profile)
         parcels.insert(0, Parcel(PROFILE, profile.target, profile.index, profile))
-    return Outgoing(tuple(parcels))
+    return Outgoing(tuple(parcels), restores_deleted=restores_deleted)
 
 
-def prepare(host: Host, usernames: Sequence[str]) -> Plan:
-    """Survey and plan."""
+def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = False) -> Plan:
+    """Survey and plan. With `restores_deleted` every home is looked at, for files of the material that are gone."""
     facts = survey.survey(host, usernames)
     served = [name for name in usernames if name in facts.members and name not in facts.locked]
-    outgoing = read(host)
+    outgoing = read(host, restores_deleted=restores_deleted)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
     return Plan(plan(served, facts, outgoing, handed_out), remarks)
@@ -102,7 +104,7 @@ def plan(
     for name in usernames:
         for parcel in outgoing.parcels:
             given = handed_out.get(parcel.kind, {}).get(name, {}) if name in facts.with_records else {}
-            items = delivery.pending(parcel.index, given)
+            items = delivery.pending(parcel.index, given, restores_deleted=outgoing.restores_deleted)
             if items:
                 lacking.setdefault(name, {}).update({item.path: item for item in items})
                 needed[parcel.kind] |= {item.path for item in items}
@@ -155,10 +157,13 @@ class SendTo:
         works: list[Work] = []
         for parcel in self.outgoing.parcels:
             given = host.course_ledger.handed_out(self.username, parcel.kind)
-            items = delivery.pending(parcel.index, given)
+            restores = self.outgoing.restores_deleted
+            items = delivery.pending(parcel.index, given, restores_deleted=restores)
             if not items:
                 continue
-            delivered = delivery.deliver(account, parcel.target, items, parcel.opened, given, self.outgoing.today)
+            delivered = delivery.deliver(
+                account, parcel.target, items, parcel.opened, given, self.outgoing.today, restores_deleted=restores
+            )
             host.course_ledger.record_handed_out(self.username, parcel.kind, delivered.handed_out)
             delivered.check()
             works.append(delivered.work)

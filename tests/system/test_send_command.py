@@ -55,6 +55,18 @@ def test_the_untouched_is_updated_the_edited_kept_and_the_deleted_left(taught):
     assert taught.sudo("send").stdout == "send: nothing to do.\n"
 
 
+def test_a_student_gets_back_what_was_deleted_by_mistake(taught):
+    taught.teach("lost.txt", "find me")
+    taught.sudo("send")
+    edit(ADA, "rm tutorial/lost.txt; echo mine > tutorial/sheet.txt")
+    students = taught.sudo_json("send", "--restore-deleted", "--only", ADA)
+    assert (taught.tutorial(ADA) / "lost.txt").read_text() == "find me"
+    assert (taught.tutorial(ADA) / "sheet.txt").read_text() == "mine\n"
+    assert (students[ADA]["status"], students[ADA]["files"]) == ("done", 2)  # gone.txt as well, deleted long ago
+    assert (taught.tutorial(ADA) / "gone.txt").read_text() == "two"
+    assert set(students) == {ADA}
+
+
 def test_a_dry_run_says_who_would_get_something_and_sends_nothing(taught):
     taught.teach("later.txt", "later")
     assert f"send to {ADA}" in taught.sudo("send", "--dry-run").stdout

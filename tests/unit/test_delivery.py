@@ -33,10 +33,11 @@ class Home:
     def target(self):
         return self.path / "home" / "tutorial"
 
-    def send(self, files, *, record=True):
+    def send(self, files, *, record=True, restore=False):
         contents = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
         with material.bundle_of(contents, self.path / "spool") as bundle:
-            items = delivery.pending(material.Index(tuple(bundle.items.values())), self.ledger)
+            index = material.Index(tuple(bundle.items.values()))
+            items = delivery.pending(index, self.ledger, restores_deleted=restore)
             order = placing.Order(
                 self.path / "home",
                 "tutorial",
@@ -45,6 +46,7 @@ class Home:
                 bundle.descriptor,
                 dict(self.ledger),
                 DAY.isoformat(),
+                restore,
             )
             rows, failure = placed(order)
         outcomes = {}
@@ -160,6 +162,32 @@ def test_a_deleted_file_is_not_restored_and_said_once(home):
     assert home.send({"lab1": "two", "week1/data": "two"}) == {}
     assert home.read() == {}
     assert not (home.target / "week1").exists()
+
+
+def test_what_was_deleted_is_put_back_on_demand_and_nothing_else_changes(home):
+    given = {"lab1": "one", "week1/data": "one", "edited": "one", "beside": "one", "link": "one"}
+    home.send(given)
+    (home.target / "beside").write_text("mine")
+    given |= {"beside": "two", "week1/data": "two"}
+    home.send({name: content for name, content in given.items() if name != "week1/data"})
+    (home.target / "edited").write_text("mine")
+    for name in ("lab1", "week1/data", "link"):
+        (home.target / name).unlink()
+    (home.target / "week1").rmdir()
+    (home.target / "link").symlink_to("edited")
+    put_back = home.send(given, restore=True)
+    assert put_back.pop("link")[0] == BLOCKED
+    assert put_back == {"lab1": NEW, "week1/data": NEW, "edited": UNCHANGED, "beside": UNCHANGED}
+    (home.target / "link").unlink()
+    assert home.read() == {
+        "lab1": "one",
+        "week1/data": "two",
+        "edited": "mine",
+        "beside": "mine",
+        "beside (update 2026-11-20)": "two",
+    }
+    assert home.send({name: content for name, content in given.items() if name != "link"}) == {}
+    assert home.send({"lab1": "two"}) == {"lab1": UPDATED}  # it is known again as it stands
 
 
 def test_a_file_made_again_after_it_was_deleted_is_the_students(home):
