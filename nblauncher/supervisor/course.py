@@ -319,11 +319,12 @@ class Course:
         if seat is not None:
             self.seats.waking.call(seat)
 
-    def _state_of(self, username: str) -> ServerState:
+    def _state_of(self, username: str) -> tuple[ServerState, str]:
         seat = self.seats.get(username)
         if seat is None:
-            return ServerState.STOPPED
-        return seat.stopping.final_state if seat.stopping is not None else seat.state
+            return ServerState.STOPPED, ""
+        about = seat.stopping
+        return (seat.state, seat.reason) if about is None else (about.final_state, about.reason)
 
 
 def _check_memory_files(descriptors: Sequence[int]) -> None:

@@ -38,14 +38,16 @@ _SWEEP_PAUSE = 0.05
 
 
 class FrontPage:
-    """One per course. `state_of(username)` answers its questions about students; `wake` has a server started."""
+    """One per course. `state_of(username)` answers its questions about students, with a reason; `wake` has a server
+    started.
+    """
 
     def __init__(
         self,
         loop: Loop,
         groups: Groups,
         logs: Path,
-        state_of: Callable[[str], ServerState],
+        state_of: Callable[[str], tuple[ServerState, str]],
         wake: Callable[[str], None],
     ) -> None:
         self._loop, self._logs, self._state_of, self._wake = loop, logs, state_of, wake
@@ -227,8 +229,9 @@ class FrontPage:
             elif said["ask"] in ("state", "wake") and type(said["id"]) is int:
                 if said["ask"] == "wake":
                     self._wake(str(said["username"]))
-                state = self._state_of(str(said["username"]))
-                self._unsent += json.dumps({"id": said["id"], "state": state.value}).encode("ascii") + b"\n"
+                state, reason = self._state_of(str(said["username"]))
+                answer = {"id": said["id"], "state": state.value, "reason": reason}
+                self._unsent += json.dumps(answer).encode("ascii") + b"\n"
                 self._flush()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             log.warning("the front page said something that is no question")

@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nblauncher.model import ServerState
@@ -20,6 +21,14 @@ PATIENCE = 5.0
 _MAX_LINE = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the supervisor says of a student's server."""
+
+    state: ServerState
+    reason: str = ""
+
+
 class SupervisorLink:
     """Asks how a student's server is. `ended` is set when the supervisor is gone."""
 
@@ -27,7 +36,7 @@ class SupervisorLink:
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[ServerState]] = {}
+        self._asked: dict[int, asyncio.Future[_Said]] = {}
         self.ended = asyncio.Event()
         self._listening = asyncio.ensure_future(self._listen())
 
@@ -42,20 +51,24 @@ class SupervisorLink:
 
     async def state(self, username: str, *, patience: float = PATIENCE) -> ServerState:
         """How the student's server is; UNKNOWN when the supervisor does not say within `patience` seconds."""
-        return await self._ask("state", username, patience)
+        return (await self._ask("state", username, patience)).state
+
+    async def reason(self, username: str, *, patience: float = PATIENCE) -> str:
+        """Why it is so, in the words of `status`; empty when there is no more to say or the supervisor does not."""
+        return (await self._ask("state", username, patience)).reason
 
     async def wake(self, username: str, *, patience: float = PATIENCE) -> ServerState:
         """As `state`, and a server that sleeps is started."""
-        return await self._ask("wake", username, patience)
+        return (await self._ask("wake", username, patience)).state
 
-    async def _ask(self, ask: str, username: str, patience: float) -> ServerState:
+    async def _ask(self, ask: str, username: str, patience: float) -> _Said:
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         self._send({"ask": ask, "username": username, "id": number})
         try:
             return await asyncio.wait_for(answer, patience)
         except asyncio.TimeoutError:
-            return ServerState.UNKNOWN
+            return _Said(ServerState.UNKNOWN)
         finally:
             del self._asked[number]
 
@@ -80,9 +93,9 @@ class SupervisorLink:
     def _receive(self, line: bytes) -> None:
         try:
             said = json.loads(line)
-            answer, state = self._asked.get(said["id"]), ServerState(said["state"])
+            answer, about = self._asked.get(said["id"]), _Said(ServerState(said["state"]), str(said.get("reason", "")))
         except (ValueError, KeyError, TypeError):
             log.warning("the supervisor said something that is no answer")
             return
         if answer is not None and not answer.done():
-            answer.set_result(state)
+            answer.set_result(about)

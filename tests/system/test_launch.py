@@ -429,6 +429,11 @@ def test_one_students_server_is_stopped_and_nobody_takes_the_port_meanwhile(up):
     bob = Account(BOB, uid(BOB), pwd.getpwnam(BOB).pw_gid, up.home(BOB))
     assert workers.run_as(bob, squat, PORT + 1) == []
     assert "nothing to do" in up.run("shutdown", "--only", ADA).stdout
+    typed = {"username": ADA, "password": up.credentials[ADA]["notebook_password"]}
+    with launched.own_server(up, ADA) as browser:
+        page = browser.http.post(f"https://localhost:{PORT}/", data=typed).text
+    assert "was stopped by your teacher" in page
+    assert next(one for one in up.json("status")["students"] if one["username"] == ADA)["reason"] == "it was shut down"
     up.run("launch", "--background")
     after = launched.handles(up)
     assert after[BOB] == before[BOB]

@@ -32,12 +32,16 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.answer = ServerState.READY
+        self.why = ""
 
     async def state(self, username: str) -> ServerState:
         return self.answer
 
     async def wake(self, username: str) -> ServerState:
         return self.answer
+
+    async def reason(self, username: str) -> str:
+        return self.why
 
 
 @dataclass
@@ -309,6 +313,34 @@ def test_a_server_that_is_down_is_a_matter_for_the_teacher(state):
     response, tickets_out = visit(scenario)
     assert "tell your teacher" in response.text
     assert tickets_out == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (ServerState.STOPPED, "it was shut down", "was stopped by your teacher."),
+        (ServerState.STOPPED, "it ended by itself", "was stopped because it ended by itself."),
+        (ServerState.FAILED, "it did not answer in 120 s", "could not be started because it did not answer in time."),
+        (
+            ServerState.FAILED,
+            "killed by SIGKILL, because memory ran out; it was started again 5 times within a minute and stays down",
+            "could not be started because the memory ran out.",
+        ),
+        (
+            ServerState.FAILED,
+            "exit status 1; it was started again 5 times within a minute and stays down",
+            "could not be started because it ended again and again.",
+        ),
+        (ServerState.FAILED, "<b>/home/ada/.jupyter</b>", "could not be started."),
+    ],
+)
+def test_a_student_is_told_in_plain_words_why_the_server_is_down(state, reason, words):
+    async def scenario(front: Visit):
+        front.supervisor.answer, front.supervisor.why = state, reason
+        return (await front.sign_in("ada", PASSWORD)).text
+
+    page = visit(scenario)
+    assert words in page and "<b>" not in page
 
 
 def test_plain_http_to_a_tls_class_is_sent_to_https_and_nowhere_else():

@@ -293,6 +293,16 @@ def test_the_supervisors_answers_find_their_questions():
     assert linked(scenario) == [ServerState.READY, ServerState.FAILED]
 
 
+def test_a_reason_comes_with_the_state():
+    async def scenario(link, reader, writer):
+        question = asyncio.ensure_future(link.reason("ada"))
+        asked = json.loads(await reader.readline())
+        writer.write(json.dumps({"id": asked["id"], "state": "stopped", "reason": "it was shut down"}).encode() + b"\n")
+        return await question
+
+    assert linked(scenario) == "it was shut down"
+
+
 def test_a_silent_supervisor_leaves_the_state_unknown():
     async def scenario(link, reader, writer):
         return await link.state("ada", patience=0.01)
