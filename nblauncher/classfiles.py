@@ -20,6 +20,9 @@ PIP_PREFIX = ".local/share/nblauncher/python"
 
 KERNEL_NAME = "python3"
 
+_KERNEL_FILE = "kernel.json"
+_KERNEL_SCRIPT = str(Path(__file__).with_name("kernel.py"))
+
 _SERVER_CONFIG = {
     "ServerApp": {"open_browser": False, "quit_button": False},
     "FileContentsManager": {"delete_to_trash": False},
@@ -54,16 +57,32 @@ def settings_folder(run: Path) -> Path:
     return data_folder(run) / "lab" / "settings"
 
 
-def write(run: Path, kernelspec: Mapping[str, Any] | None = None) -> None:
+def write(run: Path, kernelspec: Mapping[str, Any] | None = None, python: str = sys.executable) -> None:
     """Write or renew all of it, as root, below a root-owned `run`. Running servers see the new files at once.
 
-    `kernelspec` is a kernel.json as a mapping (with `--profile` in its argv, say); None: IPython's own.
+    `kernelspec` is a kernel.json as a mapping (with `--profile` in its argv, say); None: IPython's own. `python` runs
+    the kernels.
     """
-    spec = dict(kernelspec) if kernelspec is not None else default_kernelspec()
-    spec["argv"] = [sys.executable, "-I", "-m", "nblauncher.kernel", *spec["argv"][1:]]
     _put(config_folder(run), "jupyter_server_config.json", _SERVER_CONFIG, run)
     _put(settings_folder(run), "overrides.json", _LAB_DEFAULTS, run)
-    _put(data_folder(run) / "kernels" / KERNEL_NAME, "kernel.json", spec, run)
+    _put(_kernel_folder(run), _KERNEL_FILE, _kernel(kernelspec, python), run)
+
+
+def are_current(run: Path, kernelspec: Mapping[str, Any] | None, python: str) -> bool:
+    """Whether new kernels are what `write` would make them."""
+    try:
+        return bool(json.loads((_kernel_folder(run) / _KERNEL_FILE).read_bytes()) == _kernel(kernelspec, python))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _kernel_folder(run: Path) -> Path:
+    return data_folder(run) / "kernels" / KERNEL_NAME
+
+
+def _kernel(kernelspec: Mapping[str, Any] | None, python: str) -> dict[str, Any]:
+    spec = dict(kernelspec) if kernelspec is not None else default_kernelspec()
+    return {**spec, "argv": [python, "-I", _KERNEL_SCRIPT, PIP_PREFIX, *spec["argv"][1:]]}
 
 
 def default_kernelspec() -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`python -I -m nblauncher.kernel ARGUMENTS`: run a kernel in the student's own environment, as the student.
+"""`PYTHON -I kernel.py PREFIX ARGUMENTS`: run a kernel in the student's own environment, as the student.
+
+PYTHON is the course's, which need not have nblauncher: this file imports nothing that is not Python's own. PREFIX is
+the environment's folder below the home.
 
 `%pip install` needs a place that the student may write to. It is a virtual environment in the home on top of the
 course's: pip then installs new packages there, upgrades one of the course's by putting the new version before it, and
@@ -9,20 +12,19 @@ refuses to uninstall what is root's. It is only two links and two small files an
 from __future__ import annotations
 
 import os
+import site
 import sys
-import sysconfig
 from pathlib import Path
-
-from nblauncher.classfiles import PIP_PREFIX
 
 _LINK = "_nblauncher_course.pth"
 
 
 def main(arguments: list[str]) -> None:
     """Become the kernel. Without room in the home it runs without a place for `%pip`."""
+    prefix, *arguments = arguments
     python = sys.executable
     try:
-        python = str(prepare(Path(os.environ["HOME"]) / PIP_PREFIX))
+        python = str(prepare(Path(os.environ["HOME"]) / prefix))
     except (OSError, KeyError) as error:
         print(f"nblauncher: %pip has no place to install to: {error}", file=sys.stderr)
     os.execv(python, [python, *arguments])  # noqa: S606
@@ -39,7 +41,7 @@ def prepare(folder: Path) -> Path:
         f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
     )
     # addsitedir, unlike a bare path, also reads the .pth files of the course's environment.
-    course = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    course = site.getsitepackages()
     _put(packages / _LINK, "".join(f"import site; site.addsitedir({path!r})\n" for path in course))
     for name in ("python", "python3"):
         link = folder / "bin" / name

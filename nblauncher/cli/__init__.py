@@ -166,13 +166,18 @@ def reload_command(call: Call) -> int:
     """Bring what is new in roster and config into the running class; running servers are left alone."""
     opened = open_session(call, needs_roster=True)
     wanted = (opened.roster or Roster()).only(students_of(opened, call))
+    plans: list[Plan] = []
+
+    def make_plan(host: Host) -> Plan:
+        plans.append(reload.prepare(host, wanted, opened))
+        return plans[-1]
 
     def summary(host: Host, report: Report) -> str:
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
-        return ready if report.done else f"Nothing to do: {ready}"
+        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
 
     deed = Deed("taken in", summary=summary, enrich=launch.student_details, touches_accounts=True, with_front_page=True)
-    return change(call, opened, lambda host: reload.prepare(host, wanted, opened), deed)
+    return change(call, opened, make_plan, deed)
 
 
 @cli.command("status")

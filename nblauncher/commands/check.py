@@ -22,7 +22,7 @@ from nblauncher.frontends import FrontEnd
 from nblauncher.host import Host
 from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
-from nblauncher.preflight import firewall, identities, ports, storage, system, web
+from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
 from nblauncher.printable import printable
 from nblauncher.settings import Settings
@@ -71,6 +71,8 @@ def checks(
     if settings is not None:
         if settings.notebook.spawner == "forkserver":
             found.append(system.preloading(trusted.objections()))
+        if settings.notebook.kernel_python is not None:
+            found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
     return found

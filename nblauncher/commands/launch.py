@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from nblauncher.host import Host, host_lock
 from nblauncher.ledger import locked
 from nblauncher.model import AccountState, ServerState
 from nblauncher.plan import Phase, Plan, Report, SomeFailed
-from nblauncher.preflight import storage, system
+from nblauncher.preflight import kernels, storage, system
 from nblauncher.preflight.ports import bind_trouble
 from nblauncher.settings import Settings
 from nblauncher.supervisor import client, starting
@@ -45,6 +45,7 @@ def prepare(
     """Survey and plan. `on_demand`: whatever notebook.start says. InputError when the administrator's certificate
     cannot serve the class.
     """
+    require_kernels(host)
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
     reports = shutdown.reports(host)
@@ -57,11 +58,21 @@ def prepare(
         outdated=classroom.outdated(host, running),
         on_demand=on_demand,
         front_page_is_current=front_page.is_current(host),
+        files_are_current=files_are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         warnings=_warnings(host.settings),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)
     return made
+
+
+def require_kernels(host: Host) -> None:
+    """RefusedError when the config names a new Python for the kernels and none can run with it."""
+    python = host.settings.notebook.kernel_python
+    if python is not None and not files_are_current(host):
+        for finding in kernels.kernel_python(python):
+            if finding.level == "problem":
+                raise RefusedError(finding.message, finding.hint)
 
 
 def refuse_what_does_not_fit(plan: Plan, spawner: str) -> None:
@@ -78,6 +89,7 @@ def plan(
     *,
     running: Collection[str],
     front_page_is_current: bool,
+    files_are_current: bool = True,
     outdated: Sequence[str] = (),
     on_demand: bool = False,
     new_inputs: AcceptInputs | None = None,
@@ -92,7 +104,7 @@ def plan(
     return Plan(
         (
             Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
-            *starting_phases(missing, on_demand, front_page_is_current, new_inputs),
+            *starting_phases(missing, on_demand, front_page_is_current, files_are_current, new_inputs),
         ),
         (
             *(f"{name} is not served: the removal began and did not finish" for name in leaving),
@@ -103,11 +115,16 @@ def plan(
 
 
 def starting_phases(
-    missing: tuple[str, ...], on_demand: bool, front_page_is_current: bool, new_inputs: AcceptInputs | None = None
+    missing: tuple[str, ...],
+    on_demand: bool,
+    front_page_is_current: bool,
+    files_are_current: bool,
+    new_inputs: AcceptInputs | None = None,
 ) -> tuple[Phase, ...]:
     """Ports, servers and front page, for `reload` as well."""
+    is_complete = not missing and front_page_is_current and files_are_current
     return (
-        Phase("hold the ports", (HoldPorts(missing),) if missing or not front_page_is_current else ()),
+        Phase("hold the ports", () if is_complete else (HoldPorts(missing),)),
         Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
         # Before the front page, which is started again from them when it dies.
         Phase("inputs", (new_inputs,) if new_inputs else ()),
@@ -290,11 +307,22 @@ def _hold_front_port(supervisor: Client, settings: Settings) -> None:
 
 
 def _write_classfiles(host: Host) -> None:
-    name = host.settings.profile
     try:
-        classfiles.write(host.paths.run, profile.kernelspec(sys.executable, name) if name else None)
+        classfiles.write(host.paths.run, *_kernels(host))
     except OSError as error:
         raise HostError(f"cannot write below {host.paths.run}: {error.strerror}") from error
+
+
+def files_are_current(host: Host) -> bool:
+    """Whether new kernels are what the config says now."""
+    return classfiles.are_current(host.paths.run, *_kernels(host))
+
+
+def _kernels(host: Host) -> tuple[Mapping[str, Any] | None, str]:
+    """The kernelspec of the course, and what runs its kernels."""
+    python = str(host.settings.notebook.kernel_python or sys.executable)
+    name = host.settings.profile
+    return profile.kernelspec(python, name) if name else None, python
 
 
 def _why(host: Host, outcome: Outcome) -> str:

@@ -22,6 +22,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
         raise RefusedError("the class does not run", "Run `nblauncher setup` and `nblauncher launch`.")
     with supervisor:
         state_of = {report.username: report.state for report in supervisor.servers()}
+    launch.require_kernels(host)
     made = setup.prepare(host, wanted, session)
     newcomers = tuple(name for name in wanted.usernames if name not in state_of)
     on_demand = host.settings.notebook.start == "on-demand" or ServerState.ASLEEP in state_of.values()
@@ -29,7 +30,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     running = [name for name, state in state_of.items() if state in shutdown.RUNNING]
     outdated = classroom.outdated(host, running)
     plan = Plan(
-        (*made.phases, *launch.starting_phases(newcomers, on_demand, is_current)),
+        (*made.phases, *launch.starting_phases(newcomers, on_demand, is_current, launch.files_are_current(host))),
         (*made.notes, *([launch.outdated_words(outdated)] if outdated else [])),
     )
     launch.refuse_what_does_not_fit(plan, host.settings.notebook.spawner)

@@ -123,6 +123,13 @@ SCHEMA: Mapping[str, Key] = {
         "launch",
         "When the process that servers are forked from begins to load: first-use saves its memory until then.",
     ),
+    "notebook.kernel_python": Key(
+        kinds.absolute_path,
+        None,
+        "The Python that runs the kernels, with the packages of the course and ipykernel. Without it students have "
+        "what nblauncher was installed with, and what they add by %pip.",
+        "/opt/physics/bin/python",
+    ),
 }
 
 SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in SCHEMA if "." in key))

@@ -64,6 +64,8 @@ class NotebookSettings:
     """Minutes without anything to do after which a server stops until somebody comes; 0: never."""
     preload_when: str = "launch"
     """launch | first-use: when the fork server begins to load."""
+    kernel_python: Path | None = None
+    """What runs the kernels; None: the Python that runs nblauncher."""
 
 
 @dataclass(frozen=True, slots=True)

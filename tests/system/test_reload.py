@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +82,56 @@ def test_a_row_that_is_refused_changes_nothing(up):
     assert "root" in up.run("reload", expect=3).stderr
     assert launched.handles(up) == before
     up.write([ADA, BOB, EVE])
+
+
+@pytest.fixture
+def physics() -> Iterator[Path]:
+    """A Python environment of the course's own, with a package that nblauncher's does not have."""
+    folder = Path(tempfile.mkdtemp(prefix="nbtn-", dir="/opt"))
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        packages = next((folder / "lib").iterdir()) / "site-packages"
+        (packages / "pendulum_lab.py").write_text("LENGTH = 0.994\n")
+        (packages / "ipykernel.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        yield folder / "bin" / "python"
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_kernels_run_with_a_python_of_the_courses_own(up, physics):
+    before = launched.handles(up)
+    up.write(notebook={"kernel_python": str(physics)})
+    assert f"{physics}: Python" in up.run("check", expect=None).stdout
+    assert up.run("reload").stdout.startswith("3 of 3 servers are ready.")
+    assert launched.handles(up) == before
+    with launched.visitor(up, ADA) as ada:
+        assert ada.run("import pendulum_lab; print(pendulum_lab.LENGTH)") == "0.994\n"
+        assert ada.run("import sys; print(sys.prefix)").startswith(str(up.home(ADA)))  # where %pip installs to
+    assert up.run("reload").stdout.startswith("Nothing to do")
+    up.config.pop("notebook")
+    up.write()
+    up.run("reload")
+    with launched.visitor(up, BOB) as bob:
+        assert bob.run("import importlib.util; print(importlib.util.find_spec('pendulum_lab'))") == "None\n"
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [("/nonexistent/python", "No such file"), ("/bin/false", "exit status 1"), ("/root/python", "ermission denied")],
+)
+def test_a_python_that_runs_no_kernels_is_refused_and_the_class_goes_on(up, python, words):
+    before = launched.handles(up)
+    up.write(notebook={"kernel_python": python})
+    try:
+        answer = up.run("reload", expect=4)
+        assert f"kernels cannot run with {python}" in answer.stderr and words in answer.stderr
+        assert "problem" in up.run("check", expect=1).stdout
+        assert launched.handles(up) == before
+    finally:
+        up.config.pop("notebook")
+        up.write()
+    up.run("reload")
 
 
 def test_where_servers_start_on_demand_a_new_one_does_too(room):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,7 @@ SHOW = "import sys, webcolors; print(sys.prefix); print(webcolors.__file__)"
 def run(home: str | None) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", **({"HOME": home} if home is not None else {})}
     return subprocess.run(
-        [sys.executable, "-I", "-m", "nblauncher.kernel", "-c", SHOW],
+        [sys.executable, "-I", kernel.__file__, PIP_PREFIX, "-c", SHOW],
         env=environment,
         capture_output=True,
         text=True,
@@ -80,6 +82,25 @@ def test_class_files_are_readable_by_everybody_whatever_the_umask(tmp_path):
     for path in run_folder.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
     spec = json.loads((classfiles.data_folder(run_folder) / "kernels/python3/kernel.json").read_text())
-    assert spec["argv"][1:] == ["-I", "-m", "nblauncher.kernel", "-m", "ipykernel_launcher", "--profile=x"]
+    assert spec["argv"][1:] == ["-I", kernel.__file__, PIP_PREFIX, "-m", "ipykernel_launcher", "--profile=x"]
     overrides = json.loads((classfiles.settings_folder(run_folder) / "overrides.json").read_text())
     assert overrides["@jupyterlab/docmanager-extension:plugin"] == {"autosaveInterval": 15}
+
+
+def test_it_is_seen_whether_new_kernels_are_what_the_config_says(tmp_path):
+    assert not classfiles.are_current(tmp_path / "none", None, sys.executable)
+    classfiles.write(tmp_path / "course", None, "/opt/physics/bin/python")
+    assert classfiles.are_current(tmp_path / "course", None, "/opt/physics/bin/python")
+    assert not classfiles.are_current(tmp_path / "course", None, sys.executable)
+    assert not classfiles.are_current(tmp_path / "course", {"argv": ["x", "-m", "y"]}, "/opt/physics/bin/python")
+
+
+def test_the_kernels_file_needs_nothing_but_python():
+    modules = {
+        alias.name for node in ast.walk(ast.parse(Path(kernel.__file__).read_text())) for alias in names_of(node)
+    }
+    assert modules <= {"annotations", "os", "site", "sys", "Path"}
+
+
+def names_of(node: ast.AST) -> list[ast.alias]:
+    return node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []
