@@ -6,7 +6,6 @@
 from nblauncher.spawners.forkserver import ForkServerSpawner
 from nblauncher.spawners.process import ProcessSpawner
 from nblauncher.spawners.protocol import (
-    SERVER_PATH,
     Answer,
     EventLoop,
     Order,
@@ -16,7 +15,6 @@ from nblauncher.spawners.protocol import (
 )
 
 __all__ = [
-    "SERVER_PATH",
     "Answer",
     "EventLoop",
     "ForkServerSpawner",
