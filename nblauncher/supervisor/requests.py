@@ -9,13 +9,14 @@ from typing import Any
 
 from nblauncher.descriptors import peer_uid
 from nblauncher.errors import NblauncherError
-from nblauncher.supervisor.loop import READ, WRITE, Loop
+from nblauncher.supervisor.loop import READ, WRITE, Loop, Timer
 from nblauncher.supervisor.specs import SpecError
 from nblauncher.wire import Reader, WireError, close_all, pack
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
+_ACCEPT_PAUSE = 1.0
 MAX_UNSENT = 1 << 20
 """Bytes of answers that a client has not read: until it does, nothing more is read from it."""
 
@@ -33,9 +34,12 @@ class Counter:
         self._loop, self._listening, self._handlers = loop, listening, handlers
         self._clients: set[_Client] = set()
         listening.setblocking(False)
-        loop.watch(listening.fileno(), self._accept)
+        self._pause: Timer | None = None
+        self._watch()
 
     def close(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
         self._loop.forget(self._listening.fileno())
         self._listening.close()
         for client in list(self._clients):
@@ -69,10 +73,20 @@ class Counter:
         finally:
             close_all(descriptors)
 
+    def _watch(self) -> None:
+        self._pause = None
+        self._loop.watch(self._listening.fileno(), self._accept)
+
     def _accept(self) -> None:
         try:
             connection, _address = self._listening.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Without a descriptor the socket stays readable, and the loop would turn in circles.
+            log.error("cannot accept a connection: %s; once more in %.0f s", error.strerror, _ACCEPT_PAUSE)
+            self._loop.forget(self._listening.fileno())
+            self._pause = self._loop.later(_ACCEPT_PAUSE, self._watch)
             return
         uid = peer_uid(connection)
         if uid != 0 or len(self._clients) >= MAX_CONNECTIONS:

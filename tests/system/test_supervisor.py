@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -400,6 +401,27 @@ def test_nonsense_is_refused_and_survived(course, content):
     answer = garbage(course.paths.supervisor_socket, content)
     assert not answer or b"problem" in answer
     assert course.supervisor.hello().pid == pid
+
+
+def test_without_descriptors_nothing_starts_and_everything_goes_on(course, ada, bob):
+    course.ready((ada, ADA))
+    course.bind((bob, BOB))
+    before, supervisor = course.handle(ada), psutil.Process(course.supervisor.hello().pid)
+    limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))  # what is open stays open
+    try:
+        with pytest.raises(HostError):
+            course.ready((bob, BOB))
+        spent = supervisor.cpu_times()
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(str(course.paths.supervisor_socket))
+            time.sleep(1)
+        assert sum(supervisor.cpu_times()[:2]) - sum(spent[:2]) < 0.5, "it turns in circles"
+    finally:
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+    course.reconnect()
+    course.ready((bob, BOB))
+    assert course.handle(ada) == before and supervisor.is_running()
 
 
 def test_only_sealed_memory_files_are_taken(course, ada):
