@@ -55,8 +55,8 @@ class CoursePaths:
 
     @property
     def preloaded(self) -> Path:
-        """0600 root: the modules that a notebook server loads, for all courses; found anew after a reboot."""
-        return RUN_ROOT / "preloaded.json"
+        """0600 root: the modules that a notebook server loads; found anew after a reboot."""
+        return self.run / "preloaded.json"
 
     @property
     def students_run(self) -> Path:

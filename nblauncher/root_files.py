@@ -11,8 +11,11 @@ log = logging.getLogger(__name__)
 
 
 def replace(file: Path, text: str) -> None:
-    """Write it anew, 0600, atomically: a reader sees the old or the new one. Not fsynced. OSError when it cannot be."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    """Write it anew, 0600, atomically: a reader sees the old or the new one. Not fsynced. OSError when it cannot be.
+
+    One process at a time; what a killed one left is written over by the next.
+    """
+    temporary = file.with_name(f".{file.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as stream:

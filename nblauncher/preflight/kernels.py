@@ -48,7 +48,10 @@ def _tried(python: Path) -> tuple[str, str]:
     """What it says of its versions, or why it does not."""
     if not privileges.is_root():
         return _try(str(python))
-    entry = pwd.getpwnam(_NOBODY)
+    try:
+        entry = pwd.getpwnam(_NOBODY)
+    except KeyError:
+        return "", f"there is no account {_NOBODY} to try it with"
     nobody = Account(_NOBODY, entry.pw_uid, entry.pw_gid, NOWHERE)
     try:
         versions, why = workers.run_as(nobody, _try, str(python), timeout=_PATIENCE + 10)
