@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nblauncher import __version__, runtime_folders
+from nblauncher import __version__, reasons, runtime_folders
 from nblauncher.cgroups import Groups
 from nblauncher.course import CoursePaths
 from nblauncher.descriptors import is_sealed
@@ -279,7 +279,7 @@ class Course:
                 done()
 
         for seat in chosen:
-            self.seats.stop(seat, grace, one_done, reason="it was shut down")
+            self.seats.stop(seat, grace, one_done, reason=reasons.SHUT_DOWN)
 
     def _start_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         spec = FrontPageSpec.from_json(asked.get("front"))

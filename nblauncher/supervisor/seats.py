@@ -6,19 +6,17 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import cgroups, memory, processes, runtime_folders, server_activity
+from nblauncher import cgroups, memory, processes, reasons, runtime_folders, server_activity
 from nblauncher.cgroups import Groups, Kind
-from nblauncher.descriptors import take_listener, take_pipe
 from nblauncher.errors import HostError
 from nblauncher.model import Handle, ServerState
 from nblauncher.spawners import Order, Spawner, Started
-from nblauncher.supervisor import ports
+from nblauncher.supervisor import adoption, ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
@@ -147,7 +145,7 @@ class Seats:
         def give_up() -> None:
             seat.timer = None
             if seat.state is ServerState.STARTING:
-                reason = f"it did not answer in {PATIENCE:.0f} s"
+                reason = reasons.NO_ANSWER
                 self.stop(seat, DEFAULT_GRACE, lambda: None, final_state=ServerState.FAILED, reason=reason)
 
         if seat.state is ServerState.STARTING:
@@ -303,7 +301,7 @@ class Seats:
 
     def remembered(self) -> dict[str, Remembered | None]:
         """Those who changed; None for whom there is no seat any more."""
-        return {name: _remembered(self._seats.get(name)) for name in self.changed}
+        return {name: adoption.remembered(self._seats.get(name)) for name in self.changed}
 
     def adopt(self, one: Remembered) -> None:
         """Take over a server that the last supervisor left running, without touching it.
@@ -318,21 +316,16 @@ class Seats:
         if one.state not in _UP or one.handle is None:
             seat.state = ServerState.FAILED if one.state == ServerState.FAILED.value else ServerState.STOPPED
             return
-        pidfd = processes.open_handle(one.handle)
-        if pidfd is None:
-            self._not_adopted(seat, "it ended while nobody watched")
+        try:
+            taken = adoption.take(one, one.handle)
+        except adoption.NotAdopted as error:
+            self._not_adopted(seat, str(error))
             return
-        seat.sockets = _take_sockets(pidfd, one)
-        if len(seat.sockets) != len(one.listeners) or not one.listeners or not _is_run_by(one.handle.pid, one.uid):
-            os.close(pidfd)
-            self._close(seat)
-            self._not_adopted(seat, "its process could not be verified")
-            return
-        pipe = take_pipe(pidfd, one.handle.pid, one.pipe_inode)
-        seat.output = CappedLog(self._loop, pipe, self._log_file(seat)) if pipe is not None else None
-        seat.handle, seat.watch = one.handle, pidfd
+        seat.sockets = taken.sockets
+        seat.output = CappedLog(self._loop, taken.output, self._log_file(seat)) if taken.output is not None else None
+        seat.handle, seat.watch = one.handle, taken.pidfd
         seat.state, seat.reason = ServerState(one.state), ""
-        self._loop.watch(pidfd, lambda: self._ended(seat, None))
+        self._loop.watch(taken.pidfd, lambda: self._ended(seat, None))
         log.info("adopted %s's server, pid %d, on port %d", seat.username, one.handle.pid, seat.port)
 
     def close(self) -> None:
@@ -368,7 +361,7 @@ class Seats:
             return
         was_ready = seat.state is ServerState.READY
         seat.state = ServerState.STOPPED if status == 0 else ServerState.FAILED
-        seat.reason = "it ended by itself" if status == 0 else words
+        seat.reason = reasons.ENDED_ITSELF if status == 0 else words
         then: list[Callable[[], None]] = []
         if seat.is_idle and status == 0:
             seat.state, seat.reason = ServerState.ASLEEP, "nobody needed it"
@@ -384,7 +377,7 @@ class Seats:
         if status is None:
             return "it ended; how is not known, because it was adopted"
         ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._memory_kills > before
-        return f"{exit_words(status)}, because memory ran out" if ran_out else exit_words(status)
+        return f"{exit_words(status)}, {reasons.OUT_OF_MEMORY}" if ran_out else exit_words(status)
 
     def _hear_last_words(self, seat: Seat) -> None:
         """Its end may be known before what it said about it."""
@@ -398,7 +391,7 @@ class Seats:
         why, pause = seat.reason, seat.restarts.pause(time.monotonic())
         if pause is None:
             seat.state = ServerState.FAILED
-            seat.reason = f"{why}; it was started again {len(PAUSES)} times within a minute and stays down"
+            seat.reason = f"{why}; it was started again {len(PAUSES)} times within a minute {reasons.STAYS_DOWN}"
             log.error("%s's server: %s", seat.username, seat.reason)
             return lambda: None
         seat.state, seat.reason = ServerState.STARTING, f"{why}; it is started again"
@@ -478,33 +471,3 @@ class Seats:
 
     def _log_file(self, seat: Seat) -> Path:
         return self._logs / f"{seat.username}.log"
-
-
-def _remembered(seat: Seat | None) -> Remembered | None:
-    if seat is None:
-        return None
-    return Remembered(
-        seat.username,
-        seat.uid,
-        seat.port,
-        seat.listeners,
-        seat.state.value,
-        seat.reason,
-        seat.handle,
-        seat.output.inode if seat.output else 0,
-        seat.started_at,
-    )
-
-
-def _take_sockets(pidfd: int, one: Remembered) -> list[socket.socket]:
-    taken = (take_listener(pidfd, one.handle.pid, wanted) for wanted in one.listeners if one.handle is not None)
-    return [socket for socket in taken if socket is not None]
-
-
-def _is_run_by(pid: int, uid: int) -> bool:
-    """Whether all of the process's uids are this one."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
-    except OSError:
-        return False
-    return set(cgroups.uids_in(status)) == {uid}

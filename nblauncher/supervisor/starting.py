@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nblauncher import reasons
 from nblauncher.errors import HostError
 from nblauncher.model import ServerState
 from nblauncher.supervisor.client import Client, ServerOrder
@@ -18,8 +19,6 @@ from nblauncher.supervisor.specs import ServerReport
 
 ATTEMPT = 5.0
 """Seconds for one request."""
-
-NO_ANSWER = "it did not answer in time"
 
 _PAUSE = 0.15
 _MAX_STATUS_LINE = 64
@@ -84,7 +83,7 @@ def start_servers(
             still = []
             for one in waiting:
                 outcome = _look(client, one, reports[one.order.spec.username], addresses, pool)
-                if outcome is not None and outcome.reason == NO_ANSWER and one.was_running:
+                if outcome is not None and outcome.reason == reasons.NO_ANSWER and one.was_running:
                     # It ran before we came and hangs: start it anew.
                     todo.append(one.order)
                 elif outcome is None:
@@ -210,6 +209,6 @@ def _look(
             return Outcome(username, ServerState.READY, was_running=one.was_running)
         one.check = _check(one.order, addresses, pool, pause=_PAUSE)
     if time.monotonic() > one.until:
-        failed = client.fail_server(now, NO_ANSWER)
-        return Outcome(username, ServerState.FAILED, NO_ANSWER, failed.last_lines, one.was_running)
+        failed = client.fail_server(now, reasons.NO_ANSWER)
+        return Outcome(username, ServerState.FAILED, reasons.NO_ANSWER, failed.last_lines, one.was_running)
     return None

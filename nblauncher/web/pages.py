@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import jinja2
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
+from nblauncher import reasons
 from nblauncher.model import ServerState
 from nblauncher.tickets import TicketBook
 from nblauncher.web.checker import PasswordChecker
@@ -42,14 +43,6 @@ _LOOK_AGAIN = 0.1
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
 _STATIC_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
-_PLAIN = {
-    "memory ran out": " because the memory ran out",
-    "it was shut down": " by your teacher",
-    "it ended by itself": " because it ended by itself",
-    "did not answer in": " because it did not answer in time",
-    "stays down": " because it ended again and again",
-}
-"""What is in a reason of the supervisor's, and what a student is told then."""
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_HERE / "templates"),
     autoescape=True,
@@ -245,7 +238,7 @@ class SignIn(Page):
         if state is ServerState.READY:
             self._open(username)
         elif state in (ServerState.FAILED, ServerState.STOPPED):
-            why = _plain(await self.front_page.supervisor.reason(username))
+            why = reasons.plain(await self.front_page.supervisor.reason(username))
             self.show("not_running.html", username=username, has_failed=state is ServerState.FAILED, why=why)
         else:
             self.show(
@@ -317,10 +310,6 @@ class Nowhere(Page):
 
     async def post(self, *arguments: str) -> None:
         raise HTTPError(404)
-
-
-def _plain(reason: str) -> str:
-    return next((words for sign, words in _PLAIN.items() if sign in reason), "")
 
 
 def _policy(form_action: str = "", nonce: str = "") -> str:

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "children",
             "root_files",
             "memory",
+            "reasons",
             "plain_http",
             "classfiles",
             "runtime_folders",

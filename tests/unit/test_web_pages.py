@@ -320,7 +320,7 @@ def test_a_server_that_is_down_is_a_matter_for_the_teacher(state):
     [
         (ServerState.STOPPED, "it was shut down", "was stopped by your teacher."),
         (ServerState.STOPPED, "it ended by itself", "was stopped because it ended by itself."),
-        (ServerState.FAILED, "it did not answer in 120 s", "could not be started because it did not answer in time."),
+        (ServerState.FAILED, "it did not answer in time", "could not be started because it did not answer in time."),
         (
             ServerState.FAILED,
             "killed by SIGKILL, because memory ran out; it was started again 5 times within a minute and stays down",
