@@ -27,9 +27,6 @@ PROOF = 30.0
 LONGEST_WAIT = 600.0
 """Seconds that a seat whose wake-ups brought nobody is left asleep, at most."""
 
-SERVER_BYTES = 150_000_000
-"""What a server with a first kernel may come to need."""
-
 CALL, CONNECTION = "call", "connection"
 """Why a seat is woken: its student signed in at the front page, or anybody connected."""
 
@@ -107,7 +104,7 @@ class Waking:
         everybody = list(self._seats)
         starting = sum(seat.state is ServerState.STARTING for seat in everybody)
         unproven = sum(seat.is_up and seat.waker.why == CONNECTION and not seat.waker.is_proven for seat in everybody)
-        places = min(self._most, self._room().usable // SERVER_BYTES) - starting
+        places = min(self._most, self._room().students("process")) - starting
         now = time.monotonic()
         for seat in sorted(self._queue, key=lambda seat: seat.waker.why != CALL):
             if places <= 0:

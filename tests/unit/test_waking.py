@@ -15,7 +15,7 @@ from nblauncher.model import ServerState
 from nblauncher.supervisor import waking
 from nblauncher.supervisor.loop import Timer
 from nblauncher.supervisor.seat import Seat, Stopping
-from nblauncher.supervisor.waking import PROOF, SERVER_BYTES, Waking, wait_after
+from nblauncher.supervisor.waking import PROOF, Waking, wait_after
 
 MOST = 2 * (os.cpu_count() or 1)
 PLENTY = 1_000_000_000_000
@@ -182,7 +182,7 @@ def test_wake_ups_that_bring_nobody_come_later_and_later_and_a_sign_in_forgets_t
 
 def test_nobody_wakes_into_a_full_memory(room):
     class_ = room(10)
-    class_.available = int(memory.RESERVE * PLENTY) + 2 * SERVER_BYTES + 1
+    class_.available = int(memory.RESERVE * PLENTY) + 2 * memory.student_bytes("process") + 1
     for seat in class_.seats:
         class_.waking.call(seat)
     assert len(class_.started) == 2
