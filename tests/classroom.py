@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,17 @@ class Classroom:
     def _is_ours(self, entry: pwd.struct_passwd) -> bool:
         first = int(self.config["accounts"]["uid_range"].split("-")[0])
         return entry.pw_name.startswith("nbt") and first <= entry.pw_uid < first + 50
+
+
+@contextmanager
+def set_up_class(course: str, names: list[str], *, port: int, first_uid: int) -> Iterator[Classroom]:
+    """A class after `setup`."""
+    made = Classroom(course, names, port=port, first_uid=first_uid)
+    try:
+        made.run("setup")
+        yield made
+    finally:
+        made.close()
 
 
 def remove_account(name: str) -> None:

@@ -24,7 +24,7 @@ from nblauncher.cgroups import Kind
 from nblauncher.model import Account
 from nblauncher.supervisor import client
 from tests import launched
-from tests.classroom import COMMAND, Classroom
+from tests.classroom import COMMAND, Classroom, set_up_class
 from tests.running import eventually
 
 pytestmark = pytest.mark.system
@@ -36,12 +36,8 @@ READY = {"": "ready", ADA: "ready", BOB: "ready"}
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    made = Classroom("nbtl1", NAMES, port=PORT, first_uid=30000)
-    try:
-        made.run("setup")
+    with set_up_class("nbtl1", NAMES, port=PORT, first_uid=30000) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from nblauncher.model import Account
 from nblauncher.supervisor import client
 from nblauncher.supervisor.ports import NO_IPV6
 from tests import launched
-from tests.classroom import Classroom
+from tests.classroom import Classroom, set_up_class
 from tests.jupyter_client import JupyterClient
 
 pytestmark = pytest.mark.system
@@ -35,12 +35,8 @@ PORT, OTHER_PORT = 18220, 18230
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    made = Classroom("nbtl1", NAMES, port=PORT, first_uid=30000)
-    try:
-        made.run("setup")
+    with set_up_class("nbtl1", NAMES, port=PORT, first_uid=30000) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nblauncher.descriptors import pidfd_getfd
 from nblauncher.model import Account, ServerState
 from nblauncher.supervisor.starting import lay_down_servers
 from tests import launched
-from tests.classroom import Classroom
+from tests.classroom import Classroom, set_up_class
 from tests.jupyter_client import JupyterClient
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
 
@@ -233,12 +233,8 @@ def test_a_server_that_was_adopted_sleeps_and_wakes_too(course, ada):
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    made = Classroom("nbtl5", NAMES, port=18240, first_uid=30400)
-    try:
-        made.run("setup")
+    with set_up_class("nbtl5", NAMES, port=18240, first_uid=30400) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_a_class_on_demand_begins_without_a_server_and_each_student_gets_one_by_coming(room):

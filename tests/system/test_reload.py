@@ -13,21 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests import launched
-from tests.classroom import Classroom
+from tests.classroom import Classroom, set_up_class
 
 pytestmark = pytest.mark.system
 
 ADA, BOB, EVE = "nbtnada", "nbtnbob", "nbtneve"
+PORT = 18260
 
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    made = Classroom("nbtn1", [ADA, BOB], port=18240, first_uid=30100)
-    try:
-        made.run("setup")
+    with set_up_class("nbtn1", [ADA, BOB], port=PORT, first_uid=30100) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
