@@ -85,7 +85,7 @@ def postpone_grammar() -> None:
     rfc3987_syntax makes an Earley parser when it is imported, which takes as long as all of Jupyter's modules together;
     jsonschema imports it for the formats `iri` and `iri-reference`, which no schema of Jupyter's uses.
     """
-    if importlib.util.find_spec(_GRAMMAR) is None or _GRAMMAR in sys.modules:
+    if _GRAMMAR in sys.modules or importlib.util.find_spec(_GRAMMAR) is None:
         return
     stand_in = ModuleType(_GRAMMAR)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from nblauncher.ledger import CourseLedger
+from nblauncher.supervisor import client
+from nblauncher.supervisor.client import PortWanted
 from tests import launched
 from tests.classroom import Classroom, set_up_class
 
@@ -138,3 +142,42 @@ def test_where_servers_start_on_demand_a_new_one_does_too(room):
     room.write([ADA, BOB, EVE, "nbtnkim"])
     room.run("reload")
     assert launched.states(room) == {"": "ready", **dict.fromkeys(room.names, "asleep")}
+
+
+# A reload that was killed
+
+
+@pytest.fixture
+def all_up(room: Classroom) -> Classroom:
+    """Everybody who is in the course has a server that runs."""
+    room.run("shutdown", "--yes")
+    room.run("launch", "--background")
+    return room
+
+
+@pytest.mark.parametrize(("line", "newcomer"), [("shall run", "nbtnkoe"), ("hold the class's ports", "nbtnzoe")])
+def test_a_killed_reload_is_finished_by_the_next_one(all_up, line, newcomer):
+    all_up.write([*all_up.names, newcomer])
+    process = all_up.start("reload")
+    assert process.stderr is not None
+    while line not in process.stderr.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    all_up.run("reload")
+    assert launched.states(all_up)[newcomer] == "ready"
+
+
+def test_a_port_that_was_held_for_a_wanted_server_is_served_by_the_next_reload(all_up):
+    newcomer = "nbtnpia"
+    all_up.write([*all_up.names, newcomer])
+    all_up.run("setup")
+    CourseLedger(all_up.paths.ledger).set_desired([newcomer], "up")
+    supervisor = client.connect(all_up.paths)
+    assert supervisor is not None
+    with supervisor:
+        wanted = PortWanted(launched.port_of(all_up, newcomer), newcomer, pwd.getpwnam(newcomer).pw_uid)
+        assert supervisor.bind([wanted]) == ({}, ())
+    assert launched.states(all_up)[newcomer] == "stopped"
+    all_up.run("reload")
+    assert launched.states(all_up)[newcomer] == "ready"
