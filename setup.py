@@ -27,6 +27,7 @@ setup(
         "psutil>=5.9",
         "rich>=13",
         "jinja2>=3.1",
+        "threadpoolctl>=3.5",
     ],
     extras_require={
         "test": [
@@ -35,6 +36,9 @@ setup(
             "hypothesis>=6",
             "httpx>=0.25",
             "websocket-client>=1.6",
+            "numpy>=1.26",
+            "pandas>=2.1",
+            "matplotlib>=3.8",
             "playwright>=1.40",
             "ruff>=0.6",
             "mypy>=1.11",
@@ -48,6 +52,9 @@ setup(
         "console_scripts": [
             "nblauncher = nblauncher.cli:main",
             "ipython_dir = nblauncher.ipython_dir:main",
-        ]
+        ],
+        "jupyter_client.kernel_provisioners": [
+            "nblauncher = nblauncher.provisioner:ForkedKernelProvisioner",
+        ],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -61,6 +62,11 @@ def nblauncher(folder: Path, *arguments: str, may_fail: bool = False) -> None:
     )
     if answer.returncode != 0 and not may_fail:
         sys.exit(f"{' '.join(arguments)} failed:\n{answer.stderr}")
+
+
+def notebook_passwords(folder: Path) -> dict[str, str]:
+    with open(folder / "credentials.csv", encoding="utf-8", newline="") as file:
+        return {row["username"]: row["notebook_password"] for row in csv.DictReader(file)}
 
 
 def need(command: str) -> None:

@@ -14,7 +14,6 @@ machine does then. Accounts are called nbtg000..., and go again with it all.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import socket
 import ssl
@@ -26,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
+from _shared import forget, measured, memory, nblauncher, notebook_passwords, processor_seconds, supervisor, tree
 
 from nblauncher.course import CoursePaths
 
@@ -63,11 +62,6 @@ def first_byte(name: str, port: int) -> float:
         if not connection.recv(1):
             sys.exit(f"{name}'s server said nothing")
     return time.perf_counter() - begun
-
-
-def notebook_passwords(folder: Path) -> dict[str, str]:
-    with open(folder / "credentials.csv", encoding="utf-8", newline="") as file:
-        return {row["username"]: row["notebook_password"] for row in csv.DictReader(file)}
 
 
 def sign_in(name: str, port: int, password: str) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ PIP_PREFIX = ".local/share/nblauncher/python"
 """Where `%pip install` of a student lands, below the home: a virtual environment on top of the course's."""
 
 KERNEL_NAME = "python3"
+
+PROVISIONER = "nblauncher"
+"""The name of the entry point."""
 
 _KERNEL_FILE = "kernel.json"
 _KERNEL_SCRIPT = str(Path(__file__).with_name("kernel.py"))
@@ -57,21 +61,30 @@ def settings_folder(run: Path) -> Path:
     return data_folder(run) / "lab" / "settings"
 
 
-def write(run: Path, kernelspec: Mapping[str, Any] | None = None, python: str = sys.executable) -> None:
-    """Write or renew all of it, as root, below a root-owned `run`. Running servers see the new files at once.
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """`spec` is a kernel.json as a mapping (with `--profile` in its argv, say); None: IPython's own."""
 
-    `kernelspec` is a kernel.json as a mapping (with `--profile` in its argv, say); None: IPython's own. `python` runs
-    the kernels.
-    """
+    spec: Mapping[str, Any] | None = None
+    python: str = sys.executable
+    """What runs them."""
+    socket: Path | None = None
+    """Where they are asked for; None: every server starts its own."""
+    preload: tuple[str, ...] = ()
+    """What those that are asked for have in memory; here so that a change of it is seen."""
+
+
+def write(run: Path, kernels: Kernels) -> None:
+    """Write or renew all of it, as root, below a root-owned `run`. Running servers see the new files at once."""
     _put(config_folder(run), "jupyter_server_config.json", _SERVER_CONFIG, run)
     _put(settings_folder(run), "overrides.json", _LAB_DEFAULTS, run)
-    _put(_kernel_folder(run), _KERNEL_FILE, _kernel(kernelspec, python), run)
+    _put(_kernel_folder(run), _KERNEL_FILE, _kernelspec(kernels), run)
 
 
-def are_current(run: Path, kernelspec: Mapping[str, Any] | None, python: str) -> bool:
+def are_current(run: Path, kernels: Kernels) -> bool:
     """Whether new kernels are what `write` would make them."""
     try:
-        return bool(json.loads((_kernel_folder(run) / _KERNEL_FILE).read_bytes()) == _kernel(kernelspec, python))
+        return bool(json.loads((_kernel_folder(run) / _KERNEL_FILE).read_bytes()) == _kernelspec(kernels))
     except (FileNotFoundError, ValueError):
         return False
 
@@ -80,9 +93,15 @@ def _kernel_folder(run: Path) -> Path:
     return data_folder(run) / "kernels" / KERNEL_NAME
 
 
-def _kernel(kernelspec: Mapping[str, Any] | None, python: str) -> dict[str, Any]:
-    spec = dict(kernelspec) if kernelspec is not None else default_kernelspec()
-    return {**spec, "argv": [python, "-I", _KERNEL_SCRIPT, PIP_PREFIX, *spec["argv"][1:]]}
+def _kernelspec(kernels: Kernels) -> dict[str, Any]:
+    spec = dict(kernels.spec) if kernels.spec is not None else default_kernelspec()
+    spec["argv"] = [kernels.python, "-I", _KERNEL_SCRIPT, PIP_PREFIX, *spec["argv"][1:]]
+    if kernels.socket is not None:
+        # See nblauncher.provisioner and, for the format, jupyter_client's documentation of kernel provisioning.
+        provisioner = {"provisioner_name": PROVISIONER, "config": {"kernels_socket": str(kernels.socket)}}
+        about = {"kernel_provisioner": provisioner, "nblauncher_preload": list(kernels.preload)}
+        spec["metadata"] = {**spec.get("metadata", {}), **about}
+    return spec
 
 
 def default_kernelspec() -> dict[str, Any]:

@@ -54,9 +54,19 @@ class CoursePaths:
         return self.run / "tickets.sock"
 
     @property
+    def kernels_socket(self) -> Path:
+        """0666 root: where students' servers ask for forked kernels; the peer's uid decides."""
+        return self.run / "kernels.sock"
+
+    @property
     def preloaded(self) -> Path:
         """0600 root: the modules that a notebook server loads; found anew after a reboot."""
         return self.run / "preloaded.json"
+
+    @property
+    def kernels_home(self) -> Path:
+        """0700 root: the home of the kernels' fork server, where libraries keep caches, and its finding."""
+        return self.run / "kernels"
 
     @property
     def students_run(self) -> Path:

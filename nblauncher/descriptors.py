@@ -13,6 +13,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from nblauncher.errors import HostError
 from nblauncher.model import Account
@@ -50,6 +51,22 @@ def is_sealed(descriptor: int) -> bool:
         return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
     except OSError:
         return False
+
+
+def unix_listener(path: Path, mode: int) -> socket.socket:
+    """A listening socket in a root-owned folder, in place of what a killed process left. HostError when the host says
+    no. The umask must keep others out until the mode is set.
+    """
+    path.unlink(missing_ok=True)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        one.bind(str(path))
+        path.chmod(mode)
+        one.listen(128)
+    except OSError as error:
+        one.close()
+        raise HostError(f"cannot open {path}: {error.strerror}") from error
+    return one
 
 
 @dataclass(frozen=True, slots=True)

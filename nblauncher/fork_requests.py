@@ -1,10 +1,10 @@
-"""What the supervisor asks of a fork server. One packet of a SOCK_SEQPACKET socket each, descriptors beside it."""
+"""What the supervisor tells its fork servers. One packet of a SOCK_SEQPACKET socket each, descriptors beside it."""
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,47 @@ class RequestError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Whose a forked process is, and the control group that root recorded for it."""
+
+    account: Account
+    group: Group
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "username": self.account.username,
+            "uid": self.account.uid,
+            "gid": self.account.gid,
+            "home": str(self.account.home),
+            "group": [self.group.kind.value, str(self.group.path)],
+        }
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Place:
+        """RequestError for whatever is missing, of another type, or would be root's."""
+        username, home, group, uid, gid = (given.get(key) for key in ("username", "home", "group", "uid", "gid"))
+        if type(uid) is not int or type(gid) is not int or uid <= 0 or gid <= 0:
+            raise RequestError("an id is missing, or is root's")
+        if not isinstance(username, str) or not _USERNAME.fullmatch(username):
+            raise RequestError("that is no username")
+        if not isinstance(home, str) or not home.startswith("/") or "\0" in home:
+            raise RequestError("that is no home")
+        if not isinstance(group, list) or len(group) != 2 or not all(map(_is_word, group)):
+            raise RequestError("that is no control group")
+        try:
+            kind = Kind(group[0])
+        except ValueError as error:
+            raise RequestError("no such kind of control group") from error
+        return cls(Account(username, uid, gid, Path(home)), Group(kind, Path(group[1])))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A server to be forked. With it come output, config, certificate and key (with TLS), news, listening sockets."""
 
     number: int
-    account: Account
+    place: Place
     environment: Mapping[str, str]
-    group: Group
     has_tls: bool
 
     @property
@@ -40,44 +74,43 @@ class Request:
 
     def pack(self, descriptors: int) -> bytes:
         """ValueError when it is too long for one packet."""
-        data = wire.pack(
+        return pack(
             {
+                **self.place.to_json(),
                 "id": self.number,
-                "username": self.account.username,
-                "uid": self.account.uid,
-                "gid": self.account.gid,
-                "home": str(self.account.home),
                 "environment": dict(self.environment),
-                "group": [self.group.kind.value, str(self.group.path)],
                 "tls": self.has_tls,
                 "descriptors": descriptors,
             }
         )
-        if len(data) > MAX_PACKET:
-            raise ValueError(f"a request of {len(data)} bytes")
-        return data
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Request:
         """RequestError for whatever is missing, of another type, or would be root's."""
-        username, home, environment, group = (given.get(key) for key in ("username", "home", "environment", "group"))
-        uid, gid, number = (given.get(key) for key in ("uid", "gid", "id"))
-        if type(number) is not int or type(uid) is not int or type(gid) is not int or uid <= 0 or gid <= 0:
-            raise RequestError("an id is missing, or is root's")
-        if not isinstance(username, str) or not _USERNAME.fullmatch(username):
-            raise RequestError("that is no username")
-        if not isinstance(home, str) or not home.startswith("/") or "\0" in home:
-            raise RequestError("that is no home")
+        number, environment = given.get("id"), given.get("environment")
+        if type(number) is not int:
+            raise RequestError("an id is missing")
         if not isinstance(environment, dict) or not all(map(_is_word, environment.values())):
             raise RequestError("the environment holds something else than text")
-        if not isinstance(group, list) or len(group) != 2 or not all(map(_is_word, group)):
-            raise RequestError("that is no control group")
-        try:
-            kind = Kind(group[0])
-        except ValueError as error:
-            raise RequestError("no such kind of control group") from error
-        account = Account(username, uid, gid, Path(home))
-        return cls(number, account, environment, Group(kind, Path(group[1])), given.get("tls") is True)
+        return cls(number, Place.parse(given), environment, given.get("tls") is True)
+
+
+def know(place: Place) -> bytes:
+    """The packet that has kernels forked for a student from now on, into this group."""
+    return pack({"know": place.to_json()})
+
+
+def forget(uid: int) -> bytes:
+    """The packet after which none is forked for this uid any more."""
+    return pack({"forget": uid})
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """ValueError when it is too long for one packet."""
+    data = wire.pack(message)
+    if len(data) > MAX_PACKET:
+        raise ValueError(f"a request of {len(data)} bytes")
+    return data
 
 
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -99,11 +132,6 @@ def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 def answer(link: socket.socket, message: Mapping[str, Any]) -> None:
     link.send(wire.pack(message))
-
-
-def ask(link: socket.socket, request: Request, descriptors: Sequence[int]) -> None:
-    """Never waits: BlockingIOError when the fork server does not read, ValueError when it is too long."""
-    socket.send_fds(link, [request.pack(len(descriptors))], list(descriptors))
 
 
 def _is_word(value: object) -> bool:

@@ -11,17 +11,21 @@ refuses to uninstall what is root's. It is only two links and two small files an
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import site
 import sys
 from pathlib import Path
 
+_PR_SET_THP_DISABLE = 41
 _LINK = "_nblauncher_course.pth"
 
 
 def main(arguments: list[str]) -> None:
     """Become the kernel. Without room in the home it runs without a place for `%pip`."""
     prefix, *arguments = arguments
+    _allow_huge_pages()
     python = sys.executable
     try:
         python = str(prepare(Path(os.environ["HOME"]) / prefix))
@@ -41,7 +45,7 @@ def prepare(folder: Path) -> Path:
         f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
     )
     # addsitedir, unlike a bare path, also reads the .pth files of the course's environment.
-    course = site.getsitepackages()
+    course = [path for path in site.getsitepackages() if os.path.isdir(path)]
     _put(packages / _LINK, "".join(f"import site; site.addsitedir({path!r})\n" for path in course))
     for name in ("python", "python3"):
         link = folder / "bin" / name
@@ -49,6 +53,12 @@ def prepare(folder: Path) -> Path:
             link.unlink(missing_ok=True)
             link.symlink_to(base)
     return folder / "bin" / "python"
+
+
+def _allow_huge_pages() -> None:
+    """A server that was forked has them switched off, and what it starts would inherit that (prctl(2))."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
 
 
 def _put(file: Path, content: str) -> None:

@@ -97,9 +97,9 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def disable_huge_pages() -> None:
+def disable_huge_pages(is_disabled: bool = True) -> None:
     """No transparent huge pages here and in children: a write to one copies 2 MB that forked processes shared."""
-    _prctl(_PR_SET_THP_DISABLE, 1)
+    _prctl(_PR_SET_THP_DISABLE, int(is_disabled))
 
 
 def set_name(name: str) -> None:

@@ -34,7 +34,9 @@ def send(connection: socket.socket, message: Mapping[str, Any], descriptors: Seq
     """Send all of it; blocks. The other side gets duplicates of the descriptors."""
     data = pack({**message, "descriptors": len(descriptors)})
     sent = socket.send_fds(connection, [data], list(descriptors)) if descriptors else 0
-    connection.sendall(data[sent:])
+    if sent < len(data):
+        # Not for nothing at all: who has all of it may have hung up by now.
+        connection.sendall(data[sent:])
 
 
 class Reader:

@@ -32,7 +32,7 @@ SETTLING = 15.0
 """Seconds that processes which were told to end may take to be gone."""
 
 TESTS = Path(__file__).parent
-CLASSES = ("launch", "adoption", "server", "supervisor", "web", "front_page", "warnings", "class", "demand")
+CLASSES = ("launch", "adoption", "server", "supervisor", "web", "front_page", "warnings", "class", "demand", "kernels")
 """Words in the names of the test files that start servers."""
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import ssl
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +50,18 @@ class JupyterClient:
     def start_kernel(self) -> str:
         return str(self.api("POST", "kernels", json={"name": "python3"}).json()["id"])
 
-    def run(self, code: str, kernel: str | None = None) -> str:
-        """Run one cell; its text output, errors included."""
-        kernel = kernel or self.start_kernel()
-        session, message = uuid.uuid4().hex, uuid.uuid4().hex
+    def run(self, code: str, kernel: str | None = None, answer: str | None = None) -> str:
+        """Run one cell; its text output, errors included. `answer` is what it gets from input()."""
+        with self.notebook(kernel or self.start_kernel()) as notebook:
+            return notebook.run(code, answer)
+
+    @contextlib.contextmanager
+    def notebook(self, kernel: str) -> Iterator[Notebook]:
+        """A tab that shows the kernel's notebook."""
+        session = uuid.uuid4().hex
         connection = self.connect(f"api/kernels/{kernel}/channels?session_id={session}")
         try:
-            header = {"msg_id": message, "msg_type": "execute_request", "username": "", "session": session}
-            request = {
-                "header": {**header, "version": "5.3", "date": "2026-01-01T00:00:00Z"},
-                "parent_header": {},
-                "metadata": {},
-                "content": {"code": code, "silent": False, "store_history": False, "allow_stdin": False},
-                "channel": "shell",
-                "buffers": [],
-            }
-            connection.send(json.dumps(request))
-            return _collect(connection, message)
+            yield Notebook(connection, session)
         finally:
             connection.close()
 
@@ -92,19 +89,68 @@ class JupyterClient:
         )
 
 
-def _collect(connection: websocket.WebSocket, message: str) -> str:
-    text = ""
-    while True:
-        received = json.loads(connection.recv())
-        if received["parent_header"].get("msg_id") != message:
-            continue
-        content = received["content"]
-        match received["msg_type"]:
-            case "stream":
-                text += content["text"]
-            case "execute_result":
-                text += content["data"]["text/plain"]
-            case "error":
-                text += "\n".join(content["traceback"])
-            case "status" if content["execution_state"] == "idle":
-                return text
+class Notebook:
+    """One connection to a kernel's channels."""
+
+    def __init__(self, connection: websocket.WebSocket, session: str) -> None:
+        self.connection, self.session = connection, session
+
+    def send(self, channel: str, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> str:
+        """Send a message; its id."""
+        message = uuid.uuid4().hex
+        header = {"msg_id": message, "msg_type": kind, "username": "", "session": self.session}
+        request = {
+            "header": {**header, "version": "5.3", "date": "2026-01-01T00:00:00Z"},
+            "parent_header": parent or {},
+            "metadata": {},
+            "content": content,
+            "channel": channel,
+            "buffers": [],
+        }
+        self.connection.send(json.dumps(request))
+        return message
+
+    def receive(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that is wanted."""
+        while True:
+            received = json.loads(self.connection.recv())
+            if wanted(received):
+                return received
+
+    def begin(self, code: str, *, allow_stdin: bool = False) -> str:
+        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": allow_stdin}
+        return self.send("shell", "execute_request", content)
+
+    def run(self, code: str, answer: str | None = None) -> str:
+        return self.finish(self.begin(code, allow_stdin=answer is not None), answer)
+
+    def finish(self, message: str, answer: str | None = None) -> str:
+        """What the cell showed until it was done."""
+        text = ""
+        while True:
+            received = self.receive(lambda one: one["parent_header"].get("msg_id") == message)
+            content = received["content"]
+            match received["msg_type"]:
+                case "stream":
+                    text += content["text"]
+                case "execute_result" | "display_data":
+                    text += content["data"]["text/plain"]
+                    text += "".join(f"[{kind}]" for kind in content["data"] if kind.startswith("image/"))
+                case "error":
+                    text += "\n".join(content["traceback"])
+                case "input_request":
+                    self.send("stdin", "input_reply", {"value": answer}, received["header"])
+                case "status" if content["execution_state"] == "idle":
+                    return text
+
+    def ask_debugger(self, command: str, **arguments: Any) -> str:
+        content = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+        return self.send("control", "debug_request", content)
+
+    def debug(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the kernel's debugger; its answer."""
+        message = self.ask_debugger(command, **arguments)
+        answer = self.receive(
+            lambda one: one["msg_type"] == "debug_reply" and one["parent_header"].get("msg_id") == message
+        )
+        return dict(answer["content"])

@@ -99,13 +99,13 @@ class RunningClass:
         self.ca = tls.ensure_class_ca(folder / "tls", ["localhost"], ["127.0.0.1", "::1"], course)
         self.hashed = passwords.jupyter_hash(Secret(PASSWORD))
         self._supervisor: Client | None = None
-        self.kernelspec: dict[str, Any] | None = None
+        self.kernels = classfiles.Kernels()
 
     @property
     def supervisor(self) -> Client:
         if self._supervisor is None:
             self._supervisor = client.start(self.paths)
-            classfiles.write(self.paths.run, self.kernelspec)
+            classfiles.write(self.paths.run, self.kernels)
         return self._supervisor
 
     def reconnect(self) -> Client:

@@ -71,6 +71,7 @@ def checks(
     if settings is not None:
         if settings.notebook.spawner == "forkserver":
             found.append(system.preloading(trusted.objections()))
+            found += kernels.preloading(settings.notebook, config.DEFAULT_PRELOAD)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*places(settings, roster, known), *network(settings, roster, known, ask)]

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,8 @@ class HoldPorts:
         _ensure_system_accounts(host)
         with client.start(host.paths) as supervisor:
             notebook = host.settings.notebook
-            supervisor.prepare(notebook.spawner, at_first_use=notebook.preload_when == "first-use")
+            first_use = notebook.preload_when == "first-use"
+            supervisor.prepare(notebook.spawner, at_first_use=first_use, kernels=kernels.preload(notebook))
             _hold_front_port(supervisor, host.settings)
             _write_classfiles(host)
             claims = host.ledger.claims()
@@ -308,21 +309,23 @@ def _hold_front_port(supervisor: Client, settings: Settings) -> None:
 
 def _write_classfiles(host: Host) -> None:
     try:
-        classfiles.write(host.paths.run, *_kernels(host))
+        classfiles.write(host.paths.run, _kernels(host))
     except OSError as error:
         raise HostError(f"cannot write below {host.paths.run}: {error.strerror}") from error
 
 
 def files_are_current(host: Host) -> bool:
     """Whether new kernels are what the config says now."""
-    return classfiles.are_current(host.paths.run, *_kernels(host))
+    return classfiles.are_current(host.paths.run, _kernels(host))
 
 
-def _kernels(host: Host) -> tuple[Mapping[str, Any] | None, str]:
-    """The kernelspec of the course, and what runs its kernels."""
-    python = str(host.settings.notebook.kernel_python or sys.executable)
-    name = host.settings.profile
-    return profile.kernelspec(python, name) if name else None, python
+def _kernels(host: Host) -> classfiles.Kernels:
+    notebook = host.settings.notebook
+    python = kernels.python_of(notebook)
+    spec = profile.kernelspec(python, host.settings.profile) if host.settings.profile else None
+    if notebook.spawner != "forkserver":
+        return classfiles.Kernels(spec, python)
+    return classfiles.Kernels(spec, python, host.paths.kernels_socket, notebook.preload)
 
 
 def _why(host: Host, outcome: Outcome) -> str:

@@ -107,14 +107,17 @@ def remember_entry_points() -> None:
     importlib.metadata.entry_points = everything.select
 
 
-def load(names: Iterable[str]) -> None:
-    """Import them; what cannot be imported here is left to those who need it."""
+def load(names: Iterable[str]) -> list[str]:
+    """Import them; what cannot be imported here is left to those who need it, and returned."""
+    missing = []
     for name in names:
         if name not in sys.modules:
             try:
                 importlib.import_module(name)
             except (ImportError, AttributeError, OSError, ValueError) as error:
-                log.info("not preloaded: %s (%s)", name, error)
+                log.debug("not preloaded: %s (%s)", name, error)
+                missing.append(name)
+    return missing
 
 
 def freeze() -> None:

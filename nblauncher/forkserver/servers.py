@@ -1,4 +1,4 @@
-"""The fork server of notebook servers: `python -I -m nblauncher.forkserver.servers LINK FOUND`, as root.
+"""The fork server of notebook servers: `python -I -m nblauncher.forkserver.servers FOUND LINK`, as root.
 
 LINK is the number of its socket to the supervisor, FOUND a file of root's that keeps what a warm-up found. It says
 `{"ready": ...}` or `{"refused": [...]}`, then answers a request with the pid of the forked server or a problem. The
@@ -7,11 +7,8 @@ supervisor, not this process, becomes the servers' parent. It ends when the supe
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import pwd
-import signal
 import socket
 import struct
 import sys
@@ -22,31 +19,22 @@ from typing import NoReturn
 from nblauncher import children, privileges
 from nblauncher.children import Child
 from nblauncher.fork_requests import Request, RequestError, answer, receive
-from nblauncher.forkserver import preload, renewal, trusted
-from nblauncher.model import Account
+from nblauncher.forkserver import life, preload, renewal
 from nblauncher.wire import WireError, close_all
 
 log = logging.getLogger("nblauncher.forkserver")
 
-WARM_UP_ACCOUNT = "nblauncher"
 _PID = struct.Struct("=i")
 _GO = b"g"
-_MOST_REPORTED = 20
 
 
 def main(arguments: list[str]) -> int:
     """Look, load, say so, serve."""
-    link = socket.socket(fileno=int(arguments[0]))
-    link.set_inheritable(False)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if problems := trusted.objections():
-        for problem in problems:
-            log.error("refusing to import: %s", problem)
-        answer(link, {"refused": problems[:_MOST_REPORTED]})
+    found, number = arguments
+    link = life.open_link(number)
+    if life.refuses_to_import(link):
         return 4
-    _load(Path(arguments[1]))
+    _load(Path(found))
     answer(link, {"ready": len(sys.modules)})
     while _serve_one(link):
         pass
@@ -64,21 +52,12 @@ def _load(found: Path) -> None:
     origin = ", as found before"
     if names is None:
         origin = ""
-        names = preload.found_by(warm_up.serve_once, account) if (account := _unprivileged()) else ()
+        names = preload.found_by(warm_up.serve_once, account) if (account := life.unprivileged()) else ()
         if names:
             preload.note(found, environment, names)
     preload.load(names)
     preload.freeze()
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
-
-
-def _unprivileged() -> Account | None:
-    try:
-        entry = pwd.getpwnam(WARM_UP_ACCOUNT)
-    except KeyError:
-        log.warning("there is no account %s to warm up as", WARM_UP_ACCOUNT)
-        return None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, children.NOWHERE)
 
 
 def _serve_one(link: socket.socket) -> bool:
@@ -144,28 +123,23 @@ def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoRetur
         if os.read(wait, 1) != _GO:
             os._exit(0)
         output, *keep = descriptors
-        child = Child(request.account, (), {}, tuple(keep), request.account.home, request.group)
+        account = request.place.account
+        child = Child(account, (), {}, tuple(keep), account.home, request.place.group)
         children.settle(child, output)
-        renewal.renew(request.environment, "nblauncher.server")
+        renewal.use_pythons_signals()
+        renewal.renew(request.environment)
+        sys.argv[:] = ["nblauncher.server"]
         privileges.set_name("notebook-server")
         # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
         privileges.set_dumpable(True)
         status = _serve(request, keep)
     except SystemExit as end:
-        status = _status_of(end)
+        status = life.status_of(end)
     except BaseException:
         # The boundary of this process: there is no caller, and the student's log gets what is written here.
         traceback.print_exc()
     finally:
-        _end(status)
-
-
-def _status_of(end: SystemExit) -> int:
-    """As an interpreter takes it: words are said, and mean failure."""
-    if end.code is None or isinstance(end.code, int):
-        return end.code or 0
-    print(end.code, file=sys.stderr)
-    return 1
+        life.end(status)
 
 
 def _serve(request: Request, keep: list[int]) -> int:
@@ -175,16 +149,6 @@ def _serve(request: Request, keep: list[int]) -> int:
     certificate, key = (rest.pop(0), rest.pop(0)) if request.has_tls else (None, None)
     news = rest.pop(0)
     return server.serve(server.Descriptors(tuple(rest), config, certificate, key, news))
-
-
-def _end(status: int) -> NoReturn:
-    """As an interpreter ends, but for the parent's share: what was registered for the end runs, then it is over."""
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
 
 
 if __name__ == "__main__":

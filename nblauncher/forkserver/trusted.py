@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def objections() -> list[str]:
+def objections(executable: Path | None = None, path: Iterable[str] | None = None) -> list[str]:
     """One line for each place that somebody else than root can change; empty when everything is root's.
 
     Looked at are the interpreter, every folder and archive on sys.path (the targets of .pth files are on it by now),
-    the .pth files themselves, and every folder and link above each of them.
+    the .pth files themselves, and every folder and link above each of them. Without arguments it is the interpreter
+    that runs this, else one whose sys.path is `path`.
     """
-    return list(dict.fromkeys(line for place in _places() for line in objections_to(place)))
+    places = _places(executable or Path(sys.executable), sys.path if path is None else path)
+    return list(dict.fromkeys(line for place in places for line in objections_to(place)))
 
 
 def objections_to(place: Path) -> Iterator[str]:
@@ -32,9 +34,9 @@ def objections_to(place: Path) -> Iterator[str]:
             yield f"{one} can be written by others than root"
 
 
-def _places() -> Iterator[Path]:
-    yield Path(sys.executable)
-    for entry in sys.path:
+def _places(executable: Path, path: Iterable[str]) -> Iterator[Path]:
+    yield executable
+    for entry in path:
         folder = Path(entry or os.curdir)
         if folder.exists():
             yield folder

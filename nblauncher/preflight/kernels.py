@@ -1,13 +1,18 @@
-"""The Python that runs the kernels (notebook.kernel_python)."""
+"""The Python that runs the kernels (notebook.kernel_python), and what it has in memory for them (notebook.preload)."""
 
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import os
 import pwd
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nblauncher import privileges, workers
 from nblauncher.children import NOWHERE
@@ -16,56 +21,140 @@ from nblauncher.forkserver import trusted
 from nblauncher.model import Account
 from nblauncher.preflight.finding import PATH, Finding, ok, problem, warning
 from nblauncher.printable import printable
+from nblauncher.settings import NotebookSettings
+from nblauncher.spawners import Preload
 
-_PROBE = "import sys, ipykernel.kernelapp; print('%d.%d.%d' % sys.version_info[:3], ipykernel.__version__)"
+log = logging.getLogger(__name__)
+
+_PROBE = """
+import importlib.util, json, sys
+import ipykernel.kernelapp
+
+def is_there(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+print(json.dumps({
+    "version": list(sys.version_info[:3]), "ipykernel": ipykernel.__version__, "path": sys.path,
+    "missing": [name for name in sys.argv[1:] if not is_there(name)],
+}))
+"""
 _PATIENCE = 60.0
 _NOBODY = "nobody"
+_OLDEST = (3, 10)
+"""Python's version that the fork server is written for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What an interpreter says of itself when nobody runs it; or `why` it says nothing."""
+
+    version: tuple[int, ...] = ()
+    ipykernel: str = ""
+    path: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Of the modules that it was asked for."""
+    why: str = ""
+
+
+def python_of(notebook: NotebookSettings) -> str:
+    """What runs the kernels."""
+    return str(notebook.kernel_python or sys.executable)
+
+
+def preload(notebook: NotebookSettings) -> Preload | None:
+    """What kernels are forked from; None where each is to be a program of its own, which the log explains."""
+    if notebook.spawner != "forkserver":
+        return None
+    python = python_of(notebook)
+    found = objections(python)
+    if found:
+        log.warning("kernels are not forked: %s", found[0])
+        return None
+    return Preload(python, notebook.preload)
+
+
+def objections(python: str) -> list[str]:
+    """Why root must not run this interpreter, or cannot use it, to fork kernels from; empty when all is well."""
+    if python == sys.executable:
+        return trusted.objections()
+    found = list(trusted.objections_to(Path(python)))
+    if found:
+        return found
+    tried = _tried(python, ())
+    if tried.why:
+        return [f"{python} cannot run: {tried.why}"]
+    if tried.version < _OLDEST:
+        return [f"{python} is a Python {_dotted(tried.version)}, older than {_dotted(_OLDEST)}"]
+    return trusted.objections(Path(python), tried.path)
 
 
 def kernel_python(python: Path) -> Iterator[Finding]:
     """Whether students can run it, and whether it has ipykernel. It is run as nobody, never as root."""
     shown = printable(str(python))
-    versions, why = _tried(python)
-    if why:
+    tried = _tried(str(python), ())
+    if tried.why:
         yield problem(
             "kernels",
-            f"kernels cannot run with {shown}: {printable(why)}",
+            f"kernels cannot run with {shown}: {printable(tried.why)}",
             f"Install ipykernel there (`{shown} -m pip install ipykernel`), or correct notebook.kernel_python.",
         )
         return
-    version, ipykernel = versions.split()[:2]
-    yield ok("kernels", f"{shown}: Python {printable(version)}, ipykernel {printable(ipykernel)}")
-    if objections := list(trusted.objections_to(python)):
+    yield ok("kernels", f"{shown}: Python {_dotted(tried.version)}, ipykernel {printable(tried.ipykernel)}")
+    if found := list(trusted.objections_to(python)):
         yield warning(
             "kernels",
-            f"students run {shown}, and not only root can change it: {printable(objections[0])}",
+            f"students run {shown}, and not only root can change it: {printable(found[0])}",
             "Make it root's, unless whoever that is may act as every student.",
         )
 
 
+def preloading(notebook: NotebookSettings, default: Sequence[str]) -> Iterator[Finding]:
+    """How kernels are started, and what they have in memory. `default` are modules that may be missing."""
+    python, subject = python_of(notebook), "kernel fork server"
+    if found := objections(python):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield warning(
+            subject,
+            f"{printable(found[0])}{more}: every kernel is started as a program of its own",
+            "Give the kernels' Python to root and let nobody else write there, or set notebook.spawner: process.",
+        )
+        return
+    tried = _tried(python, notebook.preload)
+    there = [name for name in notebook.preload if name not in tried.missing]
+    what = f" with {', '.join(there)}" if there else ""
+    yield ok(subject, f"kernels are forked from a preloaded process{what}")
+    if missing := [name for name in tried.missing if name not in default]:
+        yield warning(
+            subject,
+            f"notebook.preload: {printable(python)} has no {', '.join(missing)}",
+            "Install it there, or take it out of notebook.preload.",
+        )
+
+
 @functools.cache
-def _tried(python: Path) -> tuple[str, str]:
-    """What it says of its versions, or why it does not."""
+def _tried(python: str, modules: tuple[str, ...]) -> Tried:
     if not privileges.is_root():
-        return _try(str(python))
+        return _understood(_try(python, modules))
     try:
         entry = pwd.getpwnam(_NOBODY)
     except KeyError:
-        return "", f"there is no account {_NOBODY} to try it with"
+        return Tried(why=f"there is no account {_NOBODY} to try it with")
     nobody = Account(_NOBODY, entry.pw_uid, entry.pw_gid, NOWHERE)
     try:
-        versions, why = workers.run_as(nobody, _try, str(python), timeout=_PATIENCE + 10)
+        return _understood(workers.run_as(nobody, _try, python, modules, timeout=_PATIENCE + 10))
     except HostError as error:
-        return "", error.problem
-    return str(versions), str(why)
+        return Tried(why=error.problem)
 
 
-def _try(python: str) -> tuple[str, str]:
-    """Runs as nobody."""
+def _try(python: str, modules: Sequence[str]) -> list[str]:
+    """Runs as nobody. What the probe said, or nothing and why."""
     os.chdir("/")
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _PROBE],
+            [python, "-I", "-c", _PROBE, *modules],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -75,8 +164,29 @@ def _try(python: str) -> tuple[str, str]:
             env={"PATH": PATH, "HOME": str(NOWHERE)},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return "", str(error)
-    if done.returncode != 0 or len(done.stdout.split()) < 2:
+        return ["", str(error)]
+    if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return "", lines[-1][:300]
-    return done.stdout[:100], ""
+        return ["", lines[-1][:300]]
+    return [done.stdout[:100_000], ""]
+
+
+def _understood(answer: Any) -> Tried:
+    """What a program of the teacher's choice said, run by nobody: anything."""
+    said, why = answer
+    if why:
+        return Tried(why=str(why))
+    try:
+        facts = json.loads(said)
+        return Tried(
+            tuple(int(number) for number in facts["version"]),
+            str(facts["ipykernel"]),
+            tuple(map(str, facts["path"])),
+            tuple(map(str, facts["missing"])),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Tried(why="it does not answer as a Python does")
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))

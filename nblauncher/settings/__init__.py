@@ -6,6 +6,7 @@ from nblauncher.settings.parser import parse
 from nblauncher.settings.rules import conflicts
 from nblauncher.settings.sample import reference, sample
 from nblauncher.settings.values import (
+    DEFAULT_PRELOAD,
     AccountSettings,
     NotebookSettings,
     RetrieveSettings,
@@ -15,6 +16,7 @@ from nblauncher.settings.values import (
 )
 
 __all__ = [
+    "DEFAULT_PRELOAD",
     "AccountSettings",
     "NotebookSettings",
     "RetrieveSettings",

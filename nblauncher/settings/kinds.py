@@ -130,6 +130,10 @@ def hosts(node: yaml.Node, folder: Path) -> tuple[str, ...]:
     return _each(node, _host)
 
 
+def modules(node: yaml.Node, folder: Path) -> tuple[str, ...]:
+    return _each(node, _module)
+
+
 def addresses(node: yaml.Node, folder: Path) -> tuple[str, ...]:
     return _each(node, _address)
 
@@ -203,6 +207,12 @@ def _host(value: str) -> str:
             return _address(value)
         except ValueError:
             raise ValueError(f"{quoted(value)} is not the name or address of a host (no https://, no port)") from None
+    return value
+
+
+def _module(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value, re.ASCII):
+        raise ValueError(f"{quoted(value)} is not the name of a module, such as numpy or matplotlib.pyplot")
     return value
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nblauncher.settings import kinds
 from nblauncher.settings.kinds import Kind
+from nblauncher.settings.values import DEFAULT_PRELOAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,18 @@ SCHEMA: Mapping[str, Key] = {
         "Minutes after which a server without kernels, terminals and requests stops until its student comes again; a "
         "kernel that does nothing and that no tab shows ends after as many. 0: never.",
     ),
+    "notebook.preload": Key(
+        kinds.modules,
+        f"[{', '.join(DEFAULT_PRELOAD)}]",
+        "Modules that kernels have in memory when they start, as far as the kernels' Python has them; students still "
+        "import them. They are imported once, as root: name nothing that writes files or starts threads by being "
+        "imported.",
+    ),
     "notebook.preload_when": Key(
         kinds.choice("launch", "first-use"),
         "launch",
-        "When the process that servers are forked from begins to load: first-use saves its memory until then.",
+        "When the processes that servers and kernels are forked from begin to load: first-use saves their memory until "
+        "then.",
     ),
     "notebook.kernel_python": Key(
         kinds.absolute_path,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nblauncher.model import Material
 
+DEFAULT_PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
+
 
 @dataclass(frozen=True, slots=True)
 class AccountSettings:
@@ -62,8 +64,10 @@ class NotebookSettings:
     """all | on-demand"""
     idle_stop: int = 0
     """Minutes without anything to do after which a server stops until somebody comes; 0: never."""
+    preload: tuple[str, ...] = DEFAULT_PRELOAD
+    """Modules that kernels have in memory when they start."""
     preload_when: str = "launch"
-    """launch | first-use: when the fork server begins to load."""
+    """launch | first-use: when the fork servers begin to load."""
     kernel_python: Path | None = None
     """What runs the kernels; None: the Python that runs nblauncher."""
 

@@ -1,9 +1,11 @@
 """Who starts, polls and stops notebook servers. `Spawner` is one of the three seams.
 
-`process` execs each server; `forkserver` forks each from a process that has loaded everything.
+`process` execs each server; `forkserver` forks each from a process that has loaded everything. `KernelForkServer` keeps
+the process that kernels are forked from.
 """
 
 from nblauncher.spawners.forkserver import ForkServerSpawner
+from nblauncher.spawners.kernel_fork_server import KernelForkServer, Preload
 from nblauncher.spawners.process import ProcessSpawner
 from nblauncher.spawners.protocol import (
     Answer,
@@ -18,7 +20,9 @@ __all__ = [
     "Answer",
     "EventLoop",
     "ForkServerSpawner",
+    "KernelForkServer",
     "Order",
+    "Preload",
     "ProcessSpawner",
     "Spawner",
     "Started",

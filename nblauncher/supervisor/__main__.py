@@ -10,13 +10,12 @@ import os
 import re
 import resource
 import signal
-import socket
 import sys
-from pathlib import Path
 
 from nblauncher import cgroups, logs, privileges
 from nblauncher.course import LOG_ROOT, RUN_ROOT, CoursePaths
-from nblauncher.errors import BusyError, HostError, NblauncherError, RefusedError
+from nblauncher.descriptors import unix_listener
+from nblauncher.errors import BusyError, NblauncherError, RefusedError
 from nblauncher.supervisor.course import Course, Locale
 from nblauncher.supervisor.loop import Loop, reap
 from nblauncher.supervisor.requests import Counter
@@ -60,7 +59,7 @@ def _supervise(paths: CoursePaths, told: int) -> None:
     _raise_file_limit()
     groups = cgroups.enter_scope(cgroups.choose(paths.course), os.getpid())
     loop = Loop()
-    tickets = _unix_socket(paths.tickets_socket, 0o666)
+    tickets = unix_listener(paths.tickets_socket, 0o666)
     locale = Locale(os.environ.get("LANG", "C.UTF-8"), os.environ.get("TZ", ""))
     course = Course(loop, paths, groups, tickets, locale)
     log.info("supervisor of %s, pid %d, groups: %s", paths.course, os.getpid(), groups.kind.value)
@@ -84,12 +83,12 @@ def _supervise(paths: CoursePaths, told: int) -> None:
             if not course.settle():
                 loop.later(0.05, lambda: None)
                 return
-            counter = Counter(loop, _unix_socket(paths.supervisor_socket, 0o600), course.handlers)
+            counter = Counter(loop, unix_listener(paths.supervisor_socket, 0o600), course.handlers)
             _tell(told, {"ready": True})
 
     loop.later(0.0, lambda: None)
     loop.run(each_round)
-    for file in (paths.supervisor_socket, paths.tickets_socket, course.registry.file):
+    for file in (paths.supervisor_socket, paths.tickets_socket, paths.kernels_socket, course.registry.file):
         file.unlink(missing_ok=True)
     course.close()
     if counter is not None:
@@ -141,21 +140,6 @@ def _raise_file_limit() -> None:
     """Seven descriptors a student: sockets, memory files, two pipes. The children get their own limit."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
-
-
-def _unix_socket(path: Path, mode: int) -> socket.socket:
-    """A listening socket in a root-owned folder, in place of what a killed supervisor left."""
-    path.unlink(missing_ok=True)
-    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        # The umask keeps others out until the mode is set.
-        one.bind(str(path))
-        path.chmod(mode)
-        one.listen(128)
-    except OSError as error:
-        one.close()
-        raise HostError(f"cannot open {path}: {error.strerror}") from error
-    return one
 
 
 def _tell(told: int, message: dict[str, object]) -> None:

@@ -26,6 +26,7 @@ from nblauncher.course import CoursePaths
 from nblauncher.descriptors import sealed
 from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
+from nblauncher.spawners import Preload
 from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
 
 START_DEADLINE = 60.0
@@ -155,9 +156,12 @@ class Client:
     def front_page(self) -> FrontPageReport:
         return _front_report(self._ask("front_page")["front"])
 
-    def prepare(self, spawner: str, *, at_first_use: bool = False) -> None:
-        """Servers are about to be started with this spawner: a fork server begins to load, now or with the first."""
-        self._ask("prepare", {"spawner": spawner, "at_first_use": at_first_use})
+    def prepare(self, spawner: str, *, at_first_use: bool = False, kernels: Preload | None = None) -> None:
+        """Servers are about to be started with this spawner: fork servers begin to load, now or with the first. None is
+        there for kernels without `kernels`.
+        """
+        wanted = None if kernels is None else {"python": kernels.python, "modules": list(kernels.modules)}
+        self._ask("prepare", {"spawner": spawner, "at_first_use": at_first_use, "kernels": wanted})
 
     def start_server(self, order: ServerOrder, *, on_demand: bool = False) -> ServerReport:
         """Start a server, now or when somebody comes, or find that it runs already. Does not wait until it answers."""

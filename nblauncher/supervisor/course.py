@@ -18,6 +18,7 @@ from nblauncher.errors import HostError
 from nblauncher.model import ServerState
 from nblauncher.spawners import (
     ForkServerSpawner,
+    KernelForkServer,
     Order,
     ProcessSpawner,
     Spawner,
@@ -38,6 +39,7 @@ from nblauncher.supervisor.specs import (
     checked_grace,
     checked_number,
     checked_port,
+    checked_preload,
     checked_spawner,
     checked_username,
 )
@@ -55,8 +57,8 @@ class Locale:
     time_zone: str
 
 
-FORK_SERVER = "fork-server"
-"""Its control group."""
+FORK_SERVER, KERNEL_FORK_SERVER = "fork-server", "kernel-fork-server"
+"""Their control groups, and with a _ their logs."""
 
 
 class Course:
@@ -71,9 +73,17 @@ class Course:
             paths.preloaded,
             self._keep_fork_servers_output,
         )
-        self._fork_server_log: CappedLog | None = None
+        self._kernels = KernelForkServer(
+            loop,
+            groups.group(KERNEL_FORK_SERVER),
+            locale.language,
+            paths.kernels_socket,
+            paths.kernels_home,
+            self._keep_kernel_fork_servers_output,
+        )
+        self._fork_server_logs: dict[str, CappedLog] = {}
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
-        self.seats = Seats(loop, spawners, groups, paths.logs, paths.students_run)
+        self.seats = Seats(loop, spawners, self._kernels, groups, paths.logs, paths.students_run)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
         self.registry = Registry(paths.run / registry.FILE)
         self._started_at = time.time()
@@ -109,6 +119,7 @@ class Course:
             self.seats.child_ended(pid, status)
             or self.front.child_ended(pid, status)
             or self._fork_server.child_ended(pid)
+            or self._kernels.child_ended(pid)
         ):
             self.seats.orphan_ended(pid, status)
 
@@ -129,6 +140,7 @@ class Course:
         self.seats.close()
         self.front.close()
         self._fork_server.close()
+        self._kernels.close()
         runtime_folders.take_all_away(self._paths.students_run)
         self._groups.remove()
 
@@ -182,14 +194,23 @@ class Course:
 
     def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """A class is about to be started with this spawner, now or when the first student comes."""
+        at_first_use = asked.get("at_first_use") is True
+        preload = checked_preload(asked.get("kernels"))
         if checked_spawner(asked.get("spawner")) == "forkserver":
-            self._fork_server.prepare(at_first_use=asked.get("at_first_use") is True)
+            self._fork_server.prepare(at_first_use=at_first_use)
+        self._kernels.prepare(preload, at_first_use=at_first_use)
         answer({})
 
     def _keep_fork_servers_output(self, output: int) -> None:
-        if self._fork_server_log is not None:
-            self._fork_server_log.close()
-        self._fork_server_log = CappedLog(self._loop, output, self._paths.logs / "_fork-server.log")
+        self._keep_output(FORK_SERVER, output)
+
+    def _keep_kernel_fork_servers_output(self, output: int) -> None:
+        self._keep_output(KERNEL_FORK_SERVER, output)
+
+    def _keep_output(self, name: str, output: int) -> None:
+        if name in self._fork_server_logs:
+            self._fork_server_logs[name].close()
+        self._fork_server_logs[name] = CappedLog(self._loop, output, self._paths.logs / f"_{name}.log")
 
     def _start_server(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         spec = ServerSpec.from_json(asked.get("server"))

@@ -14,8 +14,9 @@ from pathlib import Path
 from nblauncher import cgroups, memory, processes, reasons, runtime_folders, server_activity
 from nblauncher.cgroups import Groups, Kind
 from nblauncher.errors import HostError
+from nblauncher.fork_requests import Place
 from nblauncher.model import Handle, ServerState
-from nblauncher.spawners import Order, Spawner, Started
+from nblauncher.spawners import KernelForkServer, Order, Spawner, Started
 from nblauncher.supervisor import adoption, ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
@@ -45,8 +46,16 @@ _MOST_NEWS = 16
 class Seats:
     """All students of the course. Every method returns at once; what takes time goes on in the loop."""
 
-    def __init__(self, loop: Loop, spawners: Mapping[str, Spawner], groups: Groups, logs: Path, runtime: Path) -> None:
-        self._loop, self._spawners, self._groups = loop, spawners, groups
+    def __init__(
+        self,
+        loop: Loop,
+        spawners: Mapping[str, Spawner],
+        kernels: KernelForkServer,
+        groups: Groups,
+        logs: Path,
+        runtime: Path,
+    ) -> None:
+        self._loop, self._spawners, self._kernels, self._groups = loop, spawners, kernels, groups
         self._logs, self._runtime = logs, runtime
         self._seats: dict[str, Seat] = {}
         self._early: dict[int, int] = {}
@@ -124,6 +133,8 @@ class Seats:
         """What the seat's server is to be started with when it is; one that is up is left alone."""
         if seat.order is None or not seat.is_up:
             seat.keep_order(order, spawner)
+        if seat.is_up:
+            self._kernels.know(Place(order.account, seat.group))  # it was adopted, perhaps
 
     def lay_down(self, seat: Seat) -> None:
         """Have it started when somebody comes. Nothing happens when it is up already. HostError as Waking.lay_down."""
@@ -169,6 +180,7 @@ class Seats:
         ports.listen_again(seat.sockets)
         runtime_folders.provide(self._runtime, order.account)
         seat.group.create()
+        self._kernels.know(Place(order.account, seat.group))
         seat.attempt += 1
         seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
         seat.last_lines, seat.unproven, seat.is_idle = (), (), False
@@ -418,8 +430,11 @@ class Seats:
         leader = leader or seat.handle
         if stopping.sweeping_since == 0.0:
             stopping.sweeping_since = time.monotonic()
+            self._kernels.forget(seat.uid)
+        # Asked first: once it has forgotten, nobody new comes into the group.
+        has_forgotten = self._kernels.has_forgotten(seat.uid)
         left = self._left(seat, leader)
-        is_empty = not left and seat.group.is_empty()
+        is_empty = has_forgotten and not left and seat.group.is_empty()
         stopping.quiet_rounds = stopping.quiet_rounds + 1 if is_empty else 0
         is_quiet = stopping.quiet_rounds >= (_QUIET_ROUNDS if seat.group.kind is Kind.NONE else 1)
         is_overdue = time.monotonic() - stopping.sweeping_since > SWEEP_DEADLINE

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher.model import Account, Handle, ServerState
+from nblauncher.spawners import Preload
 
 DEFAULT_GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 
 SPAWNERS = ("forkserver", "process")
 
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
 
@@ -156,6 +158,17 @@ def checked_spawner(given: object) -> str:
     if given not in SPAWNERS:
         raise SpecError("no such spawner")
     return str(given)
+
+
+def checked_preload(given: object) -> Preload | None:
+    """None: kernels are not forked."""
+    if given is None:
+        return None
+    fields = _object(given)
+    modules = fields.get("modules")
+    if not isinstance(modules, list) or not all(isinstance(one, str) and _MODULE.fullmatch(one) for one in modules):
+        raise SpecError("that is no list of modules")
+    return Preload(_path(fields.get("python")), tuple(modules))
 
 
 def checked_port(given: object) -> int:

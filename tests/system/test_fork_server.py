@@ -251,7 +251,7 @@ def test_nonsense_is_refused_and_the_fork_server_goes_on(course, ada, packet):
 
 def link_of(supervisor: int, server: int) -> socket.socket:
     """A duplicate of the supervisor's end of their socket: the one whose peer the fork server has."""
-    number = psutil.Process(server).cmdline()[-2]
+    number = psutil.Process(server).cmdline()[-1]
     pidfd = os.pidfd_open(server)
     theirs = socket.socket(fileno=pidfd_getfd(pidfd, int(number)))
     os.close(pidfd)

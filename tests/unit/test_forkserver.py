@@ -14,7 +14,7 @@ import pytest
 
 from nblauncher import fork_requests, wire
 from nblauncher.cgroups import Group, Kind
-from nblauncher.fork_requests import Request, RequestError
+from nblauncher.fork_requests import Place, Request, RequestError
 from nblauncher.forkserver import preload, trusted
 from nblauncher.model import Account
 from nblauncher.preflight import system
@@ -41,9 +41,9 @@ def link():
 
 
 def test_a_request_arrives_as_it_was_sent_with_its_descriptors(link):
-    request = Request(7, ADA, {"LANG": "C.UTF-8"}, Group(Kind.V2, Path("/sys/fs/cgroup/x")), has_tls=True)
+    request = Request(7, Place(ADA, Group(Kind.V2, Path("/sys/fs/cgroup/x"))), {"LANG": "C.UTF-8"}, has_tls=True)
     reader, writer = os.pipe()
-    fork_requests.ask(link[0], request, [writer])
+    socket.send_fds(link[0], [request.pack(1)], [writer])
     os.close(writer)
     message, (received,) = fork_requests.receive(link[1])
     assert Request.parse(message) == request
@@ -74,7 +74,7 @@ def test_a_request_arrives_as_it_was_sent_with_its_descriptors(link):
     ids=str,
 )
 def test_a_request_that_makes_no_sense_is_refused(change):
-    assert Request.parse(GOOD).account == ADA
+    assert Request.parse(GOOD).place.account == ADA
     with pytest.raises(RequestError):
         Request.parse({**GOOD, **change})
 
@@ -95,9 +95,9 @@ def test_a_packet_of_garbage_costs_only_itself(link, packet):
 
 
 def test_a_request_too_long_for_a_packet_is_not_sent(link):
-    request = Request(1, ADA, {"A": "x" * fork_requests.MAX_PACKET}, Group(Kind.NONE, Path()), has_tls=False)
+    request = Request(1, Place(ADA, Group(Kind.NONE, Path())), {"A": "x" * fork_requests.MAX_PACKET}, has_tls=False)
     with pytest.raises(ValueError, match="a request of"):
-        fork_requests.ask(link[0], request, [])
+        request.pack(0)
 
 
 @needs_root
@@ -225,10 +225,11 @@ import json, locale, os, random, signal, site, sys, tempfile, multiprocessing
 from nblauncher.forkserver import renewal
 random.seed(1); tempfile.tempdir = "/old"; site.USER_SITE = "/old"
 key = multiprocessing.current_process().authkey
-renewal.renew({"HOME": "/new", "LANG": "C.UTF-8", "TZ": "UTC-3"}, "title")
+renewal.use_pythons_signals()
+renewal.renew({"HOME": "/new", "LANG": "C.UTF-8", "TZ": "UTC-3"})
 import time
 print(json.dumps([
-    dict(os.environ), sys.argv, tempfile.tempdir, site.USER_SITE,
+    dict(os.environ), tempfile.tempdir, site.USER_SITE,
     bytes(multiprocessing.current_process().authkey) != bytes(key),
     time.strftime("%z"), signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,
     signal.getsignal(signal.SIGINT) == signal.default_int_handler,
@@ -238,14 +239,14 @@ print(json.dumps([
 
 def test_a_forked_process_has_its_own_environment_and_time():
     said = subprocess.run([sys.executable, "-I", "-c", PROBE], capture_output=True, text=True, check=True).stdout
-    environment, argv, temporary, user_site, has_new_key, zone, ignores_pipes, has_python_int = json.loads(said)
+    environment, temporary, user_site, has_new_key, zone, ignores_pipes, has_python_int = json.loads(said)
     assert {name: environment[name] for name in ("HOME", "LANG", "TZ")} == {
         "HOME": "/new",
         "LANG": "C.UTF-8",
         "TZ": "UTC-3",
     }
     assert set(environment) <= {"HOME", "LANG", "TZ", "LC_CTYPE"}
-    assert (argv, temporary, user_site, zone) == (["title"], None, None, "+0300")
+    assert (temporary, user_site, zone) == (None, None, "+0300")
     assert has_new_key and ignores_pipes and has_python_int
 
 

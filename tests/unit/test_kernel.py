@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nblauncher import classfiles, kernel
-from nblauncher.classfiles import PIP_PREFIX
+from nblauncher.classfiles import PIP_PREFIX, Kernels
 
 SHOW = "import sys, webcolors; print(sys.prefix); print(webcolors.__file__)"
 
@@ -73,9 +74,8 @@ def test_class_files_are_readable_by_everybody_whatever_the_umask(tmp_path):
     before = os.umask(0o077)
     try:
         for _ in range(2):
-            classfiles.write(
-                run_folder, {"argv": ["python", "-m", "ipykernel_launcher", "--profile=x"], "language": "python"}
-            )
+            spec = {"argv": ["python", "-m", "ipykernel_launcher", "--profile=x"], "language": "python"}
+            classfiles.write(run_folder, Kernels(spec))
     finally:
         os.umask(before)
     assert run_folder.stat().st_mode & 0o777 == 0o711
@@ -88,18 +88,19 @@ def test_class_files_are_readable_by_everybody_whatever_the_umask(tmp_path):
 
 
 def test_it_is_seen_whether_new_kernels_are_what_the_config_says(tmp_path):
-    assert not classfiles.are_current(tmp_path / "none", None, sys.executable)
-    classfiles.write(tmp_path / "course", None, "/opt/physics/bin/python")
-    assert classfiles.are_current(tmp_path / "course", None, "/opt/physics/bin/python")
-    assert not classfiles.are_current(tmp_path / "course", None, sys.executable)
-    assert not classfiles.are_current(tmp_path / "course", {"argv": ["x", "-m", "y"]}, "/opt/physics/bin/python")
+    physics = Kernels(None, "/opt/physics/bin/python", tmp_path / "kernels.sock", ("numpy",))
+    assert not classfiles.are_current(tmp_path / "none", Kernels())
+    classfiles.write(tmp_path / "course", physics)
+    assert classfiles.are_current(tmp_path / "course", physics)
+    for change in ({"python": "/x"}, {"spec": {"argv": ["x", "-m", "y"]}}, {"socket": None}, {"preload": ()}):
+        assert not classfiles.are_current(tmp_path / "course", replace(physics, **change))
 
 
 def test_the_kernels_file_needs_nothing_but_python():
     modules = {
         alias.name for node in ast.walk(ast.parse(Path(kernel.__file__).read_text())) for alias in names_of(node)
     }
-    assert modules <= {"annotations", "os", "site", "sys", "Path"}
+    assert modules <= {"annotations", "Path", *sys.stdlib_module_names}
 
 
 def names_of(node: ast.AST) -> list[ast.alias]:

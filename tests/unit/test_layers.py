@@ -39,7 +39,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # L1: what a course is made of. No edges sideways.
     ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),
     # The processes of a running class, each started by module name.
-    ("supervisor", "web", "server", "server_activity", "server_auth", "server_config", "kernel", "forkserver"),
+    (
+        "supervisor",
+        "web",
+        "server",
+        "server_activity",
+        "server_auth",
+        "server_config",
+        "kernel",
+        "forkserver",
+        "provisioner",
+    ),
     # L2: the only place that chooses implementations.
     ("host",),
     # L3

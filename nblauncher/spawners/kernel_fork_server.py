@@ -1,0 +1,139 @@
+"""The fork server of kernels, as the supervisor keeps it: who may have kernels, and what is loaded for them.
+
+It is asked by the students' servers themselves (nblauncher.provisioner). Without it every kernel is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import fork_requests
+from nblauncher.cgroups import Group
+from nblauncher.descriptors import unix_listener
+from nblauncher.errors import HostError
+from nblauncher.fork_requests import Place
+from nblauncher.spawners.fork_server import ForkServer, Program
+from nblauncher.spawners.protocol import EventLoop, Timer
+
+log = logging.getLogger(__name__)
+
+_SCRIPT = Path(__file__).parents[1] / "forkserver" / "foreign.py"
+_PATH = "/usr/bin:/bin"
+"""What a module that looks for programs finds (matplotlib runs fc-list): folders of root's alone."""
+
+FOUND = "preloaded.json"
+_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """The Python that runs the class's kernels, and the modules that the teacher wants in them."""
+
+    python: str
+    modules: tuple[str, ...]
+
+
+class KernelForkServer:
+    """`door` is where students' servers ask; `home` a folder of root's alone, in which libraries find their caches, and
+    one fork server notes for the next what a kernel loads.
+    """
+
+    def __init__(
+        self, loop: EventLoop, group: Group, language: str, door: Path, home: Path, keep_output: Callable[[int], None]
+    ) -> None:
+        self._loop, self._language, self._door, self._home = loop, language, door, home
+        self._preload = Preload("", ())
+        self._places: dict[int, Place] = {}
+        self._forgetting: set[int] = set()
+        self._unsent: list[bytes] = []
+        self._timer: Timer | None = None
+        self._is_due = False
+        """It begins with the first server."""
+        self._fork_server = ForkServer(loop, group, "the kernels' fork server", self._program, self, keep_output)
+
+    def prepare(self, preload: Preload | None, *, at_first_use: bool = False) -> None:
+        """Begin with a fresh fork server, or with none. Kernels that run notice nothing."""
+        self._fork_server.end()
+        self._is_due = preload is not None and at_first_use
+        if preload is not None:
+            self._preload = preload
+            if not at_first_use:
+                self._fork_server.begin()
+
+    def know(self, place: Place) -> None:
+        """The student's server is about to start: it may ask for kernels, which begin in this group."""
+        self._places[place.account.uid] = place
+        if self._is_due:
+            self._is_due = False
+            self._fork_server.begin()
+        elif self._fork_server.is_ready:
+            self._tell(fork_requests.know(place))
+
+    def forget(self, uid: int) -> None:
+        """No kernel is to be forked for this uid any more; `has_forgotten` says from when on."""
+        if self._places.pop(uid, None) is not None and self._fork_server.is_ready:
+            self._forgetting.add(uid)
+            self._tell(fork_requests.forget(uid))
+
+    def has_forgotten(self, uid: int) -> bool:
+        """Whether every kernel that was forked for this uid is in its group, and none will follow."""
+        return uid not in self._forgetting
+
+    def child_ended(self, pid: int) -> bool:
+        """A child of ours ended: whether it was the fork server."""
+        return self._fork_server.child_ended(pid)
+
+    def close(self) -> None:
+        self._fork_server.close()
+
+    def ready(self, message: Mapping[str, Any]) -> None:
+        for name in message.get("missing", ()):
+            log.warning("notebook.preload: %s cannot be imported", name)
+        for place in self._places.values():
+            self._tell(fork_requests.know(place))
+
+    def answered(self, message: Mapping[str, Any]) -> None:
+        self._forgetting.discard(message.get("forgotten", 0))
+        if "forked" in message:
+            self._fork_server.forked()
+
+    def ended(self, why: str) -> None:
+        """Who asks for a kernel from now on finds nobody, and starts an ordinary one."""
+        self._unsent.clear()
+        self._forgetting.clear()
+
+    def _tell(self, packet: bytes) -> None:
+        self._unsent.append(packet)
+        self._send()
+
+    def _send(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            while self._unsent:
+                self._fork_server.ask(self._unsent[0], [])
+                del self._unsent[0]
+        except BlockingIOError:
+            self._timer = self._loop.later(_PAUSE, self._send)
+        except OSError as error:
+            self._fork_server.give_up(f"it cannot be told: {error}")
+
+    def _program(self) -> Program:
+        threadpoolctl = importlib.util.find_spec("threadpoolctl")
+        if threadpoolctl is None or threadpoolctl.origin is None:
+            raise HostError("the package threadpoolctl is missing")
+        with contextlib.suppress(FileExistsError):
+            self._home.mkdir(mode=0o700)
+        door = unix_listener(self._door, 0o666)
+        argv = (
+            *(self._preload.python, str(_SCRIPT), "nblauncher.forkserver.kernels", str(self._home / FOUND)),
+            *(threadpoolctl.origin, ",".join(self._preload.modules), str(door.fileno())),
+        )
+        return Program(argv, {"LANG": self._language, "HOME": str(self._home), "PATH": _PATH}, (door,))

@@ -1,0 +1,599 @@
+"""Kernels that are forked: nothing that a student can see differs, each is its student's, and strangers get none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nblauncher import classfiles, wire, workers
+from nblauncher.model import Account
+from nblauncher.provisioner import ForkedKernel, NotForked, ask_for_kernel
+from nblauncher.spawners import Preload
+from tests.jupyter_client import JupyterClient
+from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
+
+pytestmark = pytest.mark.system
+
+FRONT = 18560
+ADA, BOB = 18561, 18562
+MODULES = ("numpy", "pandas", "matplotlib.pyplot")
+FORKED = "nblauncher.forkserver.kernels"
+
+
+@pytest.fixture(scope="module")
+def ada() -> Iterator[Account]:
+    with made_account("nbtvkada", 25020) as account:
+        yield account
+
+
+@pytest.fixture(scope="module")
+def bob() -> Iterator[Account]:
+    with made_account("nbtvkbob", 25021) as account:
+        yield account
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningClass]:
+    with running_class(tmp_path_factory.mktemp("kernels"), "nbtv-kernels", FRONT, spawner="forkserver") as running:
+        running.kernels = classfiles.Kernels(socket=running.paths.kernels_socket, preload=MODULES)
+        running.supervisor.prepare("forkserver", kernels=Preload(sys.executable, MODULES))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ready(course: RunningClass, ada: Account) -> RunningClass:
+    """With ada's server, and a fork server that is loaded."""
+    loaded(course)
+    course.ready((ada, ADA))
+    return course
+
+
+@pytest.fixture
+def client(ready: RunningClass, ada: Account) -> Iterator[JupyterClient]:
+    with signed_in(ready, ada, ADA) as one:
+        yield one
+        for kernel in one.api("GET", "kernels").json():
+            one.api("DELETE", f"kernels/{kernel['id']}")
+
+
+def signed_in(course: RunningClass, account: Account, port: int) -> JupyterClient:
+    ca = course.paths.run / "ca.pem"
+    ca.write_bytes(course.ca.certificate)
+    one = JupyterClient(account.username, port, ca)
+    assert one.sign_in(PASSWORD).status_code == 302
+    return one
+
+
+def fork_server(course: RunningClass) -> psutil.Process | None:
+    supervisor = psutil.Process(course.supervisor.hello().pid)
+    found = [one for one in supervisor.children() if one.uids().real == 0 and FORKED in one.cmdline()]
+    return found[0] if found else None
+
+
+def is_loaded(course: RunningClass) -> bool:
+    said = (course.paths.logs / "nblauncher.log").read_text().rpartition("started the kernels' fork server")[2]
+    return "the kernels' fork server is ready" in said and fork_server(course) is not None
+
+
+def loaded(course: RunningClass) -> psutil.Process:
+    if fork_server(course) is None:
+        course.supervisor.prepare("forkserver", kernels=Preload(sys.executable, MODULES))
+    eventually(lambda: is_loaded(course))
+    server = fork_server(course)
+    assert server is not None
+    return server
+
+
+def is_forked(pid: int) -> bool:
+    return FORKED in psutil.Process(pid).cmdline()
+
+
+def write_kernels(course: RunningClass, *, are_forked: bool) -> None:
+    socket = course.paths.kernels_socket if are_forked else None
+    classfiles.write(course.paths.run, replace(course.kernels, socket=socket))
+
+
+PROBE = Path(__file__).with_name("kernel_probe.py").read_text()
+
+
+def test_a_forked_kernel_is_to_the_student_what_a_started_one_is(ready, client):
+    seen = {}
+    for are_forked in (False, True):
+        write_kernels(ready, are_forked=are_forked)
+        said = json.loads(client.run(PROBE).splitlines()[0])
+        assert is_forked(said.pop("pid")) == are_forked
+        seen[are_forked] = said
+    # An ordinary kernel has a thread more, which looks whether its parent, the server, is there.
+    seen[False]["threads"].remove("Thread-")
+    found = list(differences("", seen[False], seen[True]))
+    assert not found, "\n".join(found)
+
+
+def differences(where: str, one: object, other: object) -> Iterator[str]:
+    """Leaf by leaf."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from differences(f"{where}/{key}", one.get(key), other.get(key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(f"{where}/{number}", *pair)
+    elif one != other:
+        yield f"{where}: started {one!r}, forked {other!r}"
+
+
+def started(client: JupyterClient) -> tuple[str, int]:
+    """A forked kernel, and its pid."""
+    kernel = client.start_kernel()
+    pid = int(client.run("import os; print(os.getpid())", kernel))
+    assert is_forked(pid)
+    return kernel, pid
+
+
+RANDOM = """
+import json, multiprocessing, random, secrets, tempfile, uuid
+import numpy
+print(json.dumps([
+    random.random(), float(numpy.random.random()), float(numpy.random.default_rng().random()), str(uuid.uuid4()),
+    secrets.token_hex(), next(tempfile._get_candidate_names()), bytes(multiprocessing.current_process().authkey).hex(),
+]))
+"""
+
+
+def test_no_two_kernels_have_the_same_random_numbers_names_or_keys(client):
+    one, another = json.loads(client.run(RANDOM)), json.loads(client.run(RANDOM))
+    assert not [pair for pair in zip(one, another, strict=True) if pair[0] == pair[1]]
+
+
+def test_what_is_preloaded_still_has_to_be_imported(client):
+    kernel, _pid = started(client)
+    assert "NameError" in client.run("pandas", kernel)
+    assert client.run("import pandas as pd; print(pd.DataFrame({'a': [1]}).sum().a)", kernel) == "1\n"
+
+
+def test_a_plot_is_shown_in_the_notebook(client):
+    kernel, _pid = started(client)
+    assert "[image/png]" in client.run("import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()", kernel)
+
+
+def test_a_kernel_is_the_students_in_the_group_of_the_students_server(ready, client, ada):
+    _kernel, pid = started(client)
+    process = psutil.Process(pid)
+    assert set(process.uids()) == {ada.uid} and process.terminal() is None
+    server = ready.handle(ada).pid
+    assert Path(f"/proc/{pid}/cgroup").read_text() == Path(f"/proc/{server}/cgroup").read_text()
+    assert f"student-{ada.uid}" in Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def test_a_kernel_listens_on_unix_sockets(client):
+    kernel, pid = started(client)
+    words = psutil.Process(pid).net_connections("unix")
+    assert len([one for one in words if f"kernel-{kernel}-ipc" in str(one.laddr)]) >= 5
+
+
+def test_what_a_kernel_says_before_it_has_a_notebook_is_in_the_servers_log(ready, client, ada):
+    kernel, _pid = started(client)
+    client.run("import os; os.write(__import__('sys').__stderr__.fileno(), b'to the log')", kernel)
+    client.run(
+        "import ipykernel.iostream, sys; open(sys.stderr._original_stdstream_copy, 'w').write('deep\\n')", kernel
+    )
+    eventually(lambda: "deep" in (ready.paths.logs / f"{ada.username}.log").read_text())
+
+
+def test_an_interrupt_reaches_the_kernel_and_what_it_started(client):
+    kernel, pid = started(client)
+    with client.notebook(kernel) as notebook:
+        cell = notebook.begin("import subprocess; subprocess.run(['sleep', '300'])")
+        eventually(lambda: [child.name() for child in psutil.Process(pid).children()] == ["sleep"])
+        client.api("POST", f"kernels/{kernel}/interrupt")
+        assert "KeyboardInterrupt" in notebook.finish(cell)
+        cell = notebook.begin("print('begun', flush=True)\nimport time; time.sleep(300)")
+        notebook.receive(lambda one: one["msg_type"] == "stream")
+        client.api("POST", f"kernels/{kernel}/interrupt")
+        assert "KeyboardInterrupt" in notebook.finish(cell)
+        eventually(lambda: not psutil.Process(pid).children())
+        assert notebook.run("1 + 1") == "2"
+
+
+def test_a_restart_brings_a_new_kernel_and_ends_the_old_one(client):
+    kernel, pid = started(client)
+    client.run("x = 1", kernel)
+    client.api("POST", f"kernels/{kernel}/restart")
+    eventually(lambda: not psutil.pid_exists(pid))
+    assert "NameError" in client.run("x", kernel)
+    assert is_forked(int(client.run("import os; print(os.getpid())", kernel)))
+
+
+def test_a_shutdown_ends_the_kernel_and_what_it_registered_runs(client, ada):
+    kernel, pid = started(client)
+    client.run("import atexit, pathlib; atexit.register(pathlib.Path('ended').write_text, 'yes')", kernel)
+    client.api("DELETE", f"kernels/{kernel}")
+    eventually(lambda: not psutil.pid_exists(pid))
+    assert (ada.home / "ended").read_text() == "yes"
+
+
+def test_a_kernel_that_is_killed_is_replaced(client):
+    kernel, pid = started(client)
+    psutil.Process(pid).kill()
+    eventually(lambda: not psutil.pid_exists(pid))
+    eventually(lambda: client.api("GET", f"kernels/{kernel}").json()["execution_state"] in ("idle", "starting"))
+    eventually(lambda: is_forked(int(client.run("import os; print(os.getpid())", kernel))))
+
+
+def test_a_cell_may_ask_for_input(client):
+    kernel, _pid = started(client)
+    assert client.run("print('hello', input('who? '))", kernel, answer="ada") == "hello ada\n"
+
+
+def test_the_debugger_stops_at_a_breakpoint(client):
+    kernel, pid = started(client)
+    with client.notebook(kernel) as notebook:
+        assert notebook.debug("initialize", clientID="test", adapterID="", pathFormat="path", linesStartAt1=True)[
+            "success"
+        ]
+        assert notebook.debug("attach")["success"]
+        code = "def f(x):\n    y = x + 1\n    return y\nprint(f(1))"
+        cell = notebook.debug("dumpCell", code=code)["body"]["sourcePath"]
+        set_there = notebook.debug(
+            "setBreakpoints", source={"path": cell}, breakpoints=[{"line": 3}], sourceModified=False
+        )
+        assert set_there["success"], set_there
+        assert notebook.debug("configurationDone")["success"]
+        message = notebook.begin(code)
+        stopped = notebook.receive(
+            lambda one: one["msg_type"] == "debug_event" and one["content"].get("event") == "stopped"
+        )
+        thread = stopped["content"]["body"]["threadId"]
+        frame = notebook.debug("stackTrace", threadId=thread)["body"]["stackFrames"][0]
+        assert (frame["name"], frame["line"]) == ("f", 3)
+        notebook.ask_debugger("continue", threadId=thread)
+        assert "2\n" in notebook.finish(message)
+    shutil.rmtree(f"/tmp/ipykernel_{pid}")
+
+
+PARALLEL = """
+import concurrent.futures, multiprocessing, os, subprocess, threading
+
+print(subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip())
+pid = os.fork()
+if pid == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    print(sum(pool.map(len, ["a", "bc"])))
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(abs, [-1, -2]))
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    print(pool.map(abs, [-3]))
+with multiprocessing.Manager() as manager:
+    print(list(manager.list([4])))
+"""
+
+
+def test_subprocesses_forks_threads_and_multiprocessing_work(client, ada):
+    kernel, _pid = started(client)
+    assert client.run(PARALLEL, kernel).splitlines() == [
+        ada.username,
+        "7",
+        "3",
+        "[1, 2]",
+        "[-3]".replace("-", ""),
+        "[4]",
+    ]
+
+
+def test_numeric_libraries_use_the_students_cpus(client):
+    kernel, _pid = started(client)
+    code = "import numpy, os, threadpoolctl; print([one['num_threads'] for one in threadpoolctl.threadpool_info()])"
+    assert json.loads(client.run(code, kernel)) == [len(os.sched_getaffinity(0))]
+    multiply = "import numpy; a = numpy.random.rand(400, 400); print(numpy.allclose((a @ a) @ a, a @ (a @ a)))"
+    assert client.run(multiply, kernel) == "True\n"
+
+
+def asked_as(account: Account, address: Path, command: list[str]) -> str:
+    """What a program of this account's hears when it asks for a kernel."""
+
+    def ask() -> str:
+        try:
+            return str(ask_for_kernel(str(address), command, {"HOME": str(account.home)}, "/").pid)
+        except NotForked as reason:
+            return str(reason)
+
+    return str(workers.run_as(account, ask, timeout=30))
+
+
+def test_strangers_and_root_get_no_kernel(ready, bob):
+    with pytest.raises(NotForked, match="no server for you"):
+        ask_for_kernel(str(ready.paths.kernels_socket), ["true"], {}, "/")
+    assert "no server for you" in asked_as(bob, ready.paths.kernels_socket, ["true"])
+
+
+def test_whose_kernel_it_is_the_peer_decides_whatever_the_request_says(ready, ada, bob):
+    """There is nothing in a request that names anybody; what runs is the peer's."""
+    out = ada.home / "whose"
+    pid = int(asked_as(ada, ready.paths.kernels_socket, ["/bin/sh", "-c", f"id -u > {out}; sleep 60"]))
+    eventually(lambda: out.exists() and out.read_text() == f"{ada.uid}\n")
+    assert set(psutil.Process(pid).uids()) == {ada.uid}
+    assert f"student-{ada.uid}" in Path(f"/proc/{pid}/cgroup").read_text()
+    psutil.Process(pid).kill()
+
+
+GARBAGE = [
+    b"",
+    b"garbage",
+    b"\xff\xff\xff\xff",
+    wire.pack({"descriptors": 0}),
+    wire.pack({"command": "sh", "environment": {}, "folder": "/", "descriptors": 2}),
+    wire.pack({"command": ["sh"], "environment": {"A": 1}, "folder": "/", "descriptors": 2}),
+    wire.pack({"command": ["sh"], "environment": {}, "folder": "/\0", "descriptors": 2}),
+    wire.pack({"command": ["sh"], "environment": {}, "folder": "/", "descriptors": 30}),
+    wire.pack({"know": {"uid": 0}}),
+]
+
+
+def throw(address: str, packets: list[bytes]) -> list[bytes]:
+    """What comes back; a connection for each, and the descriptors 1 and 2 with it."""
+    heard = []
+    for packet in packets:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(20)
+            one.connect(address)
+            if packet:
+                socket.send_fds(one, [packet], [1, 2])
+            one.shutdown(socket.SHUT_WR)
+            try:
+                heard.append(one.recv(1000))
+            except OSError:
+                heard.append(b"")
+    return heard
+
+
+def test_garbage_is_answered_by_a_process_of_the_students_own_and_costs_nobody_else(ready, client, ada):
+    server = loaded(ready)
+    address = str(ready.paths.kernels_socket)
+    heard = workers.run_as(ada, lambda: [str(one) for one in throw(address, GARBAGE)], timeout=60)
+    assert all("problem" in answer for answer in heard), heard
+    assert fork_server(ready) == server
+    time.sleep(len(GARBAGE) / 2)  # until the student may ask again
+    started(client)
+
+
+def test_ten_thousand_requests_of_one_student_keep_no_kernel_from_another(ready, client, ada, bob):
+    ready.ready((bob, BOB))
+    server = loaded(ready)
+    address = str(ready.paths.kernels_socket)
+
+    def flood() -> int:
+        refused = 0
+        for _ in range(10_000):
+            with socket.socket(socket.AF_UNIX) as one:
+                one.settimeout(0.2)
+                one.connect(address)
+                with contextlib.suppress(TimeoutError):  # one of the few that are waited for
+                    refused += b"too many requests" in one.recv(1000)
+        return refused
+
+    worker = workers.start(ada, flood)
+    try:
+        with signed_in(ready, bob, BOB) as theirs:
+            started(theirs)
+    finally:
+        refused = worker.result(timeout=120)
+    assert refused > 9_000
+    time.sleep(2)  # until ada may ask again
+    assert fork_server(ready) == server
+    ready.supervisor.stop_servers([bob.username], grace=5)
+
+
+def test_a_descriptor_that_takes_minutes_to_close_delays_no_kernel(ready, client, bob):
+    """A socket with SO_LINGER and unsent data blocks whoever closes it last, though nobody ever read the message that
+    it came with.
+    """
+    server = loaded(ready)
+    address = str(ready.paths.kernels_socket)
+
+    def send() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            slow = socket.create_connection(listening.getsockname())
+            slow.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    slow.send(b"x" * 65536)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 120))
+            one = socket.socket(socket.AF_UNIX)
+            one.connect(address)
+            socket.send_fds(one, [b"x"], [slow.fileno()])
+            slow.close()  # it is in the message alone now
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return 0
+
+    server.suspend()  # or else it may close the connection before the message is there
+    worker = workers.start(bob, send)
+    eventually(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+    server.resume()
+    started(client)
+    psutil.Process(worker.pid).resume()
+    worker.result(timeout=60)
+    assert fork_server(ready) == server
+
+
+def test_kernels_end_with_their_server_and_nobody_gets_one_after_it(ready, ada):
+    with signed_in(ready, ada, ADA) as one:
+        _kernel, pid = started(one)
+    ready.supervisor.stop_servers([ada.username], grace=5)
+    assert not psutil.pid_exists(pid)
+    assert "no server for you" in asked_as(ada, ready.paths.kernels_socket, ["true"])
+    ready.ready((ada, ADA))
+
+
+def log_of(course: RunningClass, account: Account) -> str:
+    return (course.paths.logs / f"{account.username}.log").read_text()
+
+
+def test_without_the_fork_server_kernels_run_on_and_new_ones_are_ordinary(ready, client, ada):
+    kernel, _pid = started(client)
+    client.run("x = 5", kernel)
+    first = loaded(ready)
+    first.suspend()  # its successor must not be there at once
+    first.kill()
+    eventually(lambda: fork_server(ready) != first)
+    pid = int(client.run("import os; print(os.getpid())"))
+    assert not is_forked(pid) or fork_server(ready) is not None
+    assert client.run("x", kernel) == "5"
+    eventually(lambda: is_loaded(ready) and fork_server(ready) not in (None, first))
+    started(client)
+
+
+def test_a_fork_server_that_cannot_be_asked_means_an_ordinary_kernel_and_the_log_says_why(ready, client, ada):
+    hidden = ready.paths.run / "hidden.sock"
+    ready.paths.kernels_socket.rename(hidden)
+    try:
+        assert not is_forked(int(client.run("import os; print(os.getpid())")))
+    finally:
+        hidden.rename(ready.paths.kernels_socket)
+    assert "An ordinary kernel is started: the fork server cannot be asked" in log_of(ready, ada)
+
+
+@pytest.mark.parametrize(
+    "own, why",
+    [
+        (".local/share/nblauncher/python/lib/python{}.{}/site-packages/pandas.py", "pandas in"),
+        (".local/share/nblauncher/python/lib/python{}.{}/site-packages/sitecustomize.py", "sitecustomize in"),
+        (".config/matplotlib/matplotlibrc", "matplotlib finds"),
+        (".fonts/own.ttf", "matplotlib finds"),
+    ],
+)
+def test_what_the_student_has_of_the_own_means_an_ordinary_kernel(ready, client, ada, own, why):
+    started(client)
+    file = ada.home / own.format(*sys.version_info)
+
+    def put() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+
+    workers.run_as(ada, put)
+    try:
+        assert not is_forked(int(client.run("import os; print(os.getpid())")))
+    finally:
+        file.unlink()
+        if "matplotlib" in why:
+            file.parent.rmdir()
+    assert f"an ordinary kernel is started: {why}" in log_of(ready, ada)
+    started(client)
+
+
+def test_a_new_package_of_the_students_own_is_there_in_a_forked_kernel(ready, client, ada):
+    folder = ada.home / ".local/share/nblauncher/python/lib/python{}.{}/site-packages".format(*sys.version_info)
+    kernel, _pid = started(client)
+    assert client.run("%pip --version", kernel).startswith("pip ")
+
+    def put() -> None:
+        (folder / "ownmodule.py").write_text("answer = 42")
+
+    workers.run_as(ada, put)
+    assert client.run("import ownmodule; print(ownmodule.answer)", kernel) == "42\n"
+    other = client.start_kernel()
+    assert client.run("import ownmodule; print(ownmodule.answer)", other) == "42\n"
+    (folder / "ownmodule.py").unlink()
+
+
+def test_variables_that_an_interpreter_reads_mean_an_ordinary_kernel(ready, bob):
+    ready.ready((bob, BOB), environment={"PYTHONOPTIMIZE": "1"})
+    with signed_in(ready, bob, BOB) as one:
+        assert one.run("import sys; print(sys.flags.optimize)") == "1\n"
+    assert "the environment has PYTHONOPTIMIZE" in log_of(ready, bob)
+    ready.supervisor.stop_servers([bob.username], grace=5)
+
+
+def test_the_teachers_number_of_threads_holds_in_a_forked_kernel(ready, bob):
+    ready.ready((bob, BOB), environment={"OMP_NUM_THREADS": "3", "MPLBACKEND": "agg"})
+    with signed_in(ready, bob, BOB) as one:
+        kernel, _pid = started(one)
+        code = "import numpy, threadpoolctl; print([one['num_threads'] for one in threadpoolctl.threadpool_info()])"
+        assert one.run(code, kernel) == "[3]\n"
+        assert one.run("import matplotlib.pyplot as plt; print(plt.get_backend())", kernel) == "agg\n"
+    ready.supervisor.stop_servers([bob.username], grace=5)
+
+
+def test_kernelspecs_of_others_are_left_alone(ready, client, ada):
+    folder = ada.home / ".local/share/jupyter/kernels/own"
+    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "own"}
+
+    def put() -> None:
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
+
+    workers.run_as(ada, put)
+    kernel = client.api("POST", "kernels", json={"name": "own"}).json()["id"]
+    assert not is_forked(int(client.run("import os; print(os.getpid())", kernel)))
+    shutil.rmtree(folder)
+
+
+def test_a_student_who_is_out_of_kernels_gets_ordinary_ones(ready, client, ada):
+    """A forked one is a process that the fork server counts; here they are programs that the student started."""
+    address, command = ready.paths.kernels_socket, ["/bin/sleep", "60"]
+
+    def begin() -> list[int]:
+        pids: list[int] = []
+        deadline = time.monotonic() + 60
+        while len(pids) < 40 and time.monotonic() < deadline:
+            try:
+                pids.append(ask_for_kernel(str(address), command, {}, "/").pid)
+            except NotForked as reason:
+                if "kernels run already" in str(reason):
+                    break
+                time.sleep(0.5)
+        return pids
+
+    pids = workers.run_as(ada, begin, timeout=90)
+    assert len(pids) == 32
+    time.sleep(2)  # not for too many requests
+    assert not is_forked(int(client.run("import os; print(os.getpid())")))
+    assert "32 kernels run already" in log_of(ready, ada)
+    for pid in pids:
+        psutil.Process(pid).kill()
+    eventually(lambda: not any(map(psutil.pid_exists, pids)))
+    started(client)
+
+
+def test_kernels_are_forked_again_after_the_supervisor_was_killed(ready, ada):
+    with signed_in(ready, ada, ADA) as one:
+        kernel, pid = started(one)
+        one.run("x = 6", kernel)
+        ready.kill_supervisor()
+        ready.reconnect()
+        assert one.run("x", kernel) == "6" and psutil.pid_exists(pid)
+        assert not is_forked(int(one.run("import os; print(os.getpid())")))
+        loaded(ready)
+        ready.supervisor.start_server(ready.order(ada, ADA))  # as a launch does
+        started(one)
+        for running in one.api("GET", "kernels").json():
+            one.api("DELETE", f"kernels/{running['id']}")
+
+
+def test_a_kernels_end_is_seen_without_being_its_parent():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    kernel = ForkedKernel(pid, os.pidfd_open(pid))
+    assert kernel.poll() is None
+    with pytest.raises(TimeoutError):
+        kernel.wait(0.1)
+    os.setpgid(pid, pid)
+    kernel.kill()
+    assert kernel.wait(10) == kernel.poll() == -1
+    kernel.kill()  # nothing happens
+    os.waitpid(pid, 0)
