@@ -347,7 +347,7 @@ users_of() { # users_of FOLDER: pids of the processes that run or have mapped so
 
 # ---- system accounts -----------------------------------------------------------------------------------------------
 
-accounts=(nblauncher nblauncher-kill) # the front page; the real uid of kill sweeps
+accounts=(nblauncher nblauncher-kill nblauncher-build) # front page; the real uid of kill sweeps; builds packages
 account_words=nblauncher              # their GECOS field: an account without it is not ours
 
 check_accounts() {

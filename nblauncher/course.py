@@ -8,6 +8,7 @@ from pathlib import Path
 STATE_ROOT = Path("/var/lib/nblauncher")
 RUN_ROOT = Path("/run/nblauncher")
 LOG_ROOT = Path("/var/log/nblauncher")
+ENVIRONMENTS_ROOT = Path("/opt/nblauncher/courses")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class CoursePaths:
     def students_run(self) -> Path:
         """0711 root: holds `UID/`, 0700 of the student (JUPYTER_RUNTIME_DIR)."""
         return self.run / "student"
+
+    @property
+    def environments(self) -> Path:
+        """0755 root: the environments of notebook.requirements, with the link `current` to the one in use."""
+        return ENVIRONMENTS_ROOT / self.course
 
     @property
     def logs(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -43,10 +44,12 @@ class Host:
         return f"nbl-{self.settings.course}"
 
     def remove_state(self) -> None:
-        """The course is over: its ledger, hashes, keys and sockets go. Logs and retrieved work stay."""
-        for folder in (self.paths.run, self.paths.state):
+        """The course is over: its ledger, hashes, keys, sockets and packages go. Logs and retrieved work stay."""
+        for folder in (self.paths.run, self.paths.environments, self.paths.state):
             if os.path.lexists(folder):
                 run(["rm", "-rf", "--one-file-system", "--", str(folder)])
+        with contextlib.suppress(OSError):  # another course has packages, too
+            self.paths.environments.parent.rmdir()
 
 
 def this_host(settings: Settings, owner: Account) -> Host:

@@ -8,8 +8,8 @@ from pathlib import Path
 RESERVE = 0.05
 """Of the host's memory, which a class never takes."""
 
-KERNEL_BYTES = 90_000_000
-"""A kernel that has imported pandas."""
+_KERNEL_BYTES = {"forkserver": 40_000_000, "process": 90_000_000}
+"""A kernel with pandas and a little data, by the spawner that its server has."""
 
 _SERVER_BYTES = {"forkserver": 26_000_000, "process": 72_000_000}
 """An idle server, by spawner, with its part of what servers share."""
@@ -41,7 +41,7 @@ def server_bytes(spawner: str) -> int:
 
 
 def student_bytes(spawner: str) -> int:
-    return server_bytes(spawner) + KERNEL_BYTES
+    return server_bytes(spawner) + _KERNEL_BYTES[spawner]
 
 
 def kills() -> int:

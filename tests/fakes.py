@@ -163,6 +163,9 @@ class FakeAccounts:
         self._refuse_unless_ours(account)
         self.running.pop(account.uid, None)
 
+    def idle_builder(self) -> Account:
+        return self.accounts[SYSTEM_ACCOUNTS[2]]
+
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
         if account.username not in self.accounts and str(account.home) not in self.homes:
             return

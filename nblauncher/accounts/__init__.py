@@ -9,7 +9,7 @@ from nblauncher.errors import RefusedError
 from nblauncher.model import Account, AccountState, Secret
 
 NONCE_PREFIX = "nbl-"
-SYSTEM_ACCOUNTS = ("nblauncher", "nblauncher-kill")
+SYSTEM_ACCOUNTS = ("nblauncher", "nblauncher-kill", "nblauncher-build")
 """Who runs the front page, and whose real uid a kill sweep has."""
 
 
@@ -93,6 +93,9 @@ class Accounts(Protocol):
 
     def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
         """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged."""
+
+    def idle_builder(self) -> Account:
+        """The system account that builds packages, which nothing runs as any more."""
 
 
 def nonce_in(gecos: str) -> str:

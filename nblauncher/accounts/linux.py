@@ -18,7 +18,7 @@ from nblauncher.model import Account, AccountState, Secret
 
 log = logging.getLogger(__name__)
 
-_FRONT_PAGE, _SWEEPER = SYSTEM_ACCOUNTS
+_FRONT_PAGE, _SWEEPER, _BUILDER = SYSTEM_ACCOUNTS
 _MAIL = Path("/var/mail")
 _EXPIRED = "1"  # the second day of 1970: keys, cron and at are refused as well (pam_unix, account)
 
@@ -94,6 +94,15 @@ class LinuxAccounts:
             if self.lookup(username) is None:
                 shadow_tool(*_useradd_system(username), locks=locks)
             self._refuse_unless_unprivileged(username)
+
+    def idle_builder(self) -> Account:
+        self._refuse_unless_unprivileged(_BUILDER)
+        self._refuse_unless_unprivileged(_SWEEPER)
+        builder = self.lookup(_BUILDER)
+        if builder is None:
+            raise HostError(f"the system account {_BUILDER} is missing", "Run `nblauncher setup`, which makes it.")
+        sweep.kill_all_of(builder.uid, self._sweeper())
+        return builder
 
     # Changing.
 

@@ -15,6 +15,7 @@ import nblauncher
 from nblauncher import memory
 from nblauncher import roster as rosters
 from nblauncher import settings as config
+from nblauncher.commands import packages
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.forkserver import trusted
@@ -25,6 +26,7 @@ from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
 from nblauncher.printable import printable
+from nblauncher.requirements import Requirements
 from nblauncher.settings import Settings
 
 __all__ = ["Finding", "Known", "checks", "is_good", "known_of", "read_inputs"]
@@ -54,6 +56,8 @@ class Known:
     """Usernames of the roster that this host cannot take, and why."""
     served: frozenset[str] = frozenset()
     """Students whose servers run."""
+    packages: Requirements | None = None
+    """What the course asks for."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -71,7 +75,8 @@ def checks(
     if settings is not None:
         if settings.notebook.spawner == "forkserver":
             found.append(system.preloading(trusted.objections()))
-            found += kernels.preloading(settings.notebook, config.DEFAULT_PRELOAD)
+            found += kernels.preloading(settings, config.DEFAULT_PRELOAD)
+        found += kernels.packages(settings, known.packages)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
@@ -94,6 +99,9 @@ def read_inputs(
     try:
         contents["notebooks.cfg"] = read_trusted(file, allowed_uids=allowed_uids)
         settings = config.parse(contents["notebooks.cfg"], file, uid_min=uid_min())
+        if isinstance(file_of_packages := settings.notebook.requirements, Path):
+            contents[packages.CONTENT] = read_trusted(file_of_packages, allowed_uids=allowed_uids)
+        packages.wanted(settings, contents)
     except (InputError, RefusedError) as error:
         problems += _problems_of(error)
     source = roster_file or (settings.students if settings else file.with_name("students.csv"))

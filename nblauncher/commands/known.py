@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from nblauncher.commands import check, session, shutdown
-from nblauncher.commands.check import Finding
+from nblauncher.commands import check, packages, session, shutdown
+from nblauncher.commands.check import Finding, Known
 from nblauncher.commands.session import Caller
 from nblauncher.errors import NblauncherError
 from nblauncher.host import Host, this_host
@@ -15,14 +16,16 @@ from nblauncher.survey import listening_ports
 def findings(who: Caller, config: Path | None, files: tuple[Path, ...]) -> list[Finding]:
     """Everything that `check` says. Problems of config and roster are findings too, so nothing is raised for them."""
     file = session.config_file(config, files)
-    settings, roster, problems, _contents = check.read_inputs(
+    settings, roster, problems, contents = check.read_inputs(
         file, session.given_roster(files), allowed_uids=session.trusted_uids(who, file)
     )
-    known = None
+    known = Known()
     if settings is not None:
         try:
             host = this_host(settings, session.owner_of(who, settings))
             known = check.known_of(host, roster, _held_ports(host, who), _served(host, who))
+            if not problems:
+                known = replace(known, packages=packages.wanted(settings, contents))
         except NblauncherError as error:
             problems += error.problems
     return check.checks(settings, roster, problems, known)

@@ -162,7 +162,7 @@ class HoldPorts:
         with client.start(host.paths) as supervisor:
             notebook = host.settings.notebook
             first_use = notebook.preload_when == "first-use"
-            supervisor.prepare(notebook.spawner, at_first_use=first_use, kernels=kernels.preload(notebook))
+            supervisor.prepare(notebook.spawner, at_first_use=first_use, kernels=kernels.preload(host.settings))
             _hold_front_port(supervisor, host.settings)
             _write_classfiles(host)
             claims = host.ledger.claims()
@@ -321,7 +321,7 @@ def files_are_current(host: Host) -> bool:
 
 def _kernels(host: Host) -> classfiles.Kernels:
     notebook = host.settings.notebook
-    python = kernels.python_of(notebook)
+    python = kernels.python_of(host.settings)
     spec = profile.kernelspec(python, host.settings.profile) if host.settings.profile else None
     if notebook.spawner != "forkserver":
         return classfiles.Kernels(spec, python)

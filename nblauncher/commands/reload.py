@@ -40,7 +40,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
         (
             *made.phases,
             Phase("who is new", (WantServers(newcomers),) if newcomers else ()),
-            *launch.starting_phases(newcomers, on_demand, is_current, launch.files_are_current(host)),
+            *launch.starting_phases(newcomers, on_demand, is_current, made.is_empty and launch.files_are_current(host)),
         ),
         (*made.notes, *([launch.outdated_words(outdated)] if outdated else [])),
     )

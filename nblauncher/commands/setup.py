@@ -11,7 +11,7 @@ from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import send
+from nblauncher.commands import packages, send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
 from nblauncher.errors import InputError
@@ -377,8 +377,9 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
     planned = plan(wanted, facts, host.settings, host.owner, sending=_with_locks(sending, host.locks))
     accepted = AcceptInputs(session.contents)
+    building = packages.phase(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
-    return Plan((*planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
+    return Plan((*planned.phases, building, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import privileges, workers
+from nblauncher import environments, privileges, workers
 from nblauncher.children import NOWHERE
+from nblauncher.course import CoursePaths
 from nblauncher.errors import HostError
 from nblauncher.forkserver import trusted
 from nblauncher.model import Account
 from nblauncher.preflight.finding import PATH, Finding, ok, problem, warning
 from nblauncher.printable import printable
-from nblauncher.settings import NotebookSettings
+from nblauncher.requirements import Requirements
+from nblauncher.settings import Settings
 from nblauncher.spawners import Preload
 
 log = logging.getLogger(__name__)
@@ -59,16 +61,23 @@ class Tried:
     why: str = ""
 
 
-def python_of(notebook: NotebookSettings) -> str:
-    """What runs the kernels."""
-    return str(notebook.kernel_python or sys.executable)
+def python_of(settings: Settings) -> str:
+    """What runs the kernels. HostError when the course's packages were never built."""
+    notebook = settings.notebook
+    if notebook.requirements is None:
+        return str(notebook.kernel_python or sys.executable)
+    environment = environments.current(CoursePaths(settings.course).environments)
+    if environment is None:
+        raise HostError("the course's packages are not installed", "Run `nblauncher setup`, which builds them.")
+    return str(environments.python_in(environment))
 
 
-def preload(notebook: NotebookSettings) -> Preload | None:
+def preload(settings: Settings) -> Preload | None:
     """What kernels are forked from; None where each is to be a program of its own, which the log explains."""
+    notebook = settings.notebook
     if notebook.spawner != "forkserver":
         return None
-    python = python_of(notebook)
+    python = python_of(settings)
     found = objections(python)
     if found:
         log.warning("kernels are not forked: %s", found[0])
@@ -111,9 +120,28 @@ def kernel_python(python: Path) -> Iterator[Finding]:
         )
 
 
-def preloading(notebook: NotebookSettings, default: Sequence[str]) -> Iterator[Finding]:
+def packages(settings: Settings, wanted: Requirements | None) -> Iterator[Finding]:
+    """Whether the environment that the course asks for is there."""
+    if wanted is None:
+        return
+    folder, subject = CoursePaths(settings.course).environments, "packages"
+    found, many = environments.current(folder), f"{len(wanted.lines)} packages of the course"
+    if environments.is_built(folder, wanted):
+        yield ok(subject, f"{many} are installed in {found}")
+    elif found is None:
+        yield warning(subject, f"{many} are not installed yet", "`nblauncher setup` builds them.")
+    else:
+        hint = "`nblauncher setup` builds them anew."
+        yield warning(subject, f"{many} are not those that are installed in {found}", hint)
+
+
+def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:
     """How kernels are started, and what they have in memory. `default` are modules that may be missing."""
-    python, subject = python_of(notebook), "kernel fork server"
+    notebook, subject = settings.notebook, "kernel fork server"
+    try:
+        python = python_of(settings)
+    except HostError:
+        return  # `packages` says it
     if found := objections(python):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         yield warning(

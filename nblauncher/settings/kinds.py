@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from nblauncher.printable import printable
+from nblauncher.requirements import objection
 
 Kind = Callable[[yaml.Node, Path], Any]
 """Turns a node into a value; the path is the folder that relative paths are relative to."""
@@ -130,6 +131,11 @@ def hosts(node: yaml.Node, folder: Path) -> tuple[str, ...]:
     return _each(node, _host)
 
 
+def requirements(node: yaml.Node, folder: Path) -> Path | tuple[str, ...]:
+    """A requirements file, or its lines as a list."""
+    return _each(node, _requirement) if isinstance(node, yaml.SequenceNode) else path(node, folder)
+
+
 def modules(node: yaml.Node, folder: Path) -> tuple[str, ...]:
     return _each(node, _module)
 
@@ -207,6 +213,12 @@ def _host(value: str) -> str:
             return _address(value)
         except ValueError:
             raise ValueError(f"{quoted(value)} is not the name or address of a host (no https://, no port)") from None
+    return value
+
+
+def _requirement(value: str) -> str:
+    if why := objection(value):
+        raise ValueError(why)
     return value
 
 

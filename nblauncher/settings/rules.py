@@ -21,6 +21,11 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
         )
     if settings.accounts.home == Path("/"):
         yield "accounts.home", "accounts.home: / is not a folder for homes"
+    if settings.notebook.requirements is not None and settings.notebook.kernel_python is not None:
+        yield (
+            "notebook.requirements",
+            "notebook.requirements: kernel_python names another Python; choose one",
+        )
     yield from _tls_violations(settings)
     yield from _folder_violations(settings)
 
@@ -95,6 +100,8 @@ def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
     yield "retrieve.target", settings.retrieve.target
     if settings.file is not None:
         yield "the config", settings.file
+    if isinstance(settings.notebook.requirements, Path):
+        yield "notebook.requirements", settings.notebook.requirements
     if settings.tls.certificate is not None:
         yield "tls.certificate", settings.tls.certificate
     if settings.tls.key is not None:

@@ -132,11 +132,19 @@ SCHEMA: Mapping[str, Key] = {
         "When the processes that servers and kernels are forked from begin to load: first-use saves their memory until "
         "then.",
     ),
+    "notebook.requirements": Key(
+        kinds.requirements,
+        None,
+        "The course's packages: a requirements file, or a list. setup builds an environment of them for the kernels "
+        "whenever they changed. Without it students have what nblauncher was installed with, and what they add by "
+        "%pip.",
+        "[numpy, pandas, matplotlib]",
+    ),
     "notebook.kernel_python": Key(
         kinds.absolute_path,
         None,
-        "The Python that runs the kernels, with the packages of the course and ipykernel. Without it students have "
-        "what nblauncher was installed with, and what they add by %pip.",
+        "Instead of requirements: a Python of yours that runs the kernels, with the packages of the course and "
+        "ipykernel.",
         "/opt/physics/bin/python",
     ),
 }

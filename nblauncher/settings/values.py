@@ -68,8 +68,10 @@ class NotebookSettings:
     """Modules that kernels have in memory when they start."""
     preload_when: str = "launch"
     """launch | first-use: when the fork servers begin to load."""
+    requirements: Path | tuple[str, ...] | None = None
+    """The course's packages: a requirements file, or its lines."""
     kernel_python: Path | None = None
-    """What runs the kernels; None: the Python that runs nblauncher."""
+    """What runs the kernels; None: the environment of the requirements, else the Python that runs nblauncher."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 ENDING = 2.0
 """Seconds that one that was killed may take to be gone."""
 
+_PAUSE = 0.02
 _PAUSES = (1.0, 5.0, 30.0, 300.0)
 """Seconds until one that died is started again: the first time, the second, ... the last from then on."""
 
@@ -138,12 +140,16 @@ class ForkServer:
         return True
 
     def close(self) -> None:
-        """End it for good. Waits until it is gone: its control group cannot be removed before."""
+        """End it for good, with its warm-up. Waits until it is gone: its control group cannot be removed before."""
         pidfd = None if self._handle is None else processes.open_handle(self._handle)
         self._end("it was ended")
         if pidfd is not None:
             processes.wait_for_end(pidfd, ENDING)
             os.close(pidfd)
+        deadline = time.monotonic() + ENDING
+        while not self._group.is_empty() and time.monotonic() < deadline:
+            self._group.kill()
+            time.sleep(_PAUSE)
 
     def _read(self) -> None:
         while self._link is not None:

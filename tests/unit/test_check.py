@@ -512,9 +512,9 @@ def test_a_disk_without_inodes_of_its_own_is_not_called_full() -> None:
 @pytest.mark.parametrize(
     ("gigabytes", "spawner", "running", "on_demand", "level", "words"),
     [
-        (16, "forkserver", 0, False, "ok", "about 137 students can work"),
-        (4, "forkserver", 0, False, "warning", "about 34 students can work at the same time, of 60"),
-        (4, "forkserver", 30, False, "ok", "about 64 students"),
+        (16, "forkserver", 0, False, "ok", "about 242 students can work"),
+        (2, "forkserver", 0, False, "warning", "about 30 students can work at the same time, of 60"),
+        (2, "forkserver", 30, False, "ok", "about 60 students"),
         (4, "process", 0, False, "problem", "60 servers need 4.3 GB of memory and 4.0 GB are left"),
         (4, "process", 0, True, "warning", "more wait until one stops"),
         (0.5, "forkserver", 0, False, "problem", "60 servers need 1.6 GB of memory and 500 MB are left"),

@@ -8,20 +8,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from nblauncher import settings
 from nblauncher.forkserver import kernel_child
 from nblauncher.forkserver.kernel_child import BadRequest, Ordinary, Request
 from nblauncher.forkserver.kernels import BURST, Budget
 from nblauncher.forkserver.renewal import HomePaths
 from nblauncher.preflight import kernels
-from nblauncher.settings import DEFAULT_PRELOAD, NotebookSettings
+from nblauncher.settings import DEFAULT_PRELOAD, NotebookSettings, Settings
 from nblauncher.spawners import Preload
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs files of several owners")
+
+
+def settings_of(notebook: NotebookSettings) -> Settings:
+    text = b"course: nbt-kernels"
+    return replace(settings.parse(text, Path("/srv/class/notebooks.cfg")), notebook=notebook)
 
 
 def test_a_student_has_so_many_requests_at_once_and_more_with_time():
@@ -95,11 +102,11 @@ def environment() -> Iterator[Path]:
 @needs_root
 def test_check_says_what_kernels_are_forked_with(environment):
     notebook = NotebookSettings(kernel_python=environment / "bin/python", preload=("numpy", "no_such_module"))
-    ok, missing = list(kernels.preloading(notebook, DEFAULT_PRELOAD))
+    ok, missing = list(kernels.preloading(settings_of(notebook), DEFAULT_PRELOAD))
     assert (ok.level, ok.message) == ("ok", "kernels are forked from a preloaded process with numpy")
     assert missing.level == "warning" and "has no no_such_module" in missing.message
-    assert kernels.preload(notebook) == Preload(str(environment / "bin/python"), notebook.preload)
-    assert [one.level for one in kernels.preloading(notebook, ("no_such_module",))] == ["ok"]
+    assert kernels.preload(settings_of(notebook)) == Preload(str(environment / "bin/python"), notebook.preload)
+    assert [one.level for one in kernels.preloading(settings_of(notebook), ("no_such_module",))] == ["ok"]
 
 
 @needs_root
@@ -109,8 +116,8 @@ def test_an_interpreter_that_others_can_write_is_never_run_as_root(environment, 
     os.chown(place, 65534, -1)
     try:
         notebook = NotebookSettings(kernel_python=environment / "bin/python")
-        assert kernels.preload(notebook) is None
-        (finding,) = kernels.preloading(notebook, DEFAULT_PRELOAD)
+        assert kernels.preload(settings_of(notebook)) is None
+        (finding,) = kernels.preloading(settings_of(notebook), DEFAULT_PRELOAD)
         assert finding.level == "warning" and f"{place} belongs to uid 65534" in finding.message
         assert "every kernel is started as a program" in finding.message
     finally:
@@ -127,4 +134,4 @@ def test_an_interpreter_that_others_can_write_is_not_even_tried_as_root(tmp_path
 
 
 def test_with_the_spawner_process_nothing_is_preloaded():
-    assert kernels.preload(NotebookSettings(spawner="process")) is None
+    assert kernels.preload(settings_of(NotebookSettings(spawner="process"))) is None

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "runtime_folders",
             "wire",
             "fork_requests",
+            "requirements",
         ),
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
@@ -49,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "kernel",
         "forkserver",
         "provisioner",
+        "environments",
     ),
     # L2: the only place that chooses implementations.
     ("host",),

@@ -65,9 +65,11 @@ def test_the_sample_and_the_reference_name_every_key_that_the_settings_have() ->
         assert f"{key.rpartition('.')[2]}: " in settings.sample()
 
 
-def test_the_example_class_differs_from_the_sample_only_in_its_material() -> None:
+def test_the_example_class_differs_from_the_sample_only_in_its_material_and_packages() -> None:
     text = (TOP / "notebooks.cfg").read_text(encoding="utf-8")
-    assert text == settings.sample({"material.source": "examples"})
+    assert text == settings.sample(
+        {"material.source": "examples", "notebook.requirements": "[numpy, pandas, matplotlib]"}
+    )
     assert parsed(text).material.source == Path("/srv/class/examples")
 
 
