@@ -29,9 +29,9 @@ Usage: ./install.sh                       install nblauncher, or upgrade it (a r
        ./install.sh --help
 
 Run it as root. It puts the program into /opt/nblauncher, links nblauncher and ipython_dir in /usr/local/bin, adds
-shell completion where bash-completion, zsh or fish is installed, and makes the system accounts nblauncher and
-nblauncher-kill. Where there is no usable Python 3.10 or newer it installs the distribution's python3 and venv packages.
-Python packages come from PyPI, or from where pip's configuration and PIP_* variables say.
+shell completion where bash-completion, zsh or fish is installed, and makes the system accounts nblauncher,
+nblauncher-kill and nblauncher-build. Where there is no usable Python 3.10 or newer it installs the distribution's
+python3 and venv packages. Python packages come from PyPI, or from where pip's configuration and PIP_* variables say.
 USAGE
 }
 
