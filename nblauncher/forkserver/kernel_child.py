@@ -28,7 +28,6 @@ from nblauncher.fork_requests import Place
 from nblauncher.forkserver import life, renewal
 from nblauncher.forkserver.renewal import HomePaths
 
-GO = b"g"
 LAUNCHER = "ipykernel_launcher"
 """The module that a kernelspec of IPython's runs."""
 
@@ -108,12 +107,10 @@ class Kernel:
     place: Place
     preloaded: Preloaded
 
-    def live(self, connection: socket.socket, wait: int) -> NoReturn:
-        """Until the kernel ends. Without the word to go it ends at once: then its student's server is gone."""
+    def live(self, connection: socket.socket) -> NoReturn:
+        """Until the kernel ends."""
         status = 1
         try:
-            if os.read(wait, 1) != GO:
-                os._exit(0)
             self._become_the_student(connection)
             request, output = self._read(connection)
             self._answer(connection)

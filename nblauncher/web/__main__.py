@@ -27,6 +27,7 @@ from nblauncher.web.inputs import ClassPage, parse_config, read_and_close, serve
 from nblauncher.web.pages import FrontPage, application
 from nblauncher.web.redemptions import Redemptions
 from nblauncher.web.supervisor_link import SupervisorLink
+from nblauncher.web.ticket_desk import open_desk
 
 log = logging.getLogger("nblauncher.web")
 
@@ -39,7 +40,8 @@ class Inherited:
     tls: ssl.SSLContext | None
     listening: tuple[socket.socket, ...]
     supervisor: socket.socket
-    tickets: socket.socket
+    desk: socket.socket
+    """Where the ticket desk asks."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     if 0 in (*os.getresuid(), *os.getresgid()):
         log.error("the front page does not run as root")
         return 4
-    inherited = take_over(parse_arguments(arguments))
+    given = parse_arguments(arguments)
+    given.tickets = open_desk(given.tickets)
+    inherited = take_over(given)
     # From here on the key is in memory: no core dump, no ptrace by another course's front page (the same account).
     privileges.set_dumpable(False)
     privileges.forbid_new_privileges()
@@ -70,7 +74,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def take_over(given: argparse.Namespace) -> Inherited:
     """Read and close what is to be read; adopt the sockets."""
-    for descriptor in (*given.listen, given.supervisor, given.tickets):
+    for descriptor in (*given.listen, given.supervisor):
         os.set_inheritable(descriptor, False)
     class_page = parse_config(read_and_close(given.config))
     tls = None
@@ -81,7 +85,7 @@ def take_over(given: argparse.Namespace) -> Inherited:
         tls,
         tuple(socket.socket(fileno=descriptor) for descriptor in given.listen),
         socket.socket(fileno=given.supervisor),
-        socket.socket(fileno=given.tickets),
+        given.tickets,
     )
 
 
@@ -91,27 +95,26 @@ async def serve(inherited: Inherited) -> None:
     checker = PasswordChecker({username: student.hashed for username, student in of.students.items()})
     book = TicketBook()
     supervisor = await SupervisorLink.over(inherited.supervisor)
-    redemptions = Redemptions(
-        inherited.tickets, book, {username: student.uid for username, student in of.students.items()}
-    )
+    uids = {username: student.uid for username, student in of.students.items()}
+    redemptions = Redemptions(inherited.desk, book, uids, supervisor.ended.set)
     door = Door(application(FrontPage(of, checker, Guesses(), book, supervisor)), inherited.tls)
     door.open(inherited.listening)
+    _end_when_asked(supervisor)
     supervisor.say_ready()
     log.info("the front page is ready")
-    await _the_end(supervisor)
+    with contextlib.suppress(asyncio.CancelledError):
+        await supervisor.ended.wait()
     door.close()
     redemptions.close()
     checker.close()
     await supervisor.close()
 
 
-async def _the_end(supervisor: SupervisorLink) -> None:
+def _end_when_asked(supervisor: SupervisorLink) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.ended.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    with contextlib.suppress(asyncio.CancelledError):
-        await supervisor.ended.wait()
 
 
 if __name__ == "__main__":

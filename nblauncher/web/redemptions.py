@@ -1,88 +1,54 @@
-"""tickets.sock: notebook servers redeem tickets here. Anybody on the host may connect; the peer's uid decides.
-
-A connection has five seconds to send one short line. Only students of the class are listened to, each on at most eight
-connections at a time, so none of them can keep another's server from being heard.
-"""
+"""What the ticket desk asks: whether a ticket is good, for the uid that wants to redeem it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-import struct
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from nblauncher.tickets import MAX_LINE, TicketBook, answer_line, is_well_formed
-from nblauncher.web.accepting import Listener
+from nblauncher.web.ticket_desk import UID
+from nblauncher.wire import close_all
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0
-PER_STUDENT = 8
-
-_PEER = struct.Struct("3i")
-
 
 class Redemptions:
-    """Serves an inherited listening unix socket from the ticket book."""
+    """Answers the desk from the ticket book. `lost` is called when there is no desk any more."""
 
-    def __init__(self, listening: socket.socket, book: TicketBook, uids: Mapping[str, int]) -> None:
-        self._book = book
-        self._uids = uids
-        self._known = frozenset(uids.values())
-        self._open: Counter[int] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listener = Listener(listening, self._welcome, lambda: False)
+    def __init__(
+        self, link: socket.socket, book: TicketBook, uids: Mapping[str, int], lost: Callable[[], None]
+    ) -> None:
+        link.setblocking(False)
+        self._link, self._book, self._uids, self._lost = link, book, uids, lost
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(link, self._heard)
 
     def close(self) -> None:
-        self._listener.close()
-        for task in self._tasks:
-            task.cancel()
+        self._loop.remove_reader(self._link)
+        self._link.close()
 
-    def _welcome(self, connection: socket.socket, address: Any) -> None:
-        uid = peer_uid(connection)
-        if uid not in self._known or self._open[uid] >= PER_STUDENT:
-            connection.close()
-            return
-        self._open[uid] += 1
-        task = asyncio.ensure_future(self._answer(connection, uid))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, connection: socket.socket, uid: int) -> None:
+    def _heard(self) -> None:
         try:
-            line = await asyncio.wait_for(_read_line(connection), PATIENCE)
-            is_good = self._redeem(line, uid)
-            # A line of 15 bytes always fits the empty buffer of a new connection.
-            connection.send(answer_line(is_good))
-        except (OSError, asyncio.TimeoutError):
-            log.info("a server with uid %d did not finish its question", uid)
-        finally:
-            connection.close()
-            self._open -= Counter({uid: 1})
+            question, descriptors, _flags, _address = socket.recv_fds(self._link, UID.size + MAX_LINE, 4)
+        except BlockingIOError:
+            return
+        if not question:
+            log.error("the ticket desk is gone")
+            self._loop.remove_reader(self._link)
+            self._lost()
+            return
+        (uid,), line = UID.unpack_from(question), question[UID.size :]
+        is_good = self._redeem(line, uid)
+        for descriptor in descriptors[:1]:
+            with socket.socket(fileno=descriptor) as answer, contextlib.suppress(OSError):  # it may not wait any more
+                answer.send(answer_line(is_good), socket.MSG_DONTWAIT)
+        close_all(descriptors[1:])
 
     def _redeem(self, line: bytes, uid: int) -> bool:
         ticket = line.decode("ascii", "replace").removesuffix("\n")
         if not is_well_formed(ticket):
             return False
         return self._book.redeem(ticket, lambda username: self._uids.get(username) == uid) is not None
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The uid that the peer had when it connected (SO_PEERCRED, unix(7)); the kernel says so, not the peer."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(credentials)[1])
-
-
-async def _read_line(connection: socket.socket) -> bytes:
-    """The first line, or as much of it as there will be."""
-    loop = asyncio.get_running_loop()
-    line = b""
-    while not line.endswith(b"\n") and len(line) < MAX_LINE:
-        part = await loop.sock_recv(connection, MAX_LINE - len(line))
-        if not part:
-            break
-        line += part
-    return line

@@ -14,10 +14,12 @@ from pathlib import Path
 from re import search
 
 import httpx
+import psutil
 import pytest
 
 from nblauncher import tickets, workers
 from tests import front_page as tools
+from tests.slow_descriptor import slow_descriptor_sent
 
 pytestmark = pytest.mark.system
 
@@ -113,6 +115,27 @@ def test_a_student_who_hogs_the_ticket_socket_keeps_nobody_out(front, client, pe
         assert redeem_as(people["nbtwada"], front.tickets_path, ticket_for(client, "nbtwada"))
     assert hogging.result(timeout=120) == 0
     assert redeem_as(people["nbtwbob"], front.tickets_path, ticket_for(client, "nbtwbob"))
+
+
+def test_a_message_that_takes_minutes_to_close_delays_nobody(front, client, people):
+    (desk,) = psutil.Process(front.process.pid).children()
+    with slow_descriptor_sent(people["nbtwbob"], str(front.tickets_path), desk):
+        ticket = ticket_for(client, "nbtwada")
+        assert redeem_as(people["nbtwada"], front.tickets_path, ticket)
+    assert redeem_as(people["nbtwbob"], front.tickets_path, ticket_for(client, "nbtwbob"))
+
+
+def test_without_the_ticket_desk_the_front_page_ends_and_is_started_again_by_the_supervisor(front):
+    (desk,) = psutil.Process(front.process.pid).children()
+    desk.kill()
+    assert front.process.wait(30) == 0
+    assert "the ticket desk is gone" in front.log.read_text()
+
+
+def test_the_ticket_desk_ends_with_the_front_page(front):
+    (desk,) = psutil.Process(front.process.pid).children()
+    front.process.kill()
+    assert desk.wait(30) is None
 
 
 def silent_connections(count: int, first_bytes: bytes) -> list[socket.socket]:

@@ -17,9 +17,9 @@ import pytest
 from nblauncher import settings
 from nblauncher.forkserver import kernel_child
 from nblauncher.forkserver.kernel_child import BadRequest, Ordinary, Request
-from nblauncher.forkserver.kernels import BURST, Budget
 from nblauncher.forkserver.renewal import HomePaths
 from nblauncher.preflight import kernels
+from nblauncher.reception import Budget, Limits
 from nblauncher.settings import DEFAULT_PRELOAD, NotebookSettings, Settings
 from nblauncher.spawners import Preload
 
@@ -32,10 +32,10 @@ def settings_of(notebook: NotebookSettings) -> Settings:
 
 
 def test_a_student_has_so_many_requests_at_once_and_more_with_time():
-    budget = Budget(since=100.0)
-    assert [budget.take(100.0) for _ in range(int(BURST) + 1)] == [True] * int(BURST) + [False]
+    budget = Budget(Limits(children=1, burst=3, per_second=2))
+    assert [budget.take(100.0) for _ in range(4)] == [True, True, True, False]
     assert budget.take(100.5) and not budget.take(100.5)
-    assert [budget.take(1000.0) for _ in range(int(BURST) + 1)] == [True] * int(BURST) + [False]
+    assert [budget.take(1000.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_paths_below_the_home_are_renewed_wherever_a_module_keeps_them(monkeypatch):

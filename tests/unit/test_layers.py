@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "wire",
             "fork_requests",
             "requirements",
+            "reception",
         ),
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),

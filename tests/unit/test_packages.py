@@ -20,12 +20,12 @@ def config(text: str) -> settings.Settings:
 
 
 def test_a_requirements_file_is_its_lines_without_comments():
-    content = b"\xef\xbb\xbf# the course\nnumpy\r\npandas>=2.2  # tables\n\nscipy[all]; python_version > '3.9'\nx @ https://a.b/c.whl#e=1\n"
+    content = b"\xef\xbb\xbf# the course\nnumpy\r\npandas>=2.2  # tables\n\nscipy[all]; python_version > '3.9'\nx @ https://example.org/c.whl#e=1\n"
     assert requirements.parse(content, "requirements.txt").lines == (
         "numpy",
         "pandas>=2.2",
         "scipy[all]; python_version > '3.9'",
-        "x @ https://a.b/c.whl#e=1",
+        "x @ https://example.org/c.whl#e=1",
     )
 
 
@@ -33,7 +33,7 @@ def test_a_requirements_file_is_its_lines_without_comments():
     "line, why",
     [
         ("-e .", "is an option"),
-        ("--index-url https://evil", "is an option"),
+        ("--index-url https://example.org/evil", "is an option"),
         ("-r other.txt", "is an option"),
         ("./wheels/x.whl", "is a path"),
         ("/etc/passwd", "is a path"),

@@ -1,0 +1,218 @@
+"""A unix socket that everybody on the host may connect to, served so that nobody can delay it for others.
+
+Who accepts looks at the uid of the peer (SO_PEERCRED, unix(7)) and forks; the child talks. What a stranger sends is not
+read in the accepting process, and not closed either: a message may carry a descriptor whose last close takes minutes (a
+TCP socket with SO_LINGER, socket(7); a file of a FUSE), and closing a connection closes what lies in it unread. So a
+connection is closed here only while a child holds it, too; a process that exits does not linger.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+from nblauncher.descriptors import peer_uid
+from nblauncher.wire import close_all
+
+log = logging.getLogger(__name__)
+
+_GO = b"g"
+_MOST_REFUSED = 100
+_PATIENCE = 0.5
+_LOG_PAUSE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """For each uid: children at the same time, requests at once, and requests a second from then on."""
+
+    children: int
+    burst: float
+    per_second: float
+
+
+class Host(Protocol):
+    """What is served."""
+
+    def objection(self, uid: int) -> str:
+        """Why this uid gets nothing; empty when it does."""
+        ...
+
+    def refusal(self, why: str) -> bytes:
+        """What one hears who gets nothing."""
+        ...
+
+    def begun(self, uid: int, pid: int) -> None:
+        """Called before the child does anything; it does nothing when this raises OSError."""
+        ...
+
+    def live(self, uid: int, connection: socket.socket) -> NoReturn:
+        """The child's life."""
+        ...
+
+    def ended(self, uid: int, pid: int, status: int) -> None: ...
+
+
+@dataclass
+class Budget:
+    """How many requests a uid may still make; refills with time."""
+
+    limits: Limits
+    left: float = field(init=False)
+    since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = self.limits.burst
+
+    def take(self, now: float) -> bool:
+        self.left = min(self.limits.burst, self.left + self.limits.per_second * (now - self.since))
+        self.since = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+class Reception:
+    """Who comes, and what runs for whom. For a process with one thread, which does nothing else."""
+
+    def __init__(self, door: socket.socket, host: Host, limits: Limits) -> None:
+        self._door, self._host, self._limits = door, host, limits
+        self._budgets: dict[int, Budget] = {}
+        self._children: dict[int, int] = {}
+        """pid → uid of those that run."""
+        self._refused: list[socket.socket] = []
+        self._logged: dict[int, float] = {}
+        self._closed_until = 0.0
+        door.setblocking(False)
+        door.set_inheritable(False)
+
+    def serve(self, link: socket.socket, listen: Callable[[], bool]) -> None:
+        """Until `listen` says that it is over. It is called whenever `link` may have something to read, and before
+        anybody is let in: what comes from there comes first.
+        """
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        while True:
+            watched = [link.fileno(), woken]
+            if time.monotonic() >= self._closed_until:
+                watched.append(self._door.fileno())
+            ready, _, _ = select.select(watched, [], [], _PATIENCE if self._refused or len(watched) < 3 else None)
+            if woken in ready:
+                os.read(woken, 4096)
+                self._reap()
+            if not listen():
+                return
+            if self._door.fileno() in ready:
+                self._admit()
+            if self._refused and (not ready or len(self._refused) >= _MOST_REFUSED):
+                self._let_go()
+
+    def _admit(self) -> None:
+        try:
+            connection, _address = self._door.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._pause(f"cannot accept a connection: {error.strerror}")
+            return
+        uid, now = peer_uid(connection), time.monotonic()
+        if why := self._host.objection(uid):
+            self._refuse(connection, uid, why)
+        elif not self._budgets.setdefault(uid, Budget(self._limits)).take(now):
+            self._refuse(connection, uid, "too many requests")
+        elif Counter(self._children.values())[uid] >= self._limits.children:
+            self._refuse(connection, uid, f"{self._limits.children} run already")
+        else:
+            self._fork(connection, uid)
+        if len(self._budgets) > _MOST_REFUSED:
+            # Who has not come for so long that the whole budget is back needs none kept.
+            rest = self._limits.burst / self._limits.per_second
+            self._budgets = {uid: one for uid, one in self._budgets.items() if now - one.since < rest}
+
+    def _fork(self, connection: socket.socket, uid: int) -> None:
+        """The child waits until it is alone with its connection, and the host has done its part."""
+        wait, go = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            close_all([wait, go])
+            self._pause(f"cannot fork: {error.strerror}")
+            self._refuse(connection, uid, f"cannot fork: {error.strerror}")
+            return
+        if pid == 0:
+            self._be_a_child(connection, uid, wait, go)
+        self._children[pid] = uid
+        connection.close()  # not the last one: the child holds another, and waits
+        try:
+            self._host.begun(uid, pid)
+            os.write(go, _GO)
+        except OSError as error:
+            log.info("nothing for uid %d: %s", uid, error.strerror)
+        finally:
+            close_all([wait, go])
+
+    def _be_a_child(self, connection: socket.socket, uid: int, wait: int, go: int) -> NoReturn:
+        try:
+            os.close(go)
+            if os.read(wait, 1) == _GO:
+                os.close(wait)
+                self._host.live(uid, connection)
+        finally:
+            os._exit(1)
+
+    def _refuse(self, connection: socket.socket, uid: int, why: str) -> None:
+        now = time.monotonic()
+        if now - self._logged.get(uid, -_LOG_PAUSE) >= _LOG_PAUSE:
+            self._logged = {one: when for one, when in self._logged.items() if now - when < _LOG_PAUSE} | {uid: now}
+            log.warning("refused uid %d: %s", uid, why)
+        connection.setblocking(False)
+        try:
+            connection.send(self._host.refusal(why))
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it hung up first
+        self._refused.append(connection)
+
+    def _let_go(self) -> None:
+        """Close the refused connections while a child holds them, too."""
+        wait, go = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            close_all([wait, go])
+            self._pause(f"cannot fork: {error.strerror}")
+            return
+        if pid == 0:
+            os.close(go)
+            os.read(wait, 1)
+            os._exit(0)
+        for connection in self._refused:
+            connection.close()
+        self._refused = []
+        close_all([wait, go])
+
+    def _pause(self, why: str) -> None:
+        log.error("%s; nobody is let in for a moment", why)
+        self._closed_until = time.monotonic() + _PATIENCE
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            uid = self._children.pop(pid, None)
+            if uid is not None:
+                self._host.ended(uid, pid, status)
