@@ -15,7 +15,6 @@ import site
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,20 +108,14 @@ class Kernel:
 
     def live(self, connection: socket.socket) -> NoReturn:
         """Until the kernel ends."""
-        status = 1
-        try:
-            self._become_the_student(connection)
-            request, output = self._read(connection)
-            self._answer(connection)
-            _enter(request, output)
-            status = self._run(request)
-        except SystemExit as end:
-            status = life.status_of(end)
-        except BaseException:
-            # The boundary of this process: there is no caller, and the student's log gets what is written here.
-            traceback.print_exc()
-        finally:
-            life.end(status)
+        life.live(lambda: self._live(connection))
+
+    def _live(self, connection: socket.socket) -> int:
+        self._become_the_student(connection)
+        request, output = self._read(connection)
+        self._answer(connection)
+        _enter(request, output)
+        return self._run(request)
 
     def _become_the_student(self, connection: socket.socket) -> None:
         account = self.place.account

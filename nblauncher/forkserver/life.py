@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from nblauncher import children
@@ -53,7 +55,21 @@ def unprivileged() -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, children.NOWHERE)
 
 
-def status_of(end: SystemExit) -> int:
+def live(act: Callable[[], int]) -> NoReturn:
+    """A forked process's life, ended as an interpreter would. `act` returns the exit status."""
+    status = 1
+    try:
+        status = act()
+    except SystemExit as asked:
+        status = _status_of(asked)
+    except BaseException:
+        # The boundary of this process: there is no caller, and the student's log gets what is written here.
+        traceback.print_exc()
+    finally:
+        _end(status)
+
+
+def _status_of(end: SystemExit) -> int:
     """As an interpreter takes it: words are said, and mean failure."""
     if end.code is None or isinstance(end.code, int):
         return end.code or 0
@@ -61,7 +77,7 @@ def status_of(end: SystemExit) -> int:
     return 1
 
 
-def end(status: int) -> NoReturn:
+def _end(status: int) -> NoReturn:
     """As an interpreter ends (Py_FinalizeEx): threads are waited for, what was registered for the end runs, streams are
     flushed. Modules are not taken apart, which would copy what the parent shares.
     """

@@ -12,7 +12,6 @@ import os
 import socket
 import struct
 import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -118,28 +117,21 @@ def _be_the_middle(request: Request, descriptors: list[int], tell: int, wait: in
 
 def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoReturn:
     """The server's life. Without the word to go it ends: then nobody knows of it."""
-    status = 1
-    try:
-        if os.read(wait, 1) != _GO:
-            os._exit(0)
-        output, *keep = descriptors
-        account = request.place.account
-        child = Child(account, (), {}, tuple(keep), account.home, request.place.group)
-        children.settle(child, output)
-        renewal.use_pythons_signals()
-        renewal.renew(request.environment)
-        sys.argv[:] = ["nblauncher.server"]
-        privileges.set_name("notebook-server")
-        # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
-        privileges.set_dumpable(True)
-        status = _serve(request, keep)
-    except SystemExit as end:
-        status = life.status_of(end)
-    except BaseException:
-        # The boundary of this process: there is no caller, and the student's log gets what is written here.
-        traceback.print_exc()
-    finally:
-        life.end(status)
+    if os.read(wait, 1) != _GO:
+        os._exit(0)
+    life.live(lambda: _live(request, *descriptors))
+
+
+def _live(request: Request, output: int, *keep: int) -> int:
+    account = request.place.account
+    children.settle(Child(account, (), {}, keep, account.home, request.place.group), output)
+    renewal.use_pythons_signals()
+    renewal.renew(request.environment)
+    sys.argv[:] = ["nblauncher.server"]
+    privileges.set_name("notebook-server")
+    # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
+    privileges.set_dumpable(True)
+    return _serve(request, list(keep))
 
 
 def _serve(request: Request, keep: list[int]) -> int:
