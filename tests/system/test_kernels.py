@@ -263,7 +263,9 @@ def test_the_debugger_stops_at_a_breakpoint(client):
 
 
 PARALLEL = """
-import concurrent.futures, multiprocessing, os, subprocess, threading
+import concurrent.futures, multiprocessing, os, subprocess, threading, warnings
+
+warnings.simplefilter("ignore")  # of newer Pythons, about forks in a process with threads
 
 print(subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip())
 pid = os.fork()
