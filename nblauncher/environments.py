@@ -65,7 +65,13 @@ _PIP = (sys.executable, "-I", "-m", "pip", "--disable-pip-version-check")
 
 def digest_of(requirements: Requirements) -> str:
     """Names an environment: of the same lines and the same Python it is the same one."""
-    about = [_FORMAT, requirements.lines, ALWAYS, sys.version, getattr(sys, "_base_executable", sys.executable)]
+    about = [
+        _FORMAT,
+        requirements.lines,
+        ALWAYS,
+        sys.version_info[:3],
+        getattr(sys, "_base_executable", sys.executable),
+    ]
     return hashlib.sha256(json.dumps(about).encode("ascii")).hexdigest()[:16]
 
 
@@ -273,7 +279,10 @@ def _copied(name: str, folder: int, target: Path, builder: Account) -> str:
 
 
 def _install(new: Path, names: Sequence[str]) -> None:
-    """As root: wheels that lie there, nothing else; nothing of them runs. By uv where root has one, which is faster."""
+    """As root: wheels that lie there, nothing else; nothing of them runs. By uv where root has one, which is faster.
+
+    The new Python is started by both before there is anything in it, and never afterwards.
+    """
     wheels = [str(new / "wheels" / name) for name in names]
     uv = _uv()
     if uv is not None:
@@ -285,8 +294,9 @@ def _install(new: Path, names: Sequence[str]) -> None:
         command += ["--no-warn-script-location"]
     run([*command, *wheels], timeout=_INSTALLING)
     _remove(new / "wheels")
-    # On all cores, which pip does not. What cannot be compiled is for another Python. Students could not write it.
-    compile_all = [str(python_in(new)), "-I", "-m", "compileall", "-q", "-q", "-j", "0", str(new / "lib")]
+    # By our own Python: the new one would read .pth files as root. On all cores, which pip does not; what cannot be
+    # compiled is for another Python. Students could not write it.
+    compile_all = [sys.executable, "-I", "-m", "compileall", "-q", "-q", "-j", "0", str(new / "lib")]
     with contextlib.suppress(HostError):
         run(compile_all, timeout=_INSTALLING)
     run(["chmod", "-R", "a+rX,go-w", "--", str(new)])

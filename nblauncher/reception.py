@@ -141,16 +141,12 @@ class Reception:
 
     def _fork(self, connection: socket.socket, uid: int) -> None:
         """The child waits until it is alone with its connection, and the host has done its part."""
-        wait, go = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.fork()
+            pid, go = _held_child(lambda: self._host.live(uid, connection))
         except OSError as error:
-            close_all([wait, go])
             self._pause(f"cannot fork: {error.strerror}")
             self._refuse(connection, uid, f"cannot fork: {error.strerror}")
             return
-        if pid == 0:
-            self._be_a_child(connection, uid, wait, go)
         self._children[pid] = uid
         connection.close()  # not the last one: the child holds another, and waits
         try:
@@ -159,16 +155,7 @@ class Reception:
         except OSError as error:
             log.info("nothing for uid %d: %s", uid, error.strerror)
         finally:
-            close_all([wait, go])
-
-    def _be_a_child(self, connection: socket.socket, uid: int, wait: int, go: int) -> NoReturn:
-        try:
             os.close(go)
-            if os.read(wait, 1) == _GO:
-                os.close(wait)
-                self._host.live(uid, connection)
-        finally:
-            os._exit(1)
 
     def _refuse(self, connection: socket.socket, uid: int, why: str) -> None:
         now = time.monotonic()
@@ -185,21 +172,15 @@ class Reception:
 
     def _let_go(self) -> None:
         """Close the refused connections while a child holds them, too."""
-        wait, go = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.fork()
+            _pid, go = _held_child(lambda: None)
         except OSError as error:
-            close_all([wait, go])
             self._pause(f"cannot fork: {error.strerror}")
             return
-        if pid == 0:
-            os.close(go)
-            os.read(wait, 1)
-            os._exit(0)
         for connection in self._refused:
             connection.close()
         self._refused = []
-        close_all([wait, go])
+        os.close(go)
 
     def _pause(self, why: str) -> None:
         log.error("%s; nobody is let in for a moment", why)
@@ -216,3 +197,25 @@ class Reception:
             uid = self._children.pop(pid, None)
             if uid is not None:
                 self._host.ended(uid, pid, status)
+
+
+def _held_child(act: Callable[[], object]) -> tuple[int, int]:
+    """A child that acts when it gets the word, and ends without it; its pid, and where the word goes. OSError when the
+    host has no room for it.
+    """
+    wait, go = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError:
+        close_all([wait, go])
+        raise
+    if pid == 0:
+        try:
+            os.close(go)
+            if os.read(wait, 1) == _GO:
+                os.close(wait)
+                act()
+        finally:
+            os._exit(1)
+    os.close(wait)
+    return pid, go

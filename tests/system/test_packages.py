@@ -27,8 +27,9 @@ WHOAMI = """
 import os, pathlib, subprocess, sys
 from setuptools import setup
 pathlib.Path("nbtbuilt.py").write_text("builder = %r" % [os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]])
+DATA = []
 EXTRA
-setup(name="nbtbuilt", version=VERSION, py_modules=["nbtbuilt"])
+setup(name="nbtbuilt", version=VERSION, py_modules=["nbtbuilt"], data_files=DATA)
 """
 
 
@@ -152,3 +153,22 @@ def test_what_a_package_puts_beside_the_wheels_is_refused_and_what_it_leaves_run
         build(place, "nbtbuilt==4.0", course="other")
     assert environments.current(place / "courses/other") is None
     assert not running_as(builder)
+
+
+AT_START = """
+where = "lib/python%d.%d/site-packages" % sys.version_info[:2]
+pathlib.Path("nbt.pth").write_text("import os; open(FILE, 'a').write(str(os.geteuid()) + chr(10))")
+DATA = [(where, ["nbt.pth"])]
+"""
+
+
+def test_nothing_of_a_package_runs_as_root_while_it_is_installed(place, builder):
+    seen = place / "ran-as"
+    seen.touch()
+    seen.chmod(0o666)
+    source_distribution(place, "5.0", AT_START.replace("FILE", repr(str(seen))))
+    made = build(place, "nbtbuilt==5.0", course="other")
+    ran = set(seen.read_text().split())
+    assert ran == {str(builder.uid)}, "by whom it was tried"
+    said(made, "print(1)")
+    assert set(seen.read_text().split()) == {"0", str(builder.uid)}, "the file is read by a Python that starts"
