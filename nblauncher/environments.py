@@ -279,7 +279,7 @@ def _copied(name: str, folder: int, target: Path, builder: Account) -> str:
 
 
 def _install(new: Path, names: Sequence[str]) -> None:
-    """As root: wheels that lie there, nothing else; nothing of them runs. By uv where root has one, which is faster.
+    """As root: wheels that lie there, nothing else; nothing of them runs. By uv where root has one.
 
     The new Python is started by both before there is anything in it, and never afterwards.
     """
