@@ -113,6 +113,7 @@ def build(
         if (new / HASHES).is_file():  # somebody goes back to what was there before
             _use(folder, new)
             return
+        builder()  # what a killed run left running would go on writing there
         stack.callback(_remove, folder / _BUILD)
         stack.callback(_remove_unfinished, new)
         for left in (folder / _BUILD, new):
@@ -125,6 +126,8 @@ def build(
         tell(f"installing {len(hashes)} packages")
         _install(new, sorted(hashes))
         _as_builder(builder, _try, str(python_in(new)), str(home), list(modules))
+        # After a power cut an environment with hashes must be whole.
+        run(["sync", "-f", str(new)], timeout=_TRYING)
         root_files.replace(new / HASHES, json.dumps(hashes, indent=1, sort_keys=True))
         (new / HASHES).chmod(0o644)
         _use(folder, new)

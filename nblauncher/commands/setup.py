@@ -379,7 +379,8 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     accepted = AcceptInputs(session.contents)
     building = packages.phase(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
-    return Plan((*planned.phases, building, *remember), (*_roster_changes(host, session), *planned.notes))
+    # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
+    return Plan((building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -125,14 +125,14 @@ def packages(settings: Settings, wanted: Requirements | None) -> Iterator[Findin
     if wanted is None:
         return
     folder, subject = CoursePaths(settings.course).environments, "packages"
-    found, many = environments.current(folder), f"{len(wanted.lines)} packages of the course"
+    found, many = environments.current(folder), f"the course's packages ({len(wanted.lines)} asked for)"
     if environments.is_built(folder, wanted):
         yield ok(subject, f"{many} are installed in {found}")
     elif found is None:
         yield warning(subject, f"{many} are not installed yet", "`nblauncher setup` builds them.")
     else:
         hint = "`nblauncher setup` builds them anew."
-        yield warning(subject, f"{many} are not those that are installed in {found}", hint)
+        yield warning(subject, f"{many} are other ones than those in {found}", hint)
 
 
 def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nblauncher import __version__, reasons, runtime_folders
@@ -71,7 +72,7 @@ class Course:
             groups.group(FORK_SERVER),
             locale.language,
             paths.preloaded,
-            self._keep_fork_servers_output,
+            partial(self._keep_output, FORK_SERVER),
         )
         self._kernels = KernelForkServer(
             loop,
@@ -79,7 +80,7 @@ class Course:
             locale.language,
             paths.kernels_socket,
             paths.kernels_home,
-            self._keep_kernel_fork_servers_output,
+            partial(self._keep_output, KERNEL_FORK_SERVER),
         )
         self._fork_server_logs: dict[str, CappedLog] = {}
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
@@ -200,12 +201,6 @@ class Course:
             self._fork_server.prepare(at_first_use=at_first_use)
         self._kernels.prepare(preload, at_first_use=at_first_use)
         answer({})
-
-    def _keep_fork_servers_output(self, output: int) -> None:
-        self._keep_output(FORK_SERVER, output)
-
-    def _keep_kernel_fork_servers_output(self, output: int) -> None:
-        self._keep_output(KERNEL_FORK_SERVER, output)
 
     def _keep_output(self, name: str, output: int) -> None:
         if name in self._fork_server_logs:

@@ -94,5 +94,5 @@ def test_check_says_that_setup_is_to_build_the_packages():
     course = config("requirements: [numpy, pandas]")
     (found,) = kernels.packages(course, Requirements(("numpy", "pandas")))
     assert (found.level, found.hint) == ("warning", "`nblauncher setup` builds them.")
-    assert found.message == "2 packages of the course are not installed yet"
+    assert found.message == "the course's packages (2 asked for) are not installed yet"
     assert list(kernels.preloading(course, ())) == [] and list(kernels.packages(course, None)) == []
