@@ -28,6 +28,7 @@ setup(
         "rich>=13",
         "jinja2>=3.1",
         "threadpoolctl>=3.5",
+        "nbformat>=5.9",
     ],
     extras_require={
         "test": [

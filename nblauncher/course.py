@@ -42,6 +42,11 @@ class CoursePaths:
         return self.state / "accepted"
 
     @property
+    def versions(self) -> Path:
+        """0700 root: every version of a file that some student was given last or has made something of."""
+        return self.state / "objects"
+
+    @property
     def run(self) -> Path:
         """0711 root: sockets and runtime folders; gone after a reboot."""
         return RUN_ROOT / self.course

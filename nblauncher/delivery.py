@@ -7,29 +7,36 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from nblauncher import placing
+from nblauncher import merging, news, placing
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.material import Bundle, Index
 from nblauncher.model import Account, Exclusion, HandedOut, Work
+from nblauncher.outcomes import AS_IS, BESIDE, BLOCKED, BOTH, DELETED, KEPT, MERGED, NEW, UNCHANGED, UPDATED
 from nblauncher.packing import Item
-from nblauncher.placing import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
 from nblauncher.streams import frames_of
 
 __all__ = [
+    "AS_IS",
     "BESIDE",
     "BLOCKED",
+    "BOTH",
     "DELETED",
     "KEPT",
+    "MERGED",
     "NEW",
+    "NEWS",
     "UNCHANGED",
     "UPDATED",
+    "Change",
     "Delivery",
     "Outcome",
     "deliver",
     "pending",
 ]
 
-_WRITTEN = (NEW, UPDATED, BESIDE)
+NEWS = news.NAME
+
+_WRITTEN = (NEW, UPDATED, MERGED, BOTH, BESIDE)
 _LONGEST = 300.0
 _SLOWEST = 1_000_000
 """Bytes a second that even a slow home takes."""
@@ -37,15 +44,30 @@ _SLOWEST = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file: NEW, UPDATED, BESIDE, DELETED (and left so), UNCHANGED or BLOCKED.
+    """What became of one file.
 
-    KEPT is the student's own work, saved in the very moment of an update, that was put beside it.
+    NEW, UPDATED, MERGED, BOTH (merged, and cells that both had changed are there twice), BESIDE, AS_IS (it has
+    everything already), DELETED (and left so), UNCHANGED or BLOCKED. KEPT is the student's own work, saved in the very
+    moment of an update, that was put beside it.
     """
 
     path: str
     outcome: str
     detail: str = ""
-    """The path of the copy for BESIDE and KEPT, the reason for BLOCKED."""
+    """The path of the copy for BESIDE and KEPT, the number of cells for BOTH, the reason for BLOCKED."""
+    reason: str = ""
+    """Why it was not merged, for BESIDE."""
+    trusted: str = ""
+    """The sha256 of a notebook that holds outputs of the teacher's only, '' for anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An outcome as the teacher is told it: new, updated, merged, kept, conflict or blocked."""
+
+    path: str
+    change: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +86,35 @@ class Delivery:
             raise HostError(self.failure, "what was delivered stays; run `nblauncher send` again")
 
     @property
+    def changes(self) -> tuple[Change, ...]:
+        """Everything but what was unchanged, and the news."""
+        return tuple(change for one in self.outcomes if one.path != NEWS and (change := _change(one)))
+
+    @property
+    def trusted(self) -> Mapping[str, str]:
+        """sha256 by path of the notebooks that may be signed as the student."""
+        return {one.path: one.trusted for one in self.outcomes if one.trusted}
+
+    @property
     def work(self) -> Work:
         """Files and bytes written, and everything the teacher should know. Only what was blocked is incomplete."""
-        written = [one for one in self.outcomes if one.outcome in _WRITTEN]
+        written = [one for one in self.outcomes if one.outcome in _WRITTEN and one.path != NEWS]
         return Work(len(written), self.bytes, tuple(filter(None, map(_exclusion, self.outcomes))))
 
 
-def pending(index: Index, handed_out: Mapping[str, HandedOut], *, restores_deleted: bool = False) -> tuple[Item, ...]:
-    """The items whose present version this student was never given; those that may be gone too with
-    `restores_deleted`. Pure: nobody's home is looked at.
+def pending(
+    index: Index, handed_out: Mapping[str, HandedOut], *, restores_deleted: bool = False, only_new: bool = False
+) -> tuple[Item, ...]:
+    """The items whose present version this student was never given. Pure: nobody's home is looked at.
+
+    With `restores_deleted` also those that may be gone; with `only_new` none of which the student ever had a version.
     """
     return tuple(
         item
         for item in index.items
-        if restores_deleted or (known := handed_out.get(item.path)) is None or known.sha256 != item.sha256
+        if restores_deleted
+        or (known := handed_out.get(item.path)) is None
+        or (known.sha256 != item.sha256 and not only_new)
     )
 
 
@@ -90,6 +127,7 @@ def deliver(
     today: date,
     *,
     restores_deleted: bool = False,
+    news_time: str = "",
     stall: float = 60.0,
     longest: float | None = None,
 ) -> Delivery:
@@ -98,7 +136,8 @@ def deliver(
     Their content comes from the bundle; those it could not read are BLOCKED. `handed_out` is everything the student was
     ever given below the target. `stall` and `longest` are seconds without a sign of life and in all. The target folder
     is made even for no items. With `restores_deleted` a file that was given before and is gone is given once more, and
-    one that is there in whatever form stays as it is. Files are on the disk when this returns.
+    one that is there in whatever form stays as it is. `news_time` is the heading of the lines in the student's news;
+    '' for no news. Files are on the disk when this returns.
 
     RefusedError for uid 0. HostError when the home is not the student's folder, or the child was ended by the student
     or by a deadline; a later run finds what it wrote and goes on.
@@ -116,7 +155,11 @@ def deliver(
         handed_out,
         today.isoformat(),
         restores_deleted,
+        bundle.bases,
+        news_time,
     )
+    if bundle.bases:
+        merging.load()
     total = sum(item.size for item in spooled)
     limit = _LONGEST + total / _SLOWEST if longest is None else longest
     outcomes = list(_left_out(wanted, bundle))
@@ -124,12 +167,12 @@ def deliver(
     last: Mapping[str, Any] = {}
     for frame in frames_of(account, placing.place, order, keep={bundle.descriptor}, stall=stall, longest=limit):
         last = frame.header
-        for path, outcome, detail, rows in frame.header.get("rows", ()):
-            outcomes.append(Outcome(path, outcome, detail))
+        for *words, rows in frame.header.get("rows", ()):
+            outcomes.append(Outcome(*words))
             records.update({row[0]: HandedOut(*row[1:]) for row in rows})
     if last.get("kind") != "finish":
         raise HostError(f"the file worker of {account.username} ended before it was done")
-    written = sum(bundle.items[one.path].size for one in outcomes if one.outcome in _WRITTEN)
+    written = sum(bundle.items[one.path].size for one in outcomes if one.outcome in _WRITTEN and one.path != NEWS)
     return Delivery(tuple(outcomes), records, written, last["failure"])
 
 
@@ -140,13 +183,23 @@ def _left_out(items: Iterable[Item], bundle: Bundle) -> Iterable[Outcome]:
             yield Outcome(item.path, BLOCKED, f"not read from the material: {reasons.get(item.path, 'not asked for')}")
 
 
+def _change(one: Outcome) -> Change | None:
+    change, words = {
+        NEW: ("new", ""),
+        UPDATED: ("updated", ""),
+        MERGED: ("merged", ""),
+        BOTH: ("conflict", f"cells that both changed, both are there: {one.detail}"),
+        BESIDE: ("conflict", f"{one.reason}; beside it is {one.detail}"),
+        KEPT: ("conflict", f"saved while it was updated; what was saved is in {one.detail}"),
+        AS_IS: ("kept", "it has everything already"),
+        DELETED: ("kept", "deleted by the student and left so"),
+        BLOCKED: ("blocked", one.detail),
+    }.get(one.outcome, ("", ""))
+    return Change(one.path, change, words) if change else None
+
+
 def _exclusion(one: Outcome) -> Exclusion | None:
-    if one.outcome == BLOCKED:
-        return Exclusion(one.path, one.detail, incomplete=True)
-    if one.outcome == BESIDE:
-        return Exclusion(one.path, f"kept, because it was edited; beside it is {one.detail}")
-    if one.outcome == KEPT:
-        return Exclusion(one.path, f"saved while it was updated; what was saved is in {one.detail}")
-    if one.outcome == DELETED:
-        return Exclusion(one.path, "deleted by the student and left so")
-    return None
+    change = _change(one)
+    if change is None or (change.change not in ("conflict", "blocked") and one.outcome != DELETED):
+        return None
+    return Exclusion(one.path, change.detail, incomplete=one.outcome == BLOCKED)

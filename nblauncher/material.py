@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from nblauncher import packing
+from nblauncher import files, packing
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Exclusion, Material
+from nblauncher.objects import ObjectStore
 from nblauncher.packing import Item, item_of, row_of
 from nblauncher.streams import frames_of
 
@@ -51,6 +52,8 @@ class Bundle:
     """As spooled: a file that the teacher saved after the index was made is here with its new content."""
     offsets: Mapping[str, int] = field(default_factory=dict)
     exclusions: tuple[Exclusion, ...] = ()
+    bases: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Earlier versions, for merging: offset and size by sha256."""
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -85,23 +88,28 @@ def spool(
     paths: Iterable[str],
     folder: Path,
     *,
+    versions: ObjectStore | None = None,
+    bases: Iterable[str] = (),
     stall: float = 60.0,
     longest: float = 3600.0,
 ) -> Bundle:
     """Copy the content of `paths` into an unlinked file below `folder`, which is root's.
 
-    A file that cannot be read or does not hold still is left out and named in `exclusions`. InputError and HostError
-    as for `index`; HostError also when the folder's disk is full.
+    A file that cannot be read or does not hold still is left out and named in `exclusions`. With `versions` each
+    content is kept there, too, and those of `bases` that are there come along. InputError and HostError as for `index`;
+    HostError also when a disk of root's is full.
     """
     wanted = sorted(set(paths))
     with _spool_file(folder) as target:
         spooling = _Spooling(target)
         for frame in frames_of(owner, packing.send, material.source, wanted, stall=stall, longest=longest):
             spooling.take(frame.header, frame.payload)
-        return spooling.bundle()
+        return spooling.bundle(versions, bases)
 
 
-def bundle_of(contents: Mapping[str, bytes], folder: Path) -> Bundle:
+def bundle_of(
+    contents: Mapping[str, bytes], folder: Path, *, versions: ObjectStore | None = None, bases: Iterable[str] = ()
+) -> Bundle:
     """A bundle of files that are in memory already."""
     with _spool_file(folder) as target:
         spooling = _Spooling(target)
@@ -109,7 +117,7 @@ def bundle_of(contents: Mapping[str, bytes], folder: Path) -> Bundle:
             spooling.take({"kind": "file", "path": path})
             spooling.take({"kind": "data"}, data)
             spooling.take({"kind": "end", "item": [path, len(data), hashlib.sha256(data).hexdigest(), 0o600, [0] * 4]})
-        return spooling.bundle()
+        return spooling.bundle(versions, bases)
 
 
 def recall(file: Path) -> Index | None:
@@ -165,9 +173,32 @@ class _Spooling:
                 raise HostError(f"the material's worker sent {item.path!r} with a wrong name or size")
             self._items[item.path], self._offsets[item.path] = item, self._start
 
-    def bundle(self) -> Bundle:
+    def bundle(self, versions: ObjectStore | None, bases: Iterable[str]) -> Bundle:
         self._target.truncate()
+        known = {item.sha256: (self._offsets[path], item.size) for path, item in self._items.items()}
+        if versions is not None:
+            self._target.flush()
+            for sha256, (offset, size) in known.items():
+                versions.put(sha256, _parts(self._target.fileno(), offset, size))
+            versions.sync()
+            known |= self._earlier(versions, frozenset(bases) - frozenset(known))
         self._target.flush()
         # Students' workers inherit it: none of them may be able to write what the next one reads.
         descriptor = os.open(f"/proc/self/fd/{self._target.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
-        return Bundle(descriptor, self._items, self._offsets, tuple(self._exclusions))
+        return Bundle(descriptor, self._items, self._offsets, tuple(self._exclusions), known)
+
+    def _earlier(self, versions: ObjectStore, bases: Iterable[str]) -> Mapping[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for sha256 in bases:
+            offset = self._target.seek(0, os.SEEK_END)
+            size = versions.read(sha256, self._target.write)
+            if size is not None:
+                found[sha256] = (offset, size)
+        return found
+
+
+def _parts(descriptor: int, offset: int, size: int) -> Iterator[bytes]:
+    end = offset + size
+    while offset < end and (data := os.pread(descriptor, min(files.CHUNK, end - offset), offset)):
+        offset += len(data)
+        yield data

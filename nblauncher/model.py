@@ -99,6 +99,8 @@ class Material:
 
     source: Path
     target: str
+    trust: bool = False
+    """Whether the teacher's notebooks are signed as the student when they arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,24 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class HandedOut:
-    """A file as it stood in a home right after we wrote it. Times in nanoseconds; size in bytes."""
+    """The version of a file that a student was given last, and the file as it stood right after we wrote it.
+
+    Times in nanoseconds, size in bytes; zero times: this version does not stand at that name.
+    """
 
     sha256: str
     size: int
     mtime_ns: int
     inode: int
     ctime_ns: int
+    base: str = ""
+    """The sha256 of the version that the student's file was made of, when it is another; UNRELATED: of none."""
+
+    @property
+    def made_of(self) -> str:
+        """As `base`, also when it is this version; '' for UNRELATED."""
+        return "" if self.base == UNRELATED else self.base or self.sha256
+
+
+UNRELATED = "unrelated"
+"""The student has made a file of their own at this name."""

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nblauncher import files
 from nblauncher.errors import InputError
 from nblauncher.material import Bundle, Index, bundle_of
 from nblauncher.model import Account, Exclusion
+from nblauncher.objects import ObjectStore
 from nblauncher.packing import Item
 from nblauncher.streams import Voice, frames_of
 
@@ -54,9 +55,9 @@ class ProfileFiles:
         items = (Item(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in self.contents.items())
         return Index(tuple(sorted(items, key=lambda item: item.path)), self.exclusions)
 
-    def spool(self, folder: Path) -> Bundle:
-        """The contents for `delivery.deliver`, in an unlinked file below root's folder. HostError when that is full."""
-        return bundle_of(self.contents, folder)
+    def spool(self, folder: Path, *, versions: ObjectStore | None = None, bases: Iterable[str] = ()) -> Bundle:
+        """The contents for `delivery.deliver`, in an unlinked file below root's folder; as `material.spool`."""
+        return bundle_of(self.contents, folder, versions=versions, bases=bases)
 
 
 def read_profile(owner: Account, name: str, *, stall: float = 60.0) -> ProfileFiles:

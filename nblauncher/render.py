@@ -97,6 +97,25 @@ def exceptions_text(report: Report, *, most: int = 50) -> str:
     return "\n".join(lines)
 
 
+def changes_text(report: Report, width: int) -> str:
+    """`send`: what became of which file for whom, as a table. Rows that differ only in student or file are one."""
+    students: dict[tuple[str, str, str], list[str]] = {}
+    for student in report.students.values():
+        for one in student.details.get("changes", ()):
+            students.setdefault((one["path"], one["change"], one["detail"]), []).append(student.username)
+    rows: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (path, change, detail), names in students.items():
+        rows.setdefault((change, detail, tuple(names)), []).append(path)
+    if not rows:
+        return ""
+    total = len(report.students)
+    lines = [
+        (_names_words(paths), change, f"all {total}" if len(names) == total > 1 else _names_words(names), detail)
+        for (change, detail, names), paths in rows.items()
+    ]
+    return table(("file", "change", "students", ""), lines, width)
+
+
 def findings_text(findings: Sequence[Finding]) -> str:
     """`check`: a line per finding, and below it what to do."""
     lines = []

@@ -49,6 +49,11 @@ class Standing:
     descriptor: int
     status: os.stat_result
 
+    def read(self) -> bytes:
+        """As many bytes as it had when it was looked at, fewer when it is shorter now."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        return b"".join(files.chunks(self.descriptor, self.status.st_size))
+
 
 @contextmanager
 def look(name: str, folder: int) -> Iterator[Standing | None]:

@@ -204,6 +204,7 @@ def _serve(
         privileges.die_with_parent(parent_pid)
         # Out of the way of the standard streams: should the parent have had none, a print would become an answer.
         answer = fcntl.fcntl(answer, fcntl.F_DUPFD_CLOEXEC, 3)
+        _forget_logs(keep)
         close_descriptors({answer} | keep)
         _use_null_streams()
         if account.uid != os.geteuid():
@@ -224,6 +225,15 @@ def _forget_signal_handlers() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _forget_logs(keep: Collection[int]) -> None:
+    """A log whose descriptor is about to be closed: its number may next be that of a student's file."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) and handler.stream and handler.stream.fileno() not in keep:
+            root.removeHandler(handler)
+    root.addHandler(logging.NullHandler())  # or Python's handler of last resort would write
 
 
 def _use_null_streams() -> None:

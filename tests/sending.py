@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nblauncher import delivery, material
 from nblauncher.model import Account, HandedOut, Material
+from nblauncher.objects import ObjectStore
 
 DAY = date(2026, 11, 20)
 TARGET = "tutorial"
@@ -22,6 +23,10 @@ class Teacher:
     source: Path
     spool: Path
     ledgers: dict[str, dict[str, HandedOut]] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> ObjectStore:
+        return ObjectStore(self.spool / "objects")
 
     @property
     def material(self) -> Material:
@@ -38,7 +43,10 @@ class Teacher:
         items = delivery.pending(material.index(self.material, self.owner), ledger)
         if not items:
             return delivery.Delivery()
-        with material.spool(self.material, self.owner, [item.path for item in items], self.spool) as bundle:
+        bases = [known.made_of for known in ledger.values() if known.made_of]
+        paths = [item.path for item in items]
+        source, spool = self.material, self.spool
+        with material.spool(source, self.owner, paths, spool, versions=self.versions, bases=bases) as bundle:
             sent = delivery.deliver(account, TARGET, items, bundle, dict(ledger), DAY, stall=stall, longest=longest)
         ledger.update(sent.handed_out)
         return sent

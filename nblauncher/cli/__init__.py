@@ -10,6 +10,7 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import click
 
@@ -48,6 +49,8 @@ from nblauncher.plan import Plan, Report
 log = logging.getLogger(__name__)
 
 EXIT_BUG = 70
+
+_NO_FILES: dict[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -117,16 +120,24 @@ def setup_command(call: Call) -> int:
 
 @cli.command("send")
 @click.option("--restore-deleted", is_flag=True, help="Also put back what a student had and deleted.")
+@click.option("--only-new", is_flag=True, help="Only files that a student never had; what is there stays as it is.")
 @acts_on_students
-def send_command(call: Call, restore_deleted: bool) -> int:
-    """Put new and corrected material into every home; edited files are kept."""
+def send_command(call: Call, restore_deleted: bool, only_new: bool) -> int:
+    """Put new and corrected material into every home; what students wrote is kept, and merged with it."""
+    if restore_deleted and only_new:
+        raise click.UsageError("--restore-deleted and --only-new do not go together")
     opened = open_session(call)
     wanted = students_of(opened, call)
 
     def make_plan(host: Host) -> Plan:
-        return send.prepare(host, wanted, restores_deleted=restore_deleted)
+        return send.prepare(host, wanted, restores_deleted=restore_deleted, only_new=only_new)
 
-    return change(call, opened, make_plan, Deed("brought up to date", counts_files=True))
+    def table(report: Report) -> str:
+        return render.changes_text(report, talk.terminal_width())
+
+    return change(
+        call, opened, make_plan, Deed("brought up to date", table=table, details={**_NO_FILES, "changes": []})
+    )
 
 
 @cli.command("launch")
@@ -252,7 +263,7 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
     def summary(host: Host, report: Report) -> str:
         return retrieve.summary(runs[-1], host, report)
 
-    return change(call, opened, make_plan, Deed("retrieved", summary=summary, counts_files=True))
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=_NO_FILES))
 
 
 def main() -> None:

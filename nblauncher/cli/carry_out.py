@@ -42,10 +42,12 @@ class Deed:
     """"31 students DONE.", "2 of 31 students were not DONE"."""
     summary: Callable[[Host, Report], str] = lambda _host, _report: ""
     """More of the answer, said after the plan was carried out."""
+    table: Callable[[Report], str] | None = None
+    """What became of every file, instead of the list of what was left out."""
     enrich: _Enrich = lambda _host, _usernames: {}
     """Details by username that the report carries besides those of the steps."""
-    counts_files: bool = False
-    """Whether every student's entry has files, bytes and exceptions, also where nothing was to do."""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What every student's entry has, also where nothing was to do."""
     with_front_page: bool = False
     """Whether `--json` names the front page's address."""
     is_destructive: bool = False
@@ -98,9 +100,8 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
         _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
     for username, details in deed.enrich(host, tuple(report.students)).items():
         report[username].details.update(details)
-    if deed.counts_files:
-        for student in report.students.values():
-            student.details = {"files": 0, "bytes": 0, "exceptions": [], **student.details}
+    for student in report.students.values():
+        student.details = {**deed.details, **student.details}
     front_page = {"front_page": host.frontend.front_page} if deed.with_front_page else {}
     return _report(call, plan, report, deed, deed.summary(host, report), front_page)
 
@@ -129,7 +130,8 @@ def _apply(
 def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front_page: Mapping[str, str]) -> int:
     exit_code, status = _outcome(report)
     trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
-    for text in (render.exceptions_text(report), trouble):
+    exceptions = "" if deed.table else render.exceptions_text(report)
+    for text in (exceptions, trouble):
         if text and not call.as_json:
             click.echo(text, err=True)
     if more:
@@ -138,6 +140,8 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front
         summary = f"{call.command}: nothing to do."
     else:
         summary = f"{len(report.done)} {'student' if len(report.done) == 1 else 'students'} {deed.done}."
+    if deed.table and (table := deed.table(report)):
+        summary = f"{table}\n\n{summary}"
     if report.was_interrupted:
         summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
     errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
-from nblauncher import delivery, material, survey
+from nblauncher import delivery, material, merging, signing, survey
 from nblauncher.commands.retrieve import notes, work_details
 from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.material import Bundle, Index
-from nblauncher.model import HandedOut, Work
+from nblauncher.model import Account, HandedOut, Work
+from nblauncher.objects import ObjectStore
 from nblauncher.packing import Item
 from nblauncher.plan import Details, Phase, Plan
 from nblauncher.profile import ProfileFiles, read_profile
@@ -40,13 +41,17 @@ class Parcel:
     problem: HostError | None = None
     """Why it was not read."""
 
-    def open(self, host: Host, paths: Collection[str]) -> None:
+    def open(self, host: Host, needed: Needed) -> None:
         """What the host says no to (a full disk) is everybody's failure in sending, and in nothing else."""
+        versions = ObjectStore(host.paths.versions)
         try:
             if self.profile is not None:
-                self.bundle = self.profile.spool(host.paths.state)
+                self.bundle = self.profile.spool(host.paths.state, versions=versions, bases=needed.bases)
             else:
-                self.bundle = material.spool(host.settings.material, host.owner, paths, host.paths.state)
+                source = host.settings.material
+                self.bundle = material.spool(
+                    source, host.owner, needed.paths, host.paths.state, versions=versions, bases=needed.bases
+                )
         except HostError as error:
             log.error("the %s was not read: %s", self.kind, error.problem)
             self.problem = error
@@ -59,6 +64,19 @@ class Parcel:
         return self.bundle
 
 
+@dataclass
+class Needed:
+    """What has to be read of one kind: paths of the material, and earlier versions (sha256) for merging."""
+
+    paths: set[str] = field(default_factory=set)
+    bases: set[str] = field(default_factory=set)
+
+    def add(self, items: Collection[Item], given: Mapping[str, HandedOut]) -> None:
+        self.paths |= {item.path for item in items}
+        known = (given.get(item.path) for item in items)
+        self.bases |= {one.made_of for one in known if one and one.made_of}
+
+
 @dataclass(frozen=True)
 class Outgoing:
     """Everything that a course hands out now."""
@@ -67,26 +85,34 @@ class Outgoing:
     today: date = field(default_factory=date.today)
     restores_deleted: bool = False
     """Whether what a student deleted goes out once more."""
+    only_new: bool = False
+    """Whether only files go out of which a student never had a version."""
+    trusts: bool = False
+    """Whether notebooks of the teacher's are signed as the student."""
+
+    def pending(self, parcel: Parcel, given: Mapping[str, HandedOut]) -> tuple[Item, ...]:
+        return delivery.pending(parcel.index, given, restores_deleted=self.restores_deleted, only_new=self.only_new)
 
     def descriptors(self) -> tuple[int, ...]:
         return tuple(parcel.bundle.descriptor for parcel in self.parcels if parcel.bundle is not None)
 
 
-def read(host: Host, *, restores_deleted: bool = False) -> Outgoing:
+def read(host: Host, *, restores_deleted: bool = False, only_new: bool = False) -> Outgoing:
     """Look at material and profile, as the owner. InputError when they cannot be handed out."""
     index = material.index(host.settings.material, host.owner, previous=material.recall(_remembered(host)))
     parcels = [Parcel(MATERIAL, host.settings.material.target, index)]
     if host.settings.profile:
         profile = read_profile(host.owner, host.settings.profile)
         parcels.insert(0, Parcel(PROFILE, profile.target, profile.index, profile))
-    return Outgoing(tuple(parcels), restores_deleted=restores_deleted)
+    trusts = host.settings.material.trust
+    return Outgoing(tuple(parcels), restores_deleted=restores_deleted, only_new=only_new, trusts=trusts)
 
 
-def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = False) -> Plan:
+def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = False, only_new: bool = False) -> Plan:
     """Survey and plan. With `restores_deleted` every home is looked at, for files of the material that are gone."""
     facts = survey.survey(host, usernames)
     served = [name for name in usernames if name in facts.members and name not in facts.locked]
-    outgoing = read(host, restores_deleted=restores_deleted)
+    outgoing = read(host, restores_deleted=restores_deleted, only_new=only_new)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
     return Plan(plan(served, facts, outgoing, handed_out), remarks)
@@ -99,15 +125,15 @@ def plan(
     handed_out: Mapping[str, Mapping[str, Mapping[str, HandedOut]]],
 ) -> tuple[Phase, ...]:
     """Who still lacks what. `handed_out` is kind → username → path; that of another account of the name is void."""
-    lacking: dict[str, dict[str, Item]] = {}
-    needed: dict[str, set[str]] = {parcel.kind: set() for parcel in outgoing.parcels}
+    lacking: dict[str, None] = {}
+    needed = {parcel.kind: Needed() for parcel in outgoing.parcels}
     for name in usernames:
         for parcel in outgoing.parcels:
             given = handed_out.get(parcel.kind, {}).get(name, {}) if name in facts.with_records else {}
-            items = delivery.pending(parcel.index, given, restores_deleted=outgoing.restores_deleted)
+            items = outgoing.pending(parcel, given)
             if items:
-                lacking.setdefault(name, {}).update({item.path: item for item in items})
-                needed[parcel.kind] |= {item.path for item in items}
+                lacking[name] = None
+                needed[parcel.kind].add(items, given)
     if not lacking:
         return ()
     return (
@@ -118,6 +144,7 @@ def plan(
             parallel=AT_ONCE,
             descriptors=outgoing.descriptors,
         ),
+        Phase("forget versions that nobody has", (ForgetVersions(),)),
     )
 
 
@@ -126,16 +153,20 @@ class ReadParcels:
     """The owner's child reads, root spools; students' children get it from the spool."""
 
     outgoing: Outgoing
-    paths: Mapping[str, Collection[str]]
+    needed: Mapping[str, Needed]
     usernames: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        count = sum(len(paths) for paths in self.paths.values())
+        count = sum(len(needed.paths) for needed in self.needed.values())
         return f"read {count} files that go out"
 
     def apply(self, host: Host) -> None:
+        if any(needed.bases for needed in self.needed.values()):
+            merging.load()  # once, and not in every student's child
+        if self.outgoing.trusts:
+            signing.load()
         for parcel in self.outgoing.parcels:
-            parcel.open(host, self.paths[parcel.kind])
+            parcel.open(host, self.needed[parcel.kind])
             if parcel.kind == MATERIAL and parcel.problem is None:
                 material.remember(parcel.index, _remembered(host))
 
@@ -155,24 +186,63 @@ class SendTo:
     def apply(self, host: Host) -> Mapping[str, Details]:
         account = survey.student_account(host, self.username)
         works: list[Work] = []
+        changes: list[delivery.Change] = []
         for parcel in self.outgoing.parcels:
             given = host.course_ledger.handed_out(self.username, parcel.kind)
-            restores = self.outgoing.restores_deleted
-            items = delivery.pending(parcel.index, given, restores_deleted=restores)
+            items = self.outgoing.pending(parcel, given)
             if not items:
                 continue
             delivered = delivery.deliver(
-                account, parcel.target, items, parcel.opened, given, self.outgoing.today, restores_deleted=restores
+                account,
+                parcel.target,
+                items,
+                parcel.opened,
+                given,
+                self.outgoing.today,
+                restores_deleted=self.outgoing.restores_deleted,
+                news_time=_news_time(parcel, given),
             )
             host.course_ledger.record_handed_out(self.username, parcel.kind, delivered.handed_out)
             delivered.check()
             works.append(delivered.work)
+            changes += delivered.changes
+            if self.outgoing.trusts and parcel.kind == MATERIAL:
+                changes += _signed(account, parcel, delivered.trusted)
         exclusions = [exclusion for work in works for exclusion in work.exclusions]
-        return {
-            self.username: work_details(
-                sum(work.files for work in works), sum(work.bytes for work in works), exclusions
-            )
-        }
+        details = work_details(sum(work.files for work in works), sum(work.bytes for work in works), exclusions)
+        rows = [{"path": one.path, "change": one.change, "detail": one.detail} for one in changes]
+        return {self.username: {**details, "changes": rows}}
+
+
+@dataclass(frozen=True)
+class ForgetVersions:
+    """What no student was given last nor has made something of need not be kept for merging."""
+
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "forget versions that nobody has"
+
+    def apply(self, host: Host) -> None:
+        freed = ObjectStore(host.paths.versions).prune(host.course_ledger.versions())
+        log.info("freed %d bytes of versions", freed)
+
+
+def _signed(account: Account, parcel: Parcel, trusted: Mapping[str, str]) -> tuple[delivery.Change, ...]:
+    """What is delivered stays so where the student's key cannot be used: the teacher is only told."""
+    if trusted:
+        bundle = parcel.opened
+        try:
+            signing.sign(account, parcel.target, trusted, bundle.descriptor, bundle.bases)
+        except HostError as error:
+            return (delivery.Change(parcel.target, "not trusted", error.problem),)
+    return ()
+
+
+def _news_time(parcel: Parcel, given: Mapping[str, HandedOut]) -> str:
+    """When, for the student's news; '' where everything is new to the student, or the teacher has a file there."""
+    is_told = parcel.kind == MATERIAL and given and not any(item.path == delivery.NEWS for item in parcel.index.items)
+    return datetime.now().astimezone().strftime("%A %-d %B %Y, %H:%M") if is_told else ""
 
 
 def _unserved(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:

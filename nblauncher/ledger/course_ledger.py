@@ -29,6 +29,8 @@ CREATE TABLE collected (
 )
 """
 
+STEPS = ("ALTER TABLE handed_out ADD COLUMN base TEXT NOT NULL DEFAULT ''",)
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
@@ -64,7 +66,7 @@ class CourseLedger:
 
     @property
     def _database(self) -> Database:
-        return Database(self.file, SCHEMA, version=1)
+        return Database(self.file, SCHEMA, STEPS)
 
     def uids(self) -> dict[str, int]:
         """For which uid each student's records were made; records of another uid are void."""
@@ -101,9 +103,15 @@ class CourseLedger:
             for row in rows:
                 if wanted is None or row["username"] in wanted:
                     result.setdefault(row["username"], {})[row["path"]] = HandedOut(
-                        row["sha256"], row["size"], row["mtime_ns"], row["inode"], row["ctime_ns"]
+                        row["sha256"], row["size"], row["mtime_ns"], row["inode"], row["ctime_ns"], row["base"]
                     )
         return result
+
+    def versions(self) -> frozenset[str]:
+        """The sha256 of every version that some student was given last or has made something of."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT sha256 FROM handed_out UNION SELECT base FROM handed_out").fetchall()
+        return frozenset(row["sha256"] for row in rows)
 
     def last_retrievals(self, scope: str) -> dict[str, Retrieval]:
         """Each student's newest published retrieval of the scope."""
@@ -142,9 +150,9 @@ class CourseLedger:
     def record_handed_out(self, username: str, kind: str, files: Mapping[str, HandedOut]) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO handed_out VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO handed_out VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (username, kind, path, one.sha256, one.size, one.mtime_ns, one.inode, one.ctime_ns)
+                    (username, kind, path, one.sha256, one.size, one.mtime_ns, one.inode, one.ctime_ns, one.base)
                     for path, one in files.items()
                 ],
             )

@@ -18,7 +18,13 @@ class Database:
 
     file: Path
     schema: str
-    version: int
+    """Of the first version."""
+    steps: tuple[str, ...] = ()
+    """Statements that lead from each version to the next."""
+
+    @property
+    def version(self) -> int:
+        return 1 + len(self.steps)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -43,11 +49,12 @@ class Database:
         """
         is_there = self._is_there()
         with self._opened(f"file:{self.file}?mode=rw" if is_there else ":memory:") as connection:
-            if not is_there or self._version_of(connection) == 0:
-                connection.close()
-                with self._opened(":memory:") as empty:
-                    self._bring_up(empty)
-                    yield empty
+            if self._version_of(connection) < self.version:
+                with self._opened(":memory:") as copy:  # looking changes nothing, not even an old file's form
+                    connection.backup(copy)
+                    connection.close()
+                    self._bring_up(copy)
+                    yield copy
             else:
                 connection.execute("PRAGMA query_only = 1")
                 connection.execute("BEGIN")
@@ -92,8 +99,10 @@ class Database:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
     def _bring_up(self, connection: sqlite3.Connection) -> None:
-        if self._version_of(connection) == 0:
-            for statement in self.schema.split(";"):
+        found = self._version_of(connection)
+        for script in (self.schema, *self.steps)[found:]:
+            for statement in script.split(";"):
                 if statement.strip():
                     connection.execute(statement)
+        if found < self.version:
             connection.execute(f"PRAGMA user_version = {self.version}")

@@ -72,7 +72,7 @@ class HostLedger:
 
     @property
     def _database(self) -> Database:
-        return Database(self.file, SCHEMA, version=1)
+        return Database(self.file, SCHEMA)
 
     # What we know.
 

@@ -57,6 +57,12 @@ SCHEMA: Mapping[str, Key] = {
     ),
     "material.source": Key(kinds.path, "material", "The folder that `send` hands out to every student."),
     "material.target": Key(kinds.folder_below_home, "tutorial", "What that folder is called in the students' homes."),
+    "material.trust": Key(
+        kinds.boolean,
+        "false",
+        "Notebooks arrive signed, so that the JavaScript, widgets and SVG saved in them show at once. Not those that "
+        "hold outputs of the student's.",
+    ),
     "retrieve.target": Key(kinds.path, "retrieved", "The folder that `retrieve` brings the students' work to."),
     "retrieve.max_file": Key(kinds.size, "100 MB", "A larger file is left where it is, and listed."),
     "retrieve.max_student": Key(kinds.size, "1 GB", "The most that is retrieved from one student."),

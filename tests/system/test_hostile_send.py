@@ -7,10 +7,11 @@ import signal
 import stat
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from nblauncher.delivery import BESIDE, BLOCKED, NEW, UPDATED
+from nblauncher.delivery import BESIDE, BLOCKED, MERGED, NEW, UPDATED
 from nblauncher.errors import HostError, RefusedError
 from tests.sending import TARGET, Teacher, content_of, told
 from tests.students import as_student, become, made_account
@@ -206,6 +207,36 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(teacher,
         os.waitpid(attacker, 0)
     assert list(trap.iterdir()) == []
     assert reached & {UPDATED, NEW, BLOCKED}
+
+
+def test_a_folder_that_is_swapped_for_a_link_while_files_are_merged_leads_nowhere(teacher, eve, trap):
+    for number in range(30):
+        teacher.write(f"week1/file{number}", "one\ntwo\nthree\n")
+    teacher.send(eve)
+    for number in range(30):
+        as_student(eve, Path.write_text, Path(f"week1/file{number}"), "ONE\ntwo\nthree\n")
+    as_student(eve, os.symlink, trap, "link")
+    for name in (trap / "file0", trap / "file1"):
+        name.write_text("ONE\ntwo\nthree\n")
+    attacker = os.fork()
+    if attacker == 0:
+        try:
+            become(eve)
+            swap_for_ever(trap)
+        finally:
+            os._exit(1)
+    reached = set()
+    try:
+        for version in range(12):
+            for number in range(30):
+                teacher.write(f"week1/file{number}", f"one\ntwo\nthree\nversion {version}\n")
+            reached |= set(told(teacher.send(eve)).values())
+    finally:
+        os.kill(attacker, signal.SIGKILL)
+        os.waitpid(attacker, 0)
+    assert {file.read_text() for file in trap.iterdir()} == {"ONE\ntwo\nthree\n"}
+    assert sorted(file.name for file in trap.iterdir()) == ["file0", "file1"]
+    assert reached & {MERGED, BLOCKED}
 
 
 def test_planted_names_of_ours_gain_nothing(teacher, eve, trap):

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from nblauncher import delivery, drafts, material, profile
-from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, UPDATED
+from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, UPDATED
 from nblauncher.errors import HostError, InputError
+from tests.notebooks import cell, named, notebook, sources
 from tests.sending import DAY, TARGET, Teacher, content_of, told
 from tests.students import become, made_account
 
@@ -273,6 +274,41 @@ def test_whenever_a_delivery_is_killed_the_next_one_finishes_it_without_litter(t
         assert not [name for name in os.listdir(ada.home / TARGET) if name.startswith(drafts.PREFIX)]
 
 
+def test_whenever_a_merge_is_killed_the_next_run_finishes_it_and_the_work_is_there(teacher, ada):
+    """Killed after 0, 1, 2, ... files are merged. An edit may be there once more as `(kept ...)`, never less."""
+    names = [f"lab{number}.ipynb" for number in range(6)]
+    for name in names:
+        teacher.write(name, notebook(*named("a=question b=answer")))
+    as_teacher(teacher)
+    teacher.send(ada)
+    for step in range(8):
+        for name in names:
+            as_student_saves(ada, name, notebook(*named(f"a=question{step} b=mine{step}-{name}")))
+            teacher.write(name, notebook(*named(f"a=question{step} b=answer"), cell(f"new {step}", f"n{step}")))
+        as_teacher(teacher)
+        killed = start_sending(teacher, ada)
+        while killed.is_running() and killed.status() != psutil.STATUS_ZOMBIE:
+            if sum(b"new %d" % step in (ada.home / TARGET / name).read_bytes() for name in names) >= step:
+                killed.kill()
+                break
+        os.waitpid(killed.pid, 0)
+        while workers_of(ada):
+            pass
+        teacher.send(ada)
+        for name in names:
+            merged = (ada.home / TARGET / name).read_bytes()
+            assert sources(merged) == [f"question{step}", f"mine{step}-{name}", f"new {step}"]
+        assert not [name for name in os.listdir(ada.home / TARGET) if name.startswith(drafts.PREFIX)]
+
+
+def as_student_saves(account, path, content):
+    """As Jupyter saves: another file takes the name."""
+    file = account.home / TARGET / "saving"
+    file.write_bytes(content)
+    os.chown(file, account.uid, account.gid)
+    file.rename(account.home / TARGET / path)
+
+
 def start_sending(teacher, account):
     """A process that sends and does not record, like a run that is killed."""
     if (pid := os.fork()) == 0:
@@ -301,6 +337,36 @@ def save_slowly(path, text):
         for letter in text:
             stream.write(letter)
             stream.flush()
+
+
+@pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_slowly])
+def test_nothing_that_a_student_saves_while_files_are_merged_is_ever_lost(teacher, ada, save):
+    """Each file was edited before, so that it is merged, and is saved with other work at some time meanwhile."""
+    names = [f"lab{number:02}.py" for number in range(60)]
+    outcomes = set()
+    for seed in range(6):
+        for name in names:
+            teacher.write(name, "one\ntwo\nthree\n")
+        as_teacher(teacher)
+        teacher.ledgers.clear()
+        teacher.send(ada)
+        for name in names:
+            as_student_saves(ada, name, b"ONE\ntwo\nthree\n")
+            teacher.write(name, "one\ntwo\nTHREE\n")
+        index, ledger = material.index(teacher.material, teacher.owner), teacher.ledgers[ada.username]
+        options = {"versions": teacher.versions, "bases": {one.made_of for one in ledger.values()}}
+        with material.spool(teacher.material, teacher.owner, names, teacher.spool, **options) as bundle:
+            saver = start_saving(ada, names, save, seed)
+            sent = delivery.deliver(ada, TARGET, index.items, bundle, ledger, DAY)
+        assert os.waitpid(saver, 0)[1] == 0
+        outcomes |= {one.outcome for one in sent.outcomes}
+        found = {data.decode() for data in content_of(ada.home / TARGET).values()}
+        assert all(any(f"work on {name}" in text for text in found) for name in names)
+        assert not [name for name in os.listdir(ada.home / TARGET) if name.startswith(drafts.PREFIX)]
+        for file in (ada.home / TARGET).iterdir():
+            file.unlink()
+    assert outcomes <= {MERGED, BESIDE, KEPT, BLOCKED}
+    assert MERGED in outcomes
 
 
 @pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_slowly])

@@ -32,9 +32,11 @@ def test_new_material_arrives_once_and_only_for_whom_it_is_meant(taught):
     assert (taught.tutorial(ADA) / "week2" / "lab2.txt").read_text() == "two"
     assert not (taught.tutorial(BOB) / "week2").exists()
     students = taught.sudo_json("send")
-    assert students[BOB] == {"username": BOB, "status": "done", "error": None, "files": 1, "bytes": 3, "exceptions": []}
-    nothing = {"username": ADA, "status": "unchanged", "error": None, "files": 0, "bytes": 0, "exceptions": []}
-    assert students[ADA] == nothing
+    new = {"path": "week2/lab2.txt", "change": "new", "detail": ""}
+    about = {"username": BOB, "status": "done", "error": None, "files": 1, "bytes": 3, "exceptions": []}
+    assert students[BOB] == {**about, "changes": [new]}
+    nothing = {"status": "unchanged", "files": 0, "bytes": 0, "changes": []}
+    assert students[ADA] == {**about, **nothing, "username": ADA}
     assert taught.sudo("send").stdout == "send: nothing to do.\n"
 
 
@@ -51,7 +53,7 @@ def test_the_untouched_is_updated_the_edited_kept_and_the_deleted_left(taught):
     assert [file.read_text() for file in taught.tutorial(ADA).glob("sheet (update *).txt")] == ["two"]
     assert not (taught.tutorial(ADA) / "gone.txt").exists()
     reasons = {one["path"]: one["reason"] for one in students[ADA]["exceptions"]}
-    assert "kept" in reasons["sheet.txt"] and "deleted by the student" in reasons["gone.txt"]
+    assert "the same lines" in reasons["sheet.txt"] and "deleted by the student" in reasons["gone.txt"]
     assert taught.sudo("send").stdout == "send: nothing to do.\n"
 
 

@@ -14,6 +14,7 @@ from nblauncher import delivery, drafts, leases, material, placing, swaps, worke
 from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, HandedOut
+from nblauncher.objects import ObjectStore
 
 DAY = date(2026, 11, 20)
 
@@ -24,6 +25,8 @@ class Home:
 
     path: Path
     ledger: dict[str, HandedOut] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a file was not merged."""
 
     def __post_init__(self):
         (self.path / "home").mkdir()
@@ -33,11 +36,13 @@ class Home:
     def target(self):
         return self.path / "home" / "tutorial"
 
-    def send(self, files, *, record=True, restore=False):
+    def send(self, files, *, record=True, restore=False, news="", only_new=False):
         contents = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
-        with material.bundle_of(contents, self.path / "spool") as bundle:
+        bases = [known.made_of for known in self.ledger.values() if known.made_of]
+        versions = ObjectStore(self.path / "objects")
+        with material.bundle_of(contents, self.path / "spool", versions=versions, bases=bases) as bundle:
             index = material.Index(tuple(bundle.items.values()))
-            items = delivery.pending(index, self.ledger, restores_deleted=restore)
+            items = delivery.pending(index, self.ledger, restores_deleted=restore, only_new=only_new)
             order = placing.Order(
                 self.path / "home",
                 "tutorial",
@@ -47,10 +52,13 @@ class Home:
                 dict(self.ledger),
                 DAY.isoformat(),
                 restore,
+                bundle.bases,
+                news,
             )
             rows, failure = placed(order)
         outcomes = {}
-        for path, outcome, detail, records in rows:
+        for path, outcome, detail, reason, _trusted, records in rows:
+            self.reasons[path] = reason
             outcomes.setdefault(path, []).append((outcome, detail) if detail else outcome)
             if record:
                 self.ledger.update({record[0]: HandedOut(*record[1:]) for record in records})

@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
-        *("streams", "packing", "material", "drafts", "swaps", "standing", "placing"),
+        *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
+        *("merging", "bounds", "news", "objects", "signing", "notary"),
     ),
     # L1: what a course is made of. No edges sideways.
     ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),

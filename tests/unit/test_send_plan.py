@@ -43,7 +43,7 @@ def sent_to(phases: tuple[Phase, ...]) -> list[str]:
 
 def read(phases: tuple[Phase, ...]) -> dict[str, list[str]]:
     step = next(step for phase in phases for step in phase.steps if isinstance(step, ReadParcels))
-    return {kind: sorted(paths) for kind, paths in step.paths.items()}
+    return {kind: sorted(needed.paths) for kind, needed in step.needed.items()}
 
 
 def given(**paths: str) -> dict[str, dict[str, dict[str, HandedOut]]]:

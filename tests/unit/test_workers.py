@@ -7,6 +7,7 @@ accounts in tests/system/test_privileges.py.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -196,6 +197,25 @@ def test_a_worker_holds_no_descriptor_but_the_ones_it_is_given(tmp_path):
             os.close(high)
     assert str(tmp_path / "given") in links
     assert str(tmp_path / "secret") not in links
+
+
+def write_and_log(file: Path) -> None:
+    for _ in range(10):  # one of them gets the number that the log's descriptor had
+        os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    logging.getLogger("library").error("a line of the log")
+
+
+def test_what_a_worker_logs_never_lands_in_a_file_that_it_opened(tmp_path):
+    log = logging.FileHandler(tmp_path / "log")
+    logging.getLogger().addHandler(log)
+    try:
+        run_as(ROOT, write_and_log, tmp_path / "work")
+        assert (tmp_path / "work").read_text() == ""
+        run_as(ROOT, write_and_log, tmp_path / "work", keep={log.stream.fileno()})
+        assert (tmp_path / "log").read_text() == "a line of the log\n"
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
 
 
 def test_a_workers_standard_streams_lead_nowhere():

@@ -1,0 +1,136 @@
+"""A notebook as merging needs it: valid, format 4, texts as strings, and ids that are unique where there are any."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import nbformat
+
+from nblauncher.merging.matching import Cell
+from nblauncher.merging.result import UnmergeableError
+
+WITH_IDS = 5
+"""The minor version of format 4 from which on every cell has an id (JEP 62)."""
+_MOST_CELLS = 5000
+_TEXT = "text/plain"
+_WRITTEN_AS_LINES = ("application/javascript", "image/svg+xml")
+"""Besides text/*: see nbformat.v4.rwbase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notebook:
+    raw: dict[str, Any]
+
+    @property
+    def cells(self) -> list[Cell]:
+        cells: list[Cell] = self.raw["cells"]
+        return cells
+
+    @property
+    def minor(self) -> int:
+        return int(self.raw["nbformat_minor"])
+
+
+def load() -> None:
+    """Compile the schemas."""
+    for minor in range(WITH_IDS + 1):
+        _validator(minor)
+
+
+def read(data: bytes, whose: str) -> Notebook:
+    """UnmergeableError, in words about `whose`, when it is no valid notebook of format 4."""
+    try:
+        raw = json.loads(data)
+    except ValueError:
+        raise UnmergeableError(f"{whose} is no notebook") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
+        raise UnmergeableError(f"{whose} is no notebook of format 4")
+    if len(raw["cells"]) > _MOST_CELLS or not all(isinstance(cell, dict) for cell in raw["cells"]):
+        raise UnmergeableError(f"{whose} has more than {_MOST_CELLS} cells, or no cells")
+    notebook = Notebook(raw)
+    _identify(notebook)
+    check(notebook, f"{whose} is no valid notebook")
+    for cell in notebook.cells:
+        _change_texts(cell, _joined)
+    return notebook
+
+
+def check(notebook: Notebook, words: str) -> None:
+    """UnmergeableError(words) where nbformat's schema is not met."""
+    minor = notebook.raw.get("nbformat_minor")
+    if not isinstance(minor, int) or not 0 <= minor < 100:
+        raise UnmergeableError(words)
+    try:
+        _validator(minor).validate(notebook.raw)
+    except nbformat.ValidationError:
+        raise UnmergeableError(words) from None
+
+
+def _validator(minor: int) -> Any:
+    return nbformat.validator.get_validator(4, minor)  # type: ignore[no-untyped-call]
+
+
+def written(notebook: Notebook) -> bytes:
+    """As Jupyter writes it: a line of text per line of the file."""
+    cells = [dict(cell) for cell in notebook.cells]
+    for cell in cells:
+        _change_texts(cell, _split)
+    raw = {**notebook.raw, "cells": cells}
+    try:
+        return (json.dumps(raw, indent=1, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 cannot
+        return (json.dumps(raw, indent=1) + "\n").encode()
+
+
+def free_id(seed: str, taken: Collection[str]) -> str:
+    """An id that is the same whenever the seed is, so that merging twice gives the same cells."""
+    for number in range(len(taken) + 1):
+        name = hashlib.sha256(f"{number}:{seed}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        if name not in taken:
+            break
+    return name
+
+
+def _identify(notebook: Notebook) -> None:
+    """Cells without an id, and those that share one with an earlier cell, get one from what they hold."""
+    taken: set[str] = set()
+    for cell in notebook.cells:
+        if notebook.raw.get("nbformat_minor", 0) < WITH_IDS:
+            cell.pop("id", None)
+            continue
+        if not isinstance(cell.get("id"), str) or cell["id"] in taken:
+            cell["id"] = free_id(repr((cell.get("cell_type"), cell.get("source"))), taken)
+        taken.add(cell["id"])
+
+
+def _change_texts(cell: Cell, change: Callable[[str, Any], Any]) -> None:
+    """Change what Jupyter writes as lists of lines, by MIME type; what it is in is copied, not changed."""
+    cell["source"] = change(_TEXT, cell["source"])
+    if "outputs" in cell:
+        cell["outputs"] = [_changed_output(output, change) for output in cell["outputs"]]
+    if "attachments" in cell:
+        cell["attachments"] = {name: _changed_bundle(one, change) for name, one in cell["attachments"].items()}
+
+
+def _changed_output(output: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    if output["output_type"] == "stream":
+        return {**output, "text": change(_TEXT, output["text"])}
+    return {**output, "data": _changed_bundle(output["data"], change)} if "data" in output else output
+
+
+def _changed_bundle(bundle: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    return {kind: change(kind, data) for kind, data in bundle.items()}
+
+
+def _joined(kind: str, text: Any) -> Any:
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return text if is_json or not isinstance(text, list) else "".join(text)
+
+
+def _split(kind: str, text: Any) -> Any:
+    is_lines = isinstance(text, str) and (kind.startswith("text/") or kind in _WRITTEN_AS_LINES)
+    return text.splitlines(keepends=True) if is_lines else text

@@ -1,0 +1,254 @@
+"""Notebooks, merged by cell: what the student wrote always stays, and what nobody touched becomes the teacher's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from nblauncher.merging import notebook_file
+from nblauncher.merging.matching import Cell, add_by_content, add_by_likeness, by_id, content_of, pairs
+from nblauncher.merging.notebook_file import WITH_IDS, Notebook, free_id
+from nblauncher.merging.result import Merged, UnmergeableError
+from nblauncher.merging.weaving import Key, woven
+
+TAG = "nblauncher-update"
+"""On a cell of the teacher's that we put below the student's own because both had changed it."""
+
+WORDS = "**Your teacher has a new version of the cell above.** It is the next one; yours was left as it was."
+"""What stands between the two."""
+
+_MARK = "nblauncher"
+_BODY = ("cell_type", "source", "attachments", "outputs", "execution_count")
+_RESULTS = ("outputs", "execution_count")
+
+
+def merge(base: bytes, student: bytes, teacher: bytes) -> Merged:
+    """UnmergeableError when one of them is no valid notebook of format 4.
+
+    What is merged says so in its metadata, so that merging it with the same version again changes nothing, whatever the
+    student has done to it since: a run that was killed before it was recorded is simply run again.
+    """
+    merging = _Merging(
+        notebook_file.read(base, "the version handed out"),
+        notebook_file.read(student, "the student's version"),
+        notebook_file.read(teacher, "the new version"),
+    )
+    version = hashlib.sha256(teacher).hexdigest()[:16]
+    mark = merging.student.raw["metadata"].get(_MARK)
+    if isinstance(mark, dict) and mark.get("has") == version:
+        return Merged(student, 0, merging.has_only_our_outputs(merging.student))
+    merged = merging.merged()
+    check_nothing_is_lost(merging.base, merging.student, merged)
+    if merged.raw == merging.student.raw:
+        return Merged(student, 0, merging.has_only_our_outputs(merged))
+    merged.raw["metadata"][_MARK] = {"has": version}
+    notebook_file.check(merged, "merged they would be no valid notebook")
+    return Merged(notebook_file.written(merged), merging.conflicts, merging.has_only_our_outputs(merged))
+
+
+def check_nothing_is_lost(base: Notebook, student: Notebook, merged: Notebook) -> None:
+    """UnmergeableError unless everything that the student wrote is there: the last line of defence of promise 3."""
+    handed_out = Counter(map(content_of, base.cells))
+    written = Counter(map(content_of, student.cells)) - handed_out
+    if written - Counter(map(content_of, merged.cells)):
+        raise UnmergeableError("merged they would lack something of the student's")
+
+
+class _Merging:
+    """One merge. Cells are spoken of by their index in their version; the student's copies are apart (`_is_copy`)."""
+
+    def __init__(self, base: Notebook, student: Notebook, teacher: Notebook) -> None:
+        self.base, self.student, self.teacher = base, student, teacher
+        self.conflicts = 0
+        handed_out = {cell.get("id") for cell in base.cells}
+        self._copies = {
+            index for index, cell in enumerate(student.cells) if _is_copy(cell) and cell.get("id") not in handed_out
+        }
+        given = pairs(base.cells, teacher.cells)
+        kept, arrived = _partners(base.cells, student.cells, teacher.cells, set(given.values()), self._copies)
+        self._base_of = {other: one for one, other in kept.items()}
+        self._teacher_of = {other: given[one] for one, other in kept.items() if one in given} | arrived
+        self._student_of = {other: one for one, other in self._teacher_of.items()}
+        known = {*given.values(), *self._student_of}
+        self._new = [index for index in range(len(teacher.cells)) if index not in known]
+        common = kept.keys() & given.keys()
+        self._is_moved = _is_in_order(kept, common) and not _is_in_order(given, common)
+        own = [content_of(cell) for index, cell in enumerate(student.cells) if index not in self._copies]
+        self._doubled = Counter(own) - Counter(map(content_of, base.cells))
+        self._renewed: dict[int, Cell] = {}
+        self._taken = {cell["id"] for cell in student.cells if "id" in cell}
+
+    def merged(self) -> Notebook:
+        groups: dict[Key, list[Cell]] = {}
+        for index in range(len(self.student.cells)):
+            groups["student", index] = self._cells_of(index)
+        for index in self._new:
+            groups["teacher", index] = [self._identified(dict(self.teacher.cells[index]))]
+        minor = max(self.student.minor, self.teacher.minor)
+        cells = [_fitting(cell, minor) for key in self._order() for cell in groups[key]]
+        for cell in cells if minor >= WITH_IDS else ():
+            if "id" not in cell:
+                self._identify(cell, cell["source"])
+        versions = [version.raw for version in (self.base, self.student, self.teacher)]
+        metadata = merged_mappings(*(version["metadata"] for version in versions))
+        return Notebook({**self.student.raw, "cells": cells, "metadata": metadata, "nbformat_minor": minor})
+
+    def has_only_our_outputs(self, merged: Notebook) -> bool:
+        """Whether outputs and widgets are the teacher's: each below the very cell that it was below in a version."""
+        ours: dict[object, list[object]] = {}
+        for cell in (*self.base.cells, *self.teacher.cells):
+            ours.setdefault(content_of(cell), []).append(cell.get("outputs"))
+        widgets = [version.raw["metadata"].get("widgets") for version in (self.base, self.teacher)]
+        return merged.raw["metadata"].get("widgets") in (None, *widgets) and all(
+            cell["outputs"] in ours.get(content_of(cell), ()) for cell in merged.cells if cell.get("outputs")
+        )
+
+    def _order(self) -> list[Key]:
+        """The student's order, and new cells after what comes before them in the teacher's, behind the student's own.
+
+        Where the teacher moved cells and the student none, the teacher's order, with the student's own cells after what
+        they followed.
+        """
+        students: list[Key] = [("student", index) for index in range(len(self.student.cells))]
+        teachers: list[Key] = [
+            ("student", self._student_of[index]) if index in self._student_of else ("teacher", index)
+            for index in range(len(self.teacher.cells))
+            if index in self._student_of or index in self._new
+        ]
+        if self._is_moved:
+            return woven(teachers, students)
+        steps_back = {key for key in students if key[1] not in self._teacher_of}
+        return woven(students, teachers, behind=steps_back)
+
+    def _cells_of(self, index: int) -> list[Cell]:
+        """What becomes of one cell of the student's: itself, the teacher's text, both, or nothing."""
+        student = self._renewed.get(index, self.student.cells[index])
+        if index not in self._base_of:
+            return [student]
+        base = self.base.cells[self._base_of[index]]
+        is_touched = self._is_touched(student, base, is_removed=index not in self._teacher_of)
+        if index not in self._teacher_of:
+            return [student] if is_touched else []
+        teacher = self.teacher.cells[self._teacher_of[index]]
+        metadata = merged_mappings(base["metadata"], student["metadata"], teacher["metadata"])
+        merged = {**student, "metadata": metadata}
+        if "id" not in student and "id" in teacher:
+            merged = self._identified({**merged, "id": teacher["id"]})
+        if content_of(teacher) in (content_of(base), content_of(student)):
+            if not is_touched and student.get("outputs") == base.get("outputs"):
+                _take(merged, teacher, _RESULTS)
+            return [merged]
+        if not is_touched:
+            _take(merged, teacher, _BODY)
+            return [merged]
+        return [merged, *self._put_below(index, base, teacher)]
+
+    def _is_touched(self, student: Cell, base: Cell, *, is_removed: bool) -> bool:
+        """Where the student made a copy, only the id can tell which is which, and not after one of them is gone."""
+        if content_of(student) != content_of(base):
+            return True
+        is_told_apart = "id" in base and student.get("id") == base["id"] and not is_removed
+        return content_of(student) in self._doubled and not is_told_apart
+
+    def _put_below(self, index: int, base: Cell, teacher: Cell) -> list[Cell]:
+        """The teacher's version with words about it; nothing where it is below already. An older copy becomes it."""
+        below = self._copies_below(index)
+        if any(content_of(self.student.cells[one]) == content_of(teacher) for one in below):
+            return []
+        self.conflicts += 1
+        for one in below:
+            if content_of(self.student.cells[one]) == content_of(base):
+                self._renewed[one] = _take(dict(self.student.cells[one]), teacher, _BODY)
+                return []
+        words = _marked({"cell_type": "markdown", "metadata": {}, "source": WORDS})
+        copy = _marked(teacher)
+        for cell in (words, copy):
+            self._identify(cell, f"{cell['cell_type']}:{cell['source']}:{teacher['source']}")
+        return [words, copy]
+
+    def _copies_below(self, index: int) -> list[int]:
+        last = index
+        while last + 1 in self._copies:
+            last += 1
+        return list(range(index + 1, last + 1))
+
+    def _identified(self, cell: Cell) -> Cell:
+        """A new cell of the teacher's keeps its id unless a cell of the student's has it."""
+        if cell.get("id") in self._taken:
+            self._identify(cell, cell["source"])
+        elif "id" in cell:
+            self._taken.add(cell["id"])
+        return cell
+
+    def _identify(self, cell: Cell, seed: str) -> None:
+        cell["id"] = free_id(seed, self._taken)
+        self._taken.add(cell["id"])
+
+
+def merged_mappings(base: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """By key, mappings in it too; where both changed one, the student's."""
+    merged = {}
+    for key in dict.fromkeys((*student, *teacher)):
+        values = tuple(version.get(key, _ABSENT) for version in (base, student, teacher))
+        if all(isinstance(value, Mapping) for value in values):
+            value = merged_mappings(*values)
+        else:
+            value = values[2] if values[0] == values[1] else values[1]
+        if value is not _ABSENT:
+            merged[key] = value
+    return merged
+
+
+_ABSENT = object()
+
+
+def _partners(
+    base: Sequence[Cell], student: Sequence[Cell], teacher: Sequence[Cell], known: set[int], copies: set[int]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Which of the student's cells is which of the base, and which is which of the teacher's that are not `known`.
+
+    The second kind is new in both: from a run that was killed before it was recorded, or copied by hand. What is the
+    same goes before what is only alike.
+    """
+    kept = by_id(base, student)
+    old = {*copies, *kept.values()}
+    arrived = {one: other for one, other in by_id(student, teacher).items() if one not in old and other not in known}
+    add_by_content(base, student, kept, {*copies, *arrived})
+    strangers = [index for index in range(len(student)) if index not in {*copies, *kept.values()}]
+    some = [student[index] for index in strangers]
+    found = {strangers.index(one): other for one, other in arrived.items()}
+    add_by_content(some, teacher, found, known)
+    arrived = {strangers[one]: other for one, other in found.items()}
+    add_by_likeness(base, student, kept, {*copies, *arrived})
+    return kept, arrived
+
+
+def _is_copy(cell: Cell) -> bool:
+    return isinstance(cell["metadata"].get(_MARK), dict) and TAG in cell["metadata"].get("tags", ())
+
+
+def _marked(cell: Cell) -> Cell:
+    metadata = cell["metadata"]
+    tags = list(dict.fromkeys((*metadata.get("tags", ()), TAG)))
+    return {**cell, "metadata": {**metadata, "tags": tags, _MARK: {"is_update": True}}}
+
+
+def _take(cell: Cell, other: Cell, keys: Iterable[str]) -> Cell:
+    """Let the cell have these of the other's, and not those that the other lacks."""
+    for key in keys:
+        cell.pop(key, None)
+        if key in other:
+            cell[key] = other[key]
+    return cell
+
+
+def _fitting(cell: Cell, minor: int) -> Cell:
+    """Below 4.5 no cell may have an id."""
+    return cell if minor >= WITH_IDS else {key: value for key, value in cell.items() if key != "id"}
+
+
+def _is_in_order(found: Mapping[int, int], common: Collection[int]) -> bool:
+    others = [found[index] for index in sorted(common)]
+    return others == sorted(others)

@@ -1,0 +1,115 @@
+"""Root's store of versions: a file per content, named by its sha256, below a folder that is root's alone.
+
+Equal contents are one file. A file appears under its name whole; whoever reads one compares it with its name, so that
+what a power cut or a bad disk left is never taken for a version. Bytes only: nothing here looks at what they mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher import drafts, files
+from nblauncher.errors import HostError
+
+_NAME = re.compile("[0-9a-f]{64}")
+_PART = ".new-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """`folder` is made, 0700, when the first object is put into it."""
+
+    folder: Path
+
+    def has(self, sha256: str) -> bool:
+        return self._path(sha256).exists()
+
+    def put(self, sha256: str, parts: Iterator[bytes]) -> None:
+        """Keep a content. HostError when it is another than its name says, or the disk is full; nothing is left then.
+
+        It survives a power cut after `sync`.
+        """
+        path = self._path(sha256)
+        if path.exists():
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = self.folder / f"{_PART}{secrets.token_hex(8)}"
+        digest = hashlib.sha256()
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                for data in parts:
+                    digest.update(data)
+                    file.write(data)
+            if digest.hexdigest() != sha256:
+                raise HostError(f"what was to be kept as {sha256[:12]} is another content")
+            part.rename(path)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise HostError(f"the disk of {self.folder} is full", "Free some space there; nothing was lost.") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Have on disk what was put. OSError when a write was lost."""
+        if self.folder.exists():
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                drafts.sync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def read(self, sha256: str, write: Callable[[bytes], object]) -> int | None:
+        """Give a content to `write`, piece by piece; its size, or None when it is missing or damaged (it is forgotten
+        then, and what was written of it is void).
+        """
+        path = self._path(sha256)
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while data := file.read(files.CHUNK):
+                    digest.update(data)
+                    write(data)
+                size = file.tell()
+        except FileNotFoundError:
+            return None
+        if digest.hexdigest() == sha256:
+            return size
+        path.unlink(missing_ok=True)
+        return None
+
+    def names(self) -> Iterator[str]:
+        """Of all objects."""
+        if self.folder.exists():
+            for above in sorted(self.folder.iterdir()):
+                if above.is_dir():
+                    yield from (name for file in above.iterdir() if _NAME.fullmatch(name := above.name + file.name))
+
+    def prune(self, wanted: Collection[str]) -> int:
+        """Forget every content but these, and what killed runs left; how many bytes were freed.
+
+        Only under the course's lock: nobody may be putting one meanwhile.
+        """
+        freed = 0
+        for name in list(self.names()):
+            if name not in wanted:
+                path = self._path(name)
+                freed += path.stat().st_size
+                path.unlink()
+        for part in self.folder.glob(f"{_PART}*"):
+            part.unlink()
+        return freed
+
+    def _path(self, sha256: str) -> Path:
+        if not _NAME.fullmatch(sha256):
+            raise ValueError(f"{sha256[:80]!r} is no sha256")
+        return self.folder / sha256[:2] / sha256[2:]

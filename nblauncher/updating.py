@@ -1,0 +1,146 @@
+"""What becomes of a file that has the name of a new version: exchanged, merged, or kept with the new one beside it.
+
+Runs as the student, in the child of `placing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+
+from nblauncher import bounds, drafts, files, leases, merging, outcomes, standing, swaps
+from nblauncher.model import UNRELATED, HandedOut
+from nblauncher.outcomes import AS_IS, BESIDE, BOTH, MERGED, UNCHANGED, UPDATED, Placed, given, record
+from nblauncher.packing import Item
+from nblauncher.spool import Content, Spool, write
+from nblauncher.standing import InTheWay, Raced, Standing
+
+_MOST_BESIDE = 99
+_MERGE_SECONDS = 15.0
+"""CPU time for one file; a student's bytes decide how long it takes."""
+_MERGE_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An item on its way to its name: what the student was given there before, the folder's path and the name."""
+
+    item: Item
+    content: Content
+    known: HandedOut | None
+    above: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The updates of one delivery."""
+
+    spool: Spool
+    swaps: swaps.Swaps
+    day: str
+
+    def update(self, place: Place, found: Standing, folder: int) -> Placed:
+        """Bring the new version to the file that stands there. Raced when it changed in that moment."""
+        item, known = place.item, place.known
+        if known and known.sha256 == item.sha256:
+            return Placed(UNCHANGED, item.path)  # the student has had it, and made of it what stands there
+        if self.has(found, item.sha256, item.size):
+            return outcomes.stands(UNCHANGED, item, found.status)
+        if known and (held := self._untouched(found, known)):
+            with place.content.draft(folder, item.mode) as draft:
+                self._replace(draft, place, found, held, known.sha256)
+                return outcomes.stands(UPDATED, item, os.fstat(draft.descriptor))
+        try:
+            return self._merge(place, found, folder)
+        except merging.UnmergeableError as error:
+            return self._put_beside(place, folder, str(error))
+
+    def has(self, found: Standing, sha256: str, size: int) -> bool:
+        if found.descriptor < 0 or found.status.st_size != size:
+            return False
+        return drafts.has_content(found.descriptor, sha256, size, self.spool.tick)
+
+    def _untouched(self, found: Standing, known: HandedOut) -> leases.Hold | None:
+        """How the file is held when it is as we wrote it and nobody has it open for writing; None otherwise.
+
+        Only the content counts: times could not tell an edit saved within a clock tick of our own writing.
+        """
+        if found.descriptor < 0 or found.status.st_uid != os.geteuid() or found.status.st_size != known.size:
+            return None
+        held = leases.hold(found.descriptor)
+        if held is leases.Hold.REFUSED or not self.has(found, known.sha256, known.size):
+            return None
+        return held
+
+    def _merge(self, place: Place, found: Standing, folder: int) -> Placed:
+        """Let what both versions make have the name. UnmergeableError when they make nothing."""
+        item, base = place.item, self._base_of(place, found)
+        held = leases.hold(found.descriptor)
+        if held is leases.Hold.REFUSED:
+            raise merging.UnmergeableError("it is open for writing")
+        student = found.read()
+        teacher = self.spool.of(item).read()
+        self.spool.tick()
+        try:
+            with bounds.bounded(seconds=_MERGE_SECONDS, memory=_MERGE_MEMORY):
+                merged = merging.merge(place.name, base, student, teacher)
+        except bounds.TooLongError:
+            raise merging.UnmergeableError("it takes too long") from None
+        records = {item.path: given(item)}
+        if merged.content == student:
+            return Placed(AS_IS, item.path, records=records)
+        with drafts.new_draft(folder, stat.S_IMODE(found.status.st_mode) & 0o777) as draft:
+            write(draft.descriptor, merged.content)
+            self._replace(draft, place, found, held, hashlib.sha256(student).hexdigest())
+        trusted = hashlib.sha256(merged.content).hexdigest() if merged.has_only_our_outputs else ""
+        if merged.conflicts:
+            return Placed(BOTH, item.path, str(merged.conflicts), trusted=trusted, records=records)
+        return Placed(MERGED, item.path, trusted=trusted, records=records)
+
+    def _base_of(self, place: Place, found: Standing) -> bytes:
+        where = self.spool.version(place.known.made_of) if place.known else None
+        if found.descriptor < 0 or found.status.st_uid != os.geteuid():
+            raise merging.UnmergeableError("it may not be read")
+        if place.known is None or not place.known.made_of:
+            raise merging.UnmergeableError("it is a file of the student's own")
+        if max(found.status.st_size, place.item.size, where.size if where else 0) > merging.LARGEST:
+            raise merging.UnmergeableError(merging.TOO_LARGE)
+        if where is None:
+            raise merging.UnmergeableError("the version that it was made of is not known any more")
+        return where.read()
+
+    def _replace(self, draft: drafts.Draft, place: Place, found: Standing, held: leases.Hold, sha256: str) -> None:
+        if not self.swaps.replace(draft, place.above, place.name, found.descriptor, held, sha256):
+            raise Raced
+
+    def _put_beside(self, place: Place, folder: int, reason: str) -> Placed:
+        item = place.item
+        with place.content.draft(folder, item.mode) as draft:
+            beside, status = self._appear_beside(draft, item, place.name, folder)
+        path = files.join(place.above, beside)
+        base = place.known.made_of if place.known else ""
+        records = {item.path: given(item, base or UNRELATED), path: record(item, status)}
+        return Placed(BESIDE, item.path, path, reason, outcomes.notebook_sha256(item), records)
+
+    def _appear_beside(self, draft: drafts.Draft, item: Item, name: str, folder: int) -> tuple[str, os.stat_result]:
+        """The first free name for a new version; one that holds it already (from a run that crashed) will do."""
+        for number in range(1, _MOST_BESIDE + 1):
+            beside = swaps.beside_name(name, "update", self.day, number)
+            try:
+                draft.appear(beside)
+            except FileExistsError:
+                if (status := self._status_if_same(beside, item, folder)) is not None:
+                    return beside, status
+            else:
+                return beside, os.fstat(draft.descriptor)
+        raise InTheWay(f"there are {_MOST_BESIDE} newer versions beside it")
+
+    def _status_if_same(self, name: str, item: Item, folder: int) -> os.stat_result | None:
+        try:
+            with standing.look(name, folder) as found:
+                return found.status if found and self.has(found, item.sha256, item.size) else None
+        except InTheWay:
+            return None
