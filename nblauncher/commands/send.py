@@ -144,7 +144,6 @@ def plan(
             parallel=AT_ONCE,
             descriptors=outgoing.descriptors,
         ),
-        Phase("forget versions that nobody has", (ForgetVersions(),)),
     )
 
 
@@ -161,6 +160,8 @@ class ReadParcels:
         return f"read {count} files that go out"
 
     def apply(self, host: Host) -> None:
+        """What no student was given last, nor has made something of, makes room first."""
+        ObjectStore(host.paths.versions).prune(host.course_ledger.versions())
         if any(needed.bases for needed in self.needed.values()):
             merging.load()  # once, and not in every student's child
         if self.outgoing.trusts:
@@ -212,20 +213,6 @@ class SendTo:
         details = work_details(sum(work.files for work in works), sum(work.bytes for work in works), exclusions)
         rows = [{"path": one.path, "change": one.change, "detail": one.detail} for one in changes]
         return {self.username: {**details, "changes": rows}}
-
-
-@dataclass(frozen=True)
-class ForgetVersions:
-    """What no student was given last nor has made something of need not be kept for merging."""
-
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return "forget versions that nobody has"
-
-    def apply(self, host: Host) -> None:
-        freed = ObjectStore(host.paths.versions).prune(host.course_ledger.versions())
-        log.info("freed %d bytes of versions", freed)
 
 
 def _signed(account: Account, parcel: Parcel, trusted: Mapping[str, str]) -> tuple[delivery.Change, ...]:
