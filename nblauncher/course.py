@@ -47,6 +47,11 @@ class CoursePaths:
         return self.state / "objects"
 
     @property
+    def history(self) -> Path:
+        """0700 root: history.db and, in objects/, the contents that students' folders had."""
+        return self.state / "history"
+
+    @property
     def run(self) -> Path:
         """0711 root: sockets and runtime folders; gone after a reboot."""
         return RUN_ROOT / self.course

@@ -25,6 +25,8 @@ from nblauncher.model import HandedOut
 from nblauncher.scope import CHANGED, HOME, Scope, Stamp, Stored, stamp_of
 from nblauncher.settings import RetrieveSettings
 
+IN_MOTION = "in motion: it changed although everything of the student's was frozen"
+
 _ATTEMPTS = 4
 _CLOCK_TICK_NS = 20_000_000
 """A second write within a tick of the clock can leave the same times."""
@@ -39,7 +41,16 @@ _KINDS = {
 _TICK_SECONDS = 1.0
 
 
-def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, known: int, stall: float) -> str:
+def gather(
+    home: Path,
+    scope: Scope,
+    limits: RetrieveSettings,
+    output: int,
+    known: int,
+    stall: float,
+    *,
+    is_still: bool = False,
+) -> str:
     """Stream one home to `output`. Runs as the student; answers with the same digest as `listing`.
 
     `known` is where the teacher's child says first which files the store still has. HostError when the home cannot be
@@ -48,7 +59,7 @@ def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, know
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel tells that somebody waits for a lease of ours
     stored = _read_known(known, stall)
     root = _open_home(home, scope)
-    gathering = _Gathering(scope, limits, output, root, stored)
+    gathering = _Gathering(scope, limits, output, root, stored, is_still)
     base = root if scope.kind == HOME else gathering.open_material(root)
     digest = hashlib.sha256()
     if base is not None:
@@ -58,6 +69,11 @@ def gather(home: Path, scope: Scope, limits: RetrieveSettings, output: int, know
     gathering.judge_links()
     gathering.send({"kind": "finish"})
     return digest.hexdigest()
+
+
+def gather_to(output: int, home: Path, scope: Scope, limits: RetrieveSettings, known: int, is_still: bool) -> None:
+    """`gather` for streams.frames_of; `known` is a file. `is_still`: every process of the student's is frozen."""
+    gather(home, scope, limits, output, known, 60.0, is_still=is_still)
 
 
 def listing(home: Path, scope: Scope, limits: RetrieveSettings) -> str:
@@ -122,8 +138,15 @@ class _Gathering:
     """One home's collection under way."""
 
     def __init__(
-        self, scope: Scope, limits: RetrieveSettings, output: int, root: int, stored: Mapping[str, Stored]
+        self,
+        scope: Scope,
+        limits: RetrieveSettings,
+        output: int,
+        root: int,
+        stored: Mapping[str, Stored],
+        is_still: bool,
     ) -> None:
+        self._is_still = is_still
         self._scope = scope
         self._limits = limits
         self._output = output
@@ -198,7 +221,7 @@ class _Gathering:
             except OSError as error:
                 self.exclude(path, files.words_of(error))
                 return
-        self.exclude(path, "changed while it was read")
+        self.exclude(path, IN_MOTION if self._is_still else "changed while it was read")
 
     def _read_file(
         self, entry: files.Entry, path: str, sent: HandedOut | None, stored: Stored | None, *, is_last: bool
@@ -214,7 +237,9 @@ class _Gathering:
                 self.exclude(path, reason)
                 return True
             is_open = leases.is_open_for_writing(descriptor)
-            if (is_open and not is_last) or _is_fresh(status, _LONG_WRITE_NS if is_open else _CLOCK_TICK_NS):
+            if not self._is_still and (
+                (is_open and not is_last) or _is_fresh(status, _LONG_WRITE_NS if is_open else _CLOCK_TICK_NS)
+            ):
                 return False
             stamp = _never_the_same(status) if is_open else stamp_of(status)
             known = {one.sha256 for one in (sent, stored) if one and one.size == status.st_size}

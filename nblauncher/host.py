@@ -15,8 +15,9 @@ from nblauncher.course import CoursePaths, host_database
 from nblauncher.errors import RefusedError
 from nblauncher.frontends import FrontEnd
 from nblauncher.frontends.direct import direct, survey_host_names
-from nblauncher.ledger import CourseLedger, HostLedger
+from nblauncher.ledger import CourseLedger, HistoryLedger, HostLedger
 from nblauncher.model import Account
+from nblauncher.objects import ObjectStore
 from nblauncher.processes import run
 from nblauncher.settings import Settings
 
@@ -37,6 +38,20 @@ class Host:
     """Descriptors that useradd, userdel and chpasswd inherit, so that a killed run still excludes the next one."""
     tell: Callable[[str], None] = lambda _line: None
     """Takes a line of the story from inside a step that is long."""
+
+    @property
+    def history(self) -> HistoryLedger:
+        return HistoryLedger(self.paths.history / "history.db")
+
+    @property
+    def contents(self) -> ObjectStore:
+        """What the snapshots consist of."""
+        return ObjectStore(self.paths.history / "objects")
+
+    @property
+    def versions(self) -> ObjectStore:
+        """What was handed out."""
+        return ObjectStore(self.paths.versions)
 
     @property
     def group(self) -> str:

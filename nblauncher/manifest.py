@@ -106,6 +106,13 @@ def stands(tree: Tree, record: Record, *, is_read: bool) -> bool:
         os.close(descriptor)
 
 
+def stamp_in(given: object) -> Stamp | None:
+    """A stamp that came through a pipe, None when it is none."""
+    if not isinstance(given, list) or len(given) != 4 or any(type(number) is not int for number in given):
+        return None
+    return given[0], given[1], given[2], given[3]
+
+
 def digest(records: Iterable[Record]) -> str:
     """Of the paths, sizes and sha256 of everything stored; two equal digests are equal work."""
     lines = sorted(json.dumps([record.path, record.size, record.sha256]) for record in records)

@@ -6,14 +6,16 @@ what a power cut or a bad disk left is never taken for a version. Bytes only: no
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from nblauncher import drafts, files
 from nblauncher.errors import HostError
@@ -23,6 +25,43 @@ _PART = ".new-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+@contextlib.contextmanager
+def _said_when_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise HostError(f"the disk of {folder} is full", "Free some space there; nothing was lost.") from error
+
+
+@dataclass
+class ObjectDraft:
+    """A content being written."""
+
+    store: ObjectStore
+    file: IO[bytes]
+    part: Path
+    size: int = 0
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        with _said_when_full(self.store.folder):
+            self.file.write(data)
+        self.size += len(data)
+
+    def keep(self) -> str:
+        """Give it its name, the sha256 that it turned out to have. Once."""
+        sha256 = str(self._digest.hexdigest())
+        path = self.store.path(sha256)
+        with _said_when_full(self.store.folder):
+            self.file.flush()
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.part.rename(path)
+        return sha256
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """`folder` is made, 0700, when the first object is put into it."""
@@ -30,32 +69,31 @@ class ObjectStore:
     folder: Path
 
     def has(self, sha256: str) -> bool:
-        return self._path(sha256).exists()
+        return self.path(sha256).exists()
 
-    def put(self, sha256: str, parts: Iterator[bytes]) -> None:
+    def put(self, sha256: str, parts: Iterable[bytes]) -> None:
         """Keep a content. HostError when it is another than its name says, or the disk is full; nothing is left then.
 
         It survives a power cut after `sync`.
         """
-        path = self._path(sha256)
-        if path.exists():
+        if self.has(sha256):
             return
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self.folder / f"{_PART}{secrets.token_hex(8)}"
-        digest = hashlib.sha256()
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                for data in parts:
-                    digest.update(data)
-                    file.write(data)
-            if digest.hexdigest() != sha256:
+        with self.draft() as draft:
+            for data in parts:
+                draft.write(data)
+            if draft.keep() != sha256:
                 raise HostError(f"what was to be kept as {sha256[:12]} is another content")
-            part.rename(path)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise HostError(f"the disk of {self.folder} is full", "Free some space there; nothing was lost.") from error
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[ObjectDraft]:
+        """A content on its way in; unless it is kept nothing is left of it. HostError when the disk is full."""
+        part = self.folder / f"{_PART}{secrets.token_hex(8)}"
+        try:
+            with _said_when_full(self.folder):
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    yield ObjectDraft(self, file, part)
         finally:
             part.unlink(missing_ok=True)
 
@@ -72,7 +110,7 @@ class ObjectStore:
         """Give a content to `write`, piece by piece; its size, or None when it is missing or damaged (it is forgotten
         then, and what was written of it is void).
         """
-        path = self._path(sha256)
+        path = self.path(sha256)
         digest = hashlib.sha256()
         try:
             with path.open("rb") as file:
@@ -86,6 +124,14 @@ class ObjectStore:
             return size
         path.unlink(missing_ok=True)
         return None
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the content is there and what its name says."""
+        return self.read(sha256, lambda _data: None) is not None
+
+    def size(self) -> int:
+        """Bytes of all contents."""
+        return sum(self.path(name).stat().st_size for name in self.names())
 
     def names(self) -> Iterator[str]:
         """Of all objects."""
@@ -102,14 +148,14 @@ class ObjectStore:
         freed = 0
         for name in list(self.names()):
             if name not in wanted:
-                path = self._path(name)
+                path = self.path(name)
                 freed += path.stat().st_size
                 path.unlink()
         for part in self.folder.glob(f"{_PART}*"):
             part.unlink()
         return freed
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
         if not _NAME.fullmatch(sha256):
             raise ValueError(f"{sha256[:80]!r} is no sha256")
         return self.folder / sha256[:2] / sha256[2:]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nblauncher import drafts, news, outcomes, standing, swaps
-from nblauncher.errors import HostError
 from nblauncher.model import HandedOut
 from nblauncher.outcomes import BLOCKED, KEPT, NEW, Placed
 from nblauncher.packing import Item
@@ -55,7 +54,7 @@ def place(output: int, order: Order) -> None:
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel tells that somebody waits for our lease
     voice = Voice(output)
-    placing = _Placing(order, _open_home(order.home), voice)
+    placing = _Placing(order, standing.open_home(order.home), voice)
     placed: list[Placed] = []
     failure = ""
     try:
@@ -74,16 +73,6 @@ def place(output: int, order: Order) -> None:
     for start in range(0, len(placed), _ROWS):
         voice.send({"kind": "rows", "rows": [one.as_row() for one in placed[start : start + _ROWS]]})
     voice.send({"kind": "finish", "failure": failure})
-
-
-def _open_home(home: Path) -> int:
-    try:
-        root = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"the home {home} cannot be opened: {os.strerror(error.errno or 0).lower()}") from error
-    if os.fstat(root).st_uid != os.geteuid():
-        raise HostError(f"the home {home} belongs to uid {os.fstat(root).st_uid}, not to the student")
-    return root
 
 
 class _Placing:
@@ -155,7 +144,7 @@ class _Placing:
         earlier = ""
         known = self._order.handed_out.get(news.NAME)
         with standing.look(news.NAME, self._folder_of("", can_make=True)) as found:
-            if found and known and self._updates.has(found, known.sha256, known.size):
+            if found and known and found.has(known.sha256, known.size):
                 earlier = found.read().decode("utf-8", "replace")
         data = news.text(self._order.news_time, lines, earlier).encode("utf-8", "replace")
         item = Item(news.NAME, len(data), hashlib.sha256(data).hexdigest())

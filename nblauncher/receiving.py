@@ -250,8 +250,8 @@ class _Receiving:
         parts = files.parts_of(path, max_depth=order.limits.max_depth + 1)
         if len(parts) < 2 or parts[0] not in (("work", "home") if order.scope.kind == HOME else ("work",)):
             raise _broken(f"a file at {path[:200]!r}")
-        stamp = header.get("stamp")
-        if not isinstance(stamp, list) or len(stamp) != 4 or any(type(number) is not int for number in stamp):
+        stamp = manifest.stamp_in(header.get("stamp"))
+        if stamp is None:
             raise _broken("no size and times")
         if stamp[0] < 0 or path in self._records:
             raise _broken("a negative size or a file twice")
@@ -259,7 +259,7 @@ class _Receiving:
         if order.scope.kind != HOME and (stamp[0] > limits.max_file or self._bytes + stamp[0] > limits.max_student):
             raise _broken("more bytes than max_file or max_student")
         self._check_count()
-        return path, parts, (stamp[0], stamp[1], stamp[2], stamp[3])
+        return path, parts, stamp
 
     def _check_count(self) -> None:
         most = self._order.limits.max_files + len(self._order.scope.handed_out)

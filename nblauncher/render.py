@@ -116,6 +116,30 @@ def changes_text(report: Report, width: int) -> str:
     return table(("file", "change", "students", ""), lines, width)
 
 
+def history_text(snapshots: Sequence[Mapping[str, Any]], paths: Mapping[str, int], width: int) -> str:
+    """`history NAME`: the snapshots, and of which files there are several versions."""
+    if not snapshots:
+        return "There is no snapshot yet."
+    rows = [
+        (one["time"], one["files"], bytes_text(one["bytes"]), one["changed"], "" if one["complete"] else "incomplete")
+        for one in snapshots
+    ]
+    taken = table(("snapshot", "files", "size", "changed", ""), rows, width)
+    several = [(path, count) for path, count in paths.items() if count > 1]
+    return f"{taken}\n\n{table(('file', 'versions'), several, width)}" if several else taken
+
+
+def versions_text(versions: Sequence[Mapping[str, Any]], width: int) -> str:
+    """`history NAME FILE`."""
+    if not versions:
+        return "There is no version of this file."
+    rows = [
+        (one["first"], one["last"], bytes_text(one["bytes"]), one["sha256"][:12], "present" if one["present"] else "")
+        for one in versions
+    ]
+    return table(("from", "to", "size", "sha256", ""), rows, width)
+
+
 def findings_text(findings: Sequence[Finding]) -> str:
     """`check`: a line per finding, and below it what to do."""
     lines = []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from nblauncher import drafts, files
+from nblauncher.errors import HostError
 
 HOST_SAYS_NO = {
     errno.ENOSPC: "disk full",
@@ -49,10 +51,27 @@ class Standing:
     descriptor: int
     status: os.stat_result
 
+    def has(self, sha256: str, size: int, tick: Callable[[], None] = lambda: None) -> bool:
+        """Whether it is a file with this content."""
+        if self.descriptor < 0 or self.status.st_size != size:
+            return False
+        return drafts.has_content(self.descriptor, sha256, size, tick)
+
     def read(self) -> bytes:
         """As many bytes as it had when it was looked at, fewer when it is shorter now."""
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         return b"".join(files.chunks(self.descriptor, self.status.st_size))
+
+
+def open_home(home: Path) -> int:
+    """HostError when it is not the folder of whoever we are."""
+    try:
+        root = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"the home {home} cannot be opened: {os.strerror(error.errno or 0).lower()}") from error
+    if os.fstat(root).st_uid != os.geteuid():
+        raise HostError(f"the home {home} belongs to uid {os.fstat(root).st_uid}, not to the student")
+    return root
 
 
 @contextmanager

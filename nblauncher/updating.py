@@ -47,7 +47,7 @@ class Updates:
         item, known = place.item, place.known
         if known and known.sha256 == item.sha256:
             return Placed(UNCHANGED, item.path)  # the student has had it, and made of it what stands there
-        if self.has(found, item.sha256, item.size):
+        if found.has(item.sha256, item.size, self.spool.tick):
             return outcomes.stands(UNCHANGED, item, found.status)
         if known and (held := self._untouched(found, known)):
             with place.content.draft(folder, item.mode) as draft:
@@ -58,11 +58,6 @@ class Updates:
         except merging.UnmergeableError as error:
             return self._put_beside(place, folder, str(error))
 
-    def has(self, found: Standing, sha256: str, size: int) -> bool:
-        if found.descriptor < 0 or found.status.st_size != size:
-            return False
-        return drafts.has_content(found.descriptor, sha256, size, self.spool.tick)
-
     def _untouched(self, found: Standing, known: HandedOut) -> leases.Hold | None:
         """How the file is held when it is as we wrote it and nobody has it open for writing; None otherwise.
 
@@ -71,7 +66,7 @@ class Updates:
         if found.descriptor < 0 or found.status.st_uid != os.geteuid() or found.status.st_size != known.size:
             return None
         held = leases.hold(found.descriptor)
-        if held is leases.Hold.REFUSED or not self.has(found, known.sha256, known.size):
+        if held is leases.Hold.REFUSED or not found.has(known.sha256, known.size, self.spool.tick):
             return None
         return held
 
@@ -141,6 +136,6 @@ class Updates:
     def _status_if_same(self, name: str, item: Item, folder: int) -> os.stat_result | None:
         try:
             with standing.look(name, folder) as found:
-                return found.status if found and self.has(found, item.sha256, item.size) else None
+                return found.status if found and found.has(item.sha256, item.size, self.spool.tick) else None
         except InTheWay:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from nblauncher import __version__, logs, render
+from nblauncher import __version__, logs, moments, render
 from nblauncher.cli import foreground, talk
 from nblauncher.cli.call import Call, acts_on_students, names
 from nblauncher.cli.carry_out import (
@@ -29,6 +29,7 @@ from nblauncher.cli.carry_out import (
 from nblauncher.commands import (
     check,
     front_page,
+    history,
     init,
     known,
     launch,
@@ -39,12 +40,15 @@ from nblauncher.commands import (
     session,
     setup,
     shutdown,
+    snapshot,
     status,
 )
-from nblauncher.errors import NblauncherError
-from nblauncher.host import Host
+from nblauncher.errors import InputError, NblauncherError
+from nblauncher.host import Host, course_lock
+from nblauncher.ledger import locked
 from nblauncher.model import Roster
 from nblauncher.plan import Plan, Report
+from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +268,86 @@ def retrieve_command(call: Call, takes_all: bool) -> int:
         return retrieve.summary(runs[-1], host, report)
 
     return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=_NO_FILES))
+
+
+@cli.command("snapshot")
+@click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs now and then.")
+@acts_on_students
+def snapshot_command(call: Call, unattended: str | None) -> int:
+    """Keep what everybody's material folder holds now; `history` lists and `restore` brings back."""
+    opened = open_session(call) if unattended is None else open_accepted(call, unattended)
+    wanted = students_of(opened, call)
+    now = datetime.now().astimezone()
+    runs: list[snapshot.Run] = []
+
+    def make_plan(host: Host) -> Plan:
+        plan, run = snapshot.prepare(host, wanted, now=now)
+        runs.append(run)
+        return plan
+
+    def summary(_host: Host, report: Report) -> str:
+        return snapshot.summary(runs[-1], report)
+
+    details = {**_NO_FILES, "changed": 0}
+    return change(call, opened, make_plan, Deed("kept", summary=summary, details=details))
+
+
+@cli.command("history")
+@click.argument("name")
+@click.argument("file", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.pass_obj
+def history_command(call: Call, name: str, file: str | None, as_json: bool) -> int:
+    """List the snapshots of student NAME or, with FILE (below the material folder), the versions of that file."""
+    call.command, call.as_json = "history", as_json
+    host = _about_one(call, name)
+    if file is None:
+        taken = history.snapshots(host, name)
+        counts = host.history.paths(name)
+        more: dict[str, Any] = {"snapshots": taken, "paths": counts}
+        text = render.history_text(taken, counts, talk.terminal_width())
+    else:
+        found = history.versions(host, name, history.checked_path(file))
+        more = {"versions": found}
+        text = render.versions_text(found, talk.terminal_width())
+    talk.answer(call, text, 0, **more)
+    return 0
+
+
+@cli.command("restore")
+@click.argument("name")
+@click.argument("file")
+@click.option(
+    "--at", "at", required=True, metavar="TIME", help='Such as "2026-11-27 17:00"; the last snapshot by then.'
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.pass_obj
+def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) -> int:
+    """Put the version that FILE of student NAME had at a time beside the present one, never over it."""
+    call.command, call.as_json = "restore", as_json
+    host = _about_one(call, name)
+    time = _time(at)
+    with locked(course_lock(host), f"course {host.settings.course}"):
+        copy = history.restore(host, name, history.checked_path(file), time)
+    target = host.settings.material.target
+    talk.answer(call, f"{name} finds {file} of {moments.words(time)} in {target}/{copy}", 0, path=f"{target}/{copy}")
+    return 0
+
+
+def _about_one(call: Call, name: str) -> Host:
+    """The course's host, for a command about one student; InputError when there is no such student."""
+    opened = open_session(call)
+    session.require_root(opened.caller, call.command)
+    if name not in opened.host.ledger.members(opened.settings.course):
+        raise InputError(f'there is no student "{printable(name)}" in course {opened.settings.course}')
+    return opened.host
+
+
+def _time(text: str) -> datetime:
+    try:
+        return moments.parsed(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--at") from None
 
 
 def main() -> None:

@@ -97,5 +97,7 @@ def forget_student(host: Host, username: str) -> Details:
         path, reason = str(host.settings.credentials), f"the student's row is still there: {error.problem}"
         details = {"exceptions": [{"path": path, "reason": reason, "incomplete": False}]}
     host.course_ledger.forget(username)
+    host.history.forget(username)
+    host.contents.prune(host.history.contents())
     host.ledger.leave(host.settings.course, username)
     return details

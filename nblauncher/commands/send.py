@@ -14,7 +14,6 @@ from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.material import Bundle, Index
 from nblauncher.model import Account, HandedOut, Work
-from nblauncher.objects import ObjectStore
 from nblauncher.packing import Item
 from nblauncher.plan import Details, Phase, Plan
 from nblauncher.profile import ProfileFiles, read_profile
@@ -43,7 +42,7 @@ class Parcel:
 
     def open(self, host: Host, needed: Needed) -> None:
         """What the host says no to (a full disk) is everybody's failure in sending, and in nothing else."""
-        versions = ObjectStore(host.paths.versions)
+        versions = host.versions
         try:
             if self.profile is not None:
                 self.bundle = self.profile.spool(host.paths.state, versions=versions, bases=needed.bases)
@@ -161,7 +160,7 @@ class ReadParcels:
 
     def apply(self, host: Host) -> None:
         """What no student was given last, nor has made something of, makes room first."""
-        ObjectStore(host.paths.versions).prune(host.course_ledger.versions())
+        host.versions.prune(host.course_ledger.versions())
         if any(needed.bases for needed in self.needed.values()):
             merging.load()  # once, and not in every student's child
         if self.outgoing.trusts:

@@ -8,6 +8,7 @@ from nblauncher.settings.sample import reference, sample
 from nblauncher.settings.values import (
     DEFAULT_PRELOAD,
     AccountSettings,
+    HistorySettings,
     NotebookSettings,
     RetrieveSettings,
     Settings,
@@ -18,6 +19,7 @@ from nblauncher.settings.values import (
 __all__ = [
     "DEFAULT_PRELOAD",
     "AccountSettings",
+    "HistorySettings",
     "NotebookSettings",
     "RetrieveSettings",
     "Settings",

@@ -18,6 +18,7 @@ from nblauncher.settings.rules import violations
 from nblauncher.settings.schema import SCHEMA, SECTIONS
 from nblauncher.settings.values import (
     AccountSettings,
+    HistorySettings,
     NotebookSettings,
     RetrieveSettings,
     Settings,
@@ -155,6 +156,7 @@ def _settings(values: Mapping[str, Any], file: Path) -> Settings:
         accounts=AccountSettings(**section("accounts")),
         material=Material(**section("material")),
         retrieve=RetrieveSettings(**section("retrieve")),
+        history=HistorySettings(**section("history")),
         web=WebSettings(**section("web")),
         tls=TlsSettings(**section("tls")),
         notebook=NotebookSettings(**section("notebook")),

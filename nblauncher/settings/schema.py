@@ -70,6 +70,16 @@ SCHEMA: Mapping[str, Key] = {
         kinds.whole_number(1, 10_000_000), "20000", "The most files and folders that are retrieved from one student."
     ),
     "retrieve.max_depth": Key(kinds.whole_number(1, 1000), "64", "How many folders deep the work may be."),
+    "history.every": Key(
+        kinds.whole_number(0, 10080),
+        "0",
+        "Minutes between snapshots of everybody's material folder while the class runs. 0: only by `snapshot`.",
+    ),
+    "history.keep": Key(kinds.whole_number(1, 100_000), "200", "The most snapshots that are kept of one student."),
+    "history.days": Key(kinds.whole_number(1, 10_000), "60", "Older snapshots are forgotten, but for the last one."),
+    "history.budget": Key(
+        kinds.size, "2 GB", "What all snapshots of the course may take on the disk; the oldest make room for new ones."
+    ),
     "web.names": Key(
         kinds.hosts,
         "[]",
@@ -161,6 +171,7 @@ SECTION_WORDS: Mapping[str, str] = {
     "accounts": "The students' accounts on this host.",
     "material": "What is handed out.",
     "retrieve": "What comes back, and its limits for one student.",
+    "history": "Earlier versions of what students have written.",
     "web": "How the class is reached.",
     "tls": "Encryption.",
     "notebook": "The students' notebook servers.",

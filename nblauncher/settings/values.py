@@ -32,6 +32,19 @@ class RetrieveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HistorySettings:
+    """How often snapshots are taken while the class runs, and how long they are kept."""
+
+    every: int = 0
+    """Minutes; 0: only by `nblauncher snapshot`."""
+    keep: int = 200
+    """Snapshots of one student."""
+    days: int = 60
+    budget: int = 2_000_000_000
+    """Bytes on disk for the contents of all snapshots of the course."""
+
+
+@dataclass(frozen=True, slots=True)
 class WebSettings:
     names: tuple[str, ...] = ()
     """Names of the host as students type them; the first one stands in every URL."""
@@ -87,6 +100,7 @@ class Settings:
     """The teacher's account; empty: who ran sudo, else root."""
     accounts: AccountSettings = AccountSettings()
     profile: str = ""
+    history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     tls: TlsSettings = TlsSettings()
     notebook: NotebookSettings = NotebookSettings()

@@ -1,0 +1,90 @@
+"""Times that people write: in the host's zone unless one is given, and none that is ambiguous or does not exist."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+_WRITTEN = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d(?::\d\d)?) ?"
+    r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d|[A-Za-z_]+/[A-Za-z_/+-]+)?"
+)
+_LENGTH = re.compile(r"(?P<count>\d{1,6}) ?(?P<unit>m|min|minutes|h|hours|d|days)?")
+_MINUTES = {"m": 1, "h": 60, "d": 1440}
+
+
+def parsed(text: str) -> datetime:
+    """An aware time from `2026-11-27 17:00`, with seconds or `+01:00`, `Z` or `Europe/Berlin` behind it or not.
+
+    ValueError, in words, for anything else, and for a time that the change to or from summer time makes ambiguous or
+    leaves out.
+    """
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'"{text[:60]}" is not a time such as 2026-11-27 17:00 or 2026-11-27 17:00 Europe/Berlin')
+    try:
+        naive = datetime.fromisoformat(f"{match['day']} {match['time']}")
+    except ValueError as error:
+        raise ValueError(f'"{text[:60]}" is no time: {error}') from None
+    return _resolved(naive, _zone_of(match["zone"]))
+
+
+def length(text: str) -> timedelta:
+    """`15m`, `2h`, `1d`; minutes without a unit. ValueError in words."""
+    match = _LENGTH.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'"{text[:60]}" is not a length of time such as 15m, 2h or 1d')
+    return timedelta(minutes=int(match["count"]) * _MINUTES[(match["unit"] or "m")[0]])
+
+
+def words(time: datetime) -> str:
+    """`2026-11-27 17:00:00 +0100 (16:00:00 UTC)`: the host's zone, and what everybody can compare."""
+    local = time.astimezone()
+    utc = time.astimezone(timezone.utc)
+    day = "" if utc.date() == local.date() else f"{utc:%Y-%m-%d} "
+    return f"{local:%Y-%m-%d %H:%M:%S %z} ({day}{utc:%H:%M:%S} UTC)"
+
+
+def short(time: datetime) -> str:
+    """`2026-11-27 17:00:00 +0100`: the host's zone with the offset."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %z}"
+
+
+def _zone_of(text: str | None) -> tzinfo | None:
+    """None: the host's."""
+    if text is None:
+        return None
+    if text in ("Z", "UTC"):
+        return timezone.utc
+    if text[0] in "+-":
+        hours, minutes = int(text[1:3]), int(text[-2:])
+        if hours > 14 or minutes > 59:
+            raise ValueError(f'"{text}" is not an offset from UTC')
+        return timezone((1 if text[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f'"{text[:60]}" is not a zone that this host knows, such as Europe/Berlin') from None
+
+
+def _resolved(naive: datetime, zone: tzinfo | None) -> datetime:
+    first, second = (_utc(naive.replace(fold=fold), zone) for fold in (0, 1))
+    if first == second:
+        return first
+    back = first.astimezone(zone).replace(tzinfo=None)
+    if back != naive:
+        raise ValueError(f"{naive:%Y-%m-%d %H:%M} does not exist: the clock is put forward then; give another time")
+    raise ValueError(
+        f"{naive:%Y-%m-%d %H:%M} is there twice, because the clock is put back then; add the offset, such as "
+        f"{_offset(first, zone)} or {_offset(second, zone)}"
+    )
+
+
+def _utc(naive: datetime, zone: tzinfo | None) -> datetime:
+    return (naive.astimezone() if zone is None else naive.replace(tzinfo=zone)).astimezone(timezone.utc)
+
+
+def _offset(time: datetime, zone: tzinfo | None) -> str:
+    text = time.astimezone(zone).strftime("%z")
+    return f"{text[:3]}:{text[3:]}"
