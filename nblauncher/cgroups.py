@@ -13,7 +13,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -202,6 +202,23 @@ def provable(uid: int, leader: int, ancestor: int) -> tuple[int, ...]:
 def of_user(uid: int) -> tuple[int, ...]:
     """Every process of the uid, whoever started it."""
     return tuple(pid for pid, one in _processes() if one.uid == uid)
+
+
+def of_users(uids: Collection[int]) -> dict[int, tuple[int, str]]:
+    """Every process with one of these real uids, in one look: uid and state (a letter, proc_pid_status(5)) by pid."""
+    found: dict[int, tuple[int, str]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            status = Path("/proc", name, "status").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        uid = uids_in(status)[0]
+        if uid in uids:
+            state = next(line for line in status.split(b"\n") if line.startswith(b"State:"))
+            found[int(name)] = uid, state.split()[1].decode("ascii")
+    return found
 
 
 def kill_proven(uid: int, leader: int, ancestor: int) -> None:

@@ -52,6 +52,16 @@ class CoursePaths:
         return self.state / "history"
 
     @property
+    def captures(self) -> Path:
+        """0700 root: what was captured at a deadline and is not in the teacher's store yet."""
+        return self.state / "captures"
+
+    @property
+    def receipt_key(self) -> Path:
+        """0600 root: signs the receipts of deadlines."""
+        return self.state / "receipt.key"
+
+    @property
     def run(self) -> Path:
         """0711 root: sockets and runtime folders; gone after a reboot."""
         return RUN_ROOT / self.course

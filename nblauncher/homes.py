@@ -66,7 +66,7 @@ def collect(
         scope,
         limits,
         staging.time.isoformat(timespec="seconds"),
-        previous,
+        previous=previous,
     )
     try:
         answer, listed = _stream(_student(account), owner, order, stall, longest)

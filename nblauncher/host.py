@@ -90,5 +90,10 @@ def host_lock(host: Host) -> Path:
     return host.ledger.file.with_name("host.lock")
 
 
+def captures_lock(host: Host) -> Path:
+    """Whoever waits for a deadline must not keep others from sending."""
+    return host.paths.state / "captures.lock"
+
+
 def course_lock(host: Host) -> Path:
     return host.paths.state / "lock"

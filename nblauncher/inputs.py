@@ -21,7 +21,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from nblauncher import workers
+from nblauncher import files, workers
 from nblauncher.errors import InputError, NblauncherError, RefusedError
 from nblauncher.model import Account
 from nblauncher.printable import printable
@@ -77,6 +77,32 @@ def read_checked(path: Path, allowed: frozenset[int], max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise InputError(f"{shown(path)} is larger than {max_bytes} bytes", "Is it the right file?")
     return content
+
+
+def read_as(account: Account, path: Path, *, most: int) -> bytes:
+    """A file that anybody may have written, read by a child that is the account; bytes only, at most so many.
+
+    InputError when it is no file, too large, or the account may not read it.
+    """
+    memory = os.memfd_create("file", os.MFD_CLOEXEC)
+    try:
+        workers.run_as(account, _copy_into, memory, path, most, keep={memory})
+        os.lseek(memory, 0, os.SEEK_SET)
+        return b"".join(files.chunks(memory, most))
+    finally:
+        os.close(memory)
+
+
+def _copy_into(memory: int, path: Path, most: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise InputError(f"{shown(path)} is no file, or has more than {most} bytes")
+        for data in files.chunks(descriptor, status.st_size):
+            os.write(memory, data)
+    except OSError as error:
+        raise InputError(f"{shown(path)} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
 
 
 def is_private_group(gid: int, owner_uid: int) -> bool:

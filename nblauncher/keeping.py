@@ -48,14 +48,15 @@ def keep(
     *,
     has_room: Callable[[int], bool] = lambda _size: True,
     is_still: bool = False,
+    is_synced: bool = True,
     stall: float = 60.0,
     longest: float = 1800.0,
 ) -> Kept:
     """Keep the content of every file in the scope; files that `known` describes and nobody touched are not read.
 
     `has_room` is asked before a content of that many bytes is taken. `is_still` says that every process of the
-    student's is frozen. Everything is on disk when this returns. RefusedError for uid 0; HostError when the student's
-    child was ended, broke its rules or the disk is full: what was kept by then is nobody's.
+    student's is frozen. Everything is on disk when this returns, if `is_synced`. RefusedError for uid 0; HostError when
+    the student's child was ended, broke its rules or the disk is full: what was kept by then is nobody's.
     """
     if account.uid == 0:
         raise RefusedError(f"{account.username} has uid 0; a student's home is never handled by root")
@@ -70,7 +71,7 @@ def keep(
         keeping.close()
     if not keeping.is_finished:
         raise HostError(f"the file worker of {account.username} ended before it was done")
-    if keeping.kept.new_bytes:
+    if keeping.kept.new_bytes and is_synced:
         store.sync()
     return keeping.kept
 

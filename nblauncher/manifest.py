@@ -77,6 +77,15 @@ def write(
         file.write("\n]}\n")
 
 
+def sha256(tree: Tree) -> str:
+    """Of the manifest itself, as it is stored. OSError."""
+    descriptor, status = tree.open((NAME,))
+    try:
+        return files.sha256_of(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+
+
 def read(tree: Tree) -> list[Record] | None:
     """The well-formed records of an earlier manifest; None where it is missing, damaged or not our own."""
     try:

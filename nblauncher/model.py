@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
@@ -101,6 +102,18 @@ class Material:
     target: str
     trust: bool = False
     """Whether the teacher's notebooks are signed as the student when they arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When the work of a folder below the material is captured. Aware times."""
+
+    name: str
+    folder: str
+    """Below the material folder; '' for all of it."""
+    at: datetime
+    starts: datetime | None = None
+    """When the assignment began: what a percentage of extra time is a percentage of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import re
 from datetime import datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nblauncher.printable import printable
+
 _WRITTEN = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d(?::\d\d)?) ?"
     r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d|[A-Za-z_]+/[A-Za-z_/+-]+)?"
@@ -22,11 +24,13 @@ def parsed(text: str) -> datetime:
     """
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f'"{text[:60]}" is not a time such as 2026-11-27 17:00 or 2026-11-27 17:00 Europe/Berlin')
+        raise ValueError(
+            f'"{printable(text[:60])}" is not a time such as 2026-11-27 17:00 or 2026-11-27 17:00 Europe/Berlin'
+        )
     try:
         naive = datetime.fromisoformat(f"{match['day']} {match['time']}")
     except ValueError as error:
-        raise ValueError(f'"{text[:60]}" is no time: {error}') from None
+        raise ValueError(f'"{printable(text[:60])}" is no time: {error}') from None
     return _resolved(naive, _zone_of(match["zone"]))
 
 
@@ -34,7 +38,7 @@ def length(text: str) -> timedelta:
     """`15m`, `2h`, `1d`; minutes without a unit. ValueError in words."""
     match = _LENGTH.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f'"{text[:60]}" is not a length of time such as 15m, 2h or 1d')
+        raise ValueError(f'"{printable(text[:60])}" is not a length of time such as 15m, 2h or 1d')
     return timedelta(minutes=int(match["count"]) * _MINUTES[(match["unit"] or "m")[0]])
 
 
@@ -60,12 +64,14 @@ def _zone_of(text: str | None) -> tzinfo | None:
     if text[0] in "+-":
         hours, minutes = int(text[1:3]), int(text[-2:])
         if hours > 14 or minutes > 59:
-            raise ValueError(f'"{text}" is not an offset from UTC')
+            raise ValueError(f'"{printable(text)}" is not an offset from UTC')
         return timezone((1 if text[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f'"{text[:60]}" is not a zone that this host knows, such as Europe/Berlin') from None
+        raise ValueError(
+            f'"{printable(text[:60])}" is not a zone that this host knows, such as Europe/Berlin'
+        ) from None
 
 
 def _resolved(naive: datetime, zone: tzinfo | None) -> datetime:

@@ -43,6 +43,8 @@ class Order:
     scope: Scope
     limits: RetrieveSettings
     time: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says besides."""
     previous: str = ""
     """The published folder of the student's last retrieval; files that still stand there are linked."""
 
@@ -152,13 +154,14 @@ class _Receiving:
             self._verify()
         is_complete = not any(exclusion.incomplete for exclusion in self._exclusions)
         order = self._order
-        about = {"username": order.username, "scope": order.scope.kind, "time": order.time}
+        about = {"username": order.username, "scope": order.scope.kind, "time": order.time, **order.about}
         manifest.write(self._tree, about, self._records.values(), self._exclusions, is_complete=is_complete)
         return {
             "files": len(self._records),
             "bytes": self._bytes,
             "digest": manifest.digest(self._records.values()),
             "exclusions": manifest.worst(self._exclusions),
+            "manifest": manifest.sha256(self._tree),
         }
 
     def _begin(self, header: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from nblauncher import __version__, logs, moments, render
+from nblauncher import __version__, inputs, logs, moments, receipts, render
 from nblauncher.cli import foreground, talk
 from nblauncher.cli.call import Call, acts_on_students, names
 from nblauncher.cli.carry_out import (
@@ -27,7 +27,10 @@ from nblauncher.cli.carry_out import (
     students_of,
 )
 from nblauncher.commands import (
+    appointments,
     check,
+    deadline,
+    freeze,
     front_page,
     history,
     init,
@@ -43,8 +46,9 @@ from nblauncher.commands import (
     snapshot,
     status,
 )
+from nblauncher.course import make_folders
 from nblauncher.errors import InputError, NblauncherError
-from nblauncher.host import Host, course_lock
+from nblauncher.host import Host, captures_lock, course_lock
 from nblauncher.ledger import locked
 from nblauncher.model import Roster
 from nblauncher.plan import Plan, Report
@@ -251,12 +255,18 @@ def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple
 
 @cli.command("retrieve")
 @click.option("--all", "takes_all", is_flag=True, help="The whole material folder, also what nobody changed.")
+@click.option("--at", "at", metavar="TIME", help='The work as it will be at "2026-11-27 17:00", of everybody at once.')
+@click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs at deadlines.")
 @acts_on_students
-def retrieve_command(call: Call, takes_all: bool) -> int:
+def retrieve_command(call: Call, takes_all: bool, at: str | None, unattended: str | None) -> int:
     """Bring everyone's work into a new folder of the teacher's."""
+    if unattended is not None:
+        return _at_deadlines(call, open_accepted(call, unattended))
     opened = open_session(call)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
+    if at is not None:
+        return _retrieve_at(call, opened, _time(at), now)
     runs: list[retrieve.Run] = []
 
     def make_plan(host: Host) -> Plan:
@@ -332,6 +342,107 @@ def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) ->
     target = host.settings.material.target
     talk.answer(call, f"{name} finds {file} of {moments.words(time)} in {target}/{copy}", 0, path=f"{target}/{copy}")
     return 0
+
+
+def _retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime) -> int:
+    """Leave it to the supervisor of a running class, or wait for it here."""
+    session.require_root(opened.caller, "retrieve")
+    host = opened.host
+    make_folders(host.paths)
+    added = deadline.add(host, at, "", now)
+    if appointments.renew(host):
+        talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
+        return 0
+    talk.tell(f"The class does not run: waiting here until {moments.words(at)}. Ctrl-C ends the waiting.")
+    return _at_deadlines(call, opened, only=added.name)
+
+
+def _at_deadlines(call: Call, opened: session.Session, *, only: str = "") -> int:
+    """Round after round: those that are due or, where `only` one deadline is asked for, all of its."""
+    exit_codes = [0]
+    seen: set[datetime] = set()
+    while True:
+        now = datetime.now().astimezone()
+        if only:
+            found = deadline.rounds(one for one in deadline.pending(opened.host)[0] if one.deadline.name == only)
+        else:
+            found = deadline.due(opened.host, now)
+        one = next((one for one in found if one.at not in seen), None)
+        if one is None:
+            break
+        seen.add(one.at)
+        exit_codes.append(_capture_round(call, opened, one))
+    if len(seen) == 0:
+        talk.answer(call, "retrieve: nothing to do.", 0)
+    return max(exit_codes)
+
+
+def _capture_round(call: Call, opened: session.Session, one: deadline.Round) -> int:
+    call.only = frozenset(one.usernames)
+
+    def make_plan(host: Host) -> Plan:
+        return deadline.plan(host, one)
+
+    def summary(host: Host, _report: Report) -> str:
+        return deadline.summary(host, one)
+
+    deed = Deed("captured", summary=summary, details=_NO_FILES, lock=captures_lock)
+    return change(call, opened, make_plan, deed)
+
+
+@cli.command("verify-receipt")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.pass_obj
+def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
+    """Say whether a receipt that a student shows is genuine, and what it proves."""
+    call.command, call.as_json = "verify-receipt", as_json
+    opened = open_session(call)
+    session.require_root(opened.caller, call.command)
+    reader = session.reader_of(opened.host, file.absolute(), opened.caller.person)
+    content = inputs.read_as(reader, file.absolute(), most=receipts.LARGEST)
+    text, about = deadline.verify(opened.host, content)
+    talk.answer(call, text, 0, receipt=about)
+    return 0
+
+
+@cli.command("extend")
+@click.argument("name")
+@click.argument("length")
+@click.option("--deadline", "which", metavar="NAME", help="Of this deadline; default: the next one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.pass_obj
+def extend_command(call: Call, name: str, length: str, which: str | None, as_json: bool) -> int:
+    """Give student NAME more time: LENGTH is 15m, 2h or 1d."""
+    call.command, call.as_json = "extend", as_json
+    host = _about_one(call, name)
+    try:
+        more = moments.length(length)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="LENGTH") from None
+    moment = deadline.extend(host, name, more, which)
+    appointments.renew(host)
+    text = f"{name} has until {moments.words(moment.at)} for {moment.deadline.name}."
+    talk.answer(call, text, 0, deadline=moment.deadline.name, at=moment.at.isoformat())
+    return 0
+
+
+@cli.command("freeze")
+@acts_on_students
+def freeze_command(call: Call) -> int:
+    """Let every process of the students stand still, until `thaw`. Nothing is lost, nothing can be saved."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+    return change(call, opened, lambda host: freeze.plan_freeze(host, wanted), Deed("frozen"))
+
+
+@cli.command("thaw")
+@acts_on_students
+def thaw_command(call: Call) -> int:
+    """Let the students' processes go on after `freeze`."""
+    opened = open_session(call)
+    wanted = students_of(opened, call)
+    return change(call, opened, lambda host: freeze.plan_thaw(host, wanted), Deed("thawed"))
 
 
 def _about_one(call: Call, name: str) -> Host:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,6 +52,7 @@ class Deed:
     with_front_page: bool = False
     """Whether `--json` names the front page's address."""
     is_destructive: bool = False
+    lock: Callable[[Host], Path] = course_lock
     touches_accounts: bool = False
 
 
@@ -110,7 +112,7 @@ def _apply(
     host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, confirmed: Plan | None
 ) -> None:
     """Under the locks the host is looked at once more: somebody may have been quicker."""
-    with _locks(host, deed.touches_accounts) as locks, _stoppable():
+    with _locks(host, deed.lock(host), deed.touches_accounts) as locks, _stoppable():
         make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
         host = dataclasses.replace(host, locks=locks)
         plan = make_plan(host)
@@ -166,9 +168,9 @@ def _has_brought_work(student: StudentReport) -> bool:
 
 
 @contextmanager
-def _locks(host: Host, touches_accounts: bool) -> Iterator[tuple[int, ...]]:
+def _locks(host: Host, lock: Path, touches_accounts: bool) -> Iterator[tuple[int, ...]]:
     with ExitStack() as stack:
-        locks = [stack.enter_context(locked(course_lock(host), f"course {host.settings.course}"))]
+        locks = [stack.enter_context(locked(lock, f"course {host.settings.course}"))]
         if touches_accounts:
             locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
         yield tuple(locks)

@@ -15,7 +15,7 @@ from typing import Any
 
 from nblauncher import classfiles, hashes, memory, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import classroom, front_page, shutdown
+from nblauncher.commands import appointments, classroom, front_page, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -59,6 +59,7 @@ def prepare(
         on_demand=on_demand,
         front_page_is_current=front_page.is_current(host),
         files_are_current=files_are_current(host),
+        appointments_are_current=appointments.are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         warnings=_warnings(host.settings),
     )
@@ -90,6 +91,7 @@ def plan(
     running: Collection[str],
     front_page_is_current: bool,
     files_are_current: bool = True,
+    appointments_are_current: bool = True,
     outdated: Sequence[str] = (),
     on_demand: bool = False,
     new_inputs: AcceptInputs | None = None,
@@ -104,7 +106,14 @@ def plan(
     return Plan(
         (
             Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
-            *starting_phases(missing, on_demand, front_page_is_current, files_are_current, new_inputs),
+            *starting_phases(
+                missing,
+                on_demand,
+                front_page_is_current,
+                files_are_current,
+                new_inputs,
+                appointments_are_current=appointments_are_current,
+            ),
         ),
         (
             *(f"{name} is not served: the removal began and did not finish" for name in leaving),
@@ -120,15 +129,19 @@ def starting_phases(
     front_page_is_current: bool,
     files_are_current: bool,
     new_inputs: AcceptInputs | None = None,
+    *,
+    appointments_are_current: bool = True,
 ) -> tuple[Phase, ...]:
     """Ports, servers and front page, for `reload` as well."""
     is_complete = not missing and front_page_is_current and files_are_current
+    must_appoint = is_complete and not appointments_are_current  # else it is done with the ports
     return (
         Phase("hold the ports", () if is_complete else (HoldPorts(missing),)),
         Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
         # Before the front page, which is started again from them when it dies.
         Phase("inputs", (new_inputs,) if new_inputs else ()),
         Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
+        Phase("appointments", (appointments.MakeAppointments(),) if must_appoint else ()),
     )
 
 
@@ -172,6 +185,7 @@ class HoldPorts:
                 if member.username in claims
             ]
             errors, _notes = supervisor.bind(seats, host.settings.web.bind)
+            supervisor.appointments(appointments.wanted(host))
         for username, error in errors.items():
             log.warning("%s: %s", username, error.problem)
         if failures := {name: errors[name].problem for name in self.starting if name in errors}:

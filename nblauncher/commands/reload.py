@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nblauncher.commands import classroom, front_page, launch, setup, shutdown
+from nblauncher.commands import appointments, classroom, front_page, launch, setup, shutdown
 from nblauncher.commands.session import Session
 from nblauncher.errors import RefusedError
 from nblauncher.host import Host
@@ -40,7 +40,13 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
         (
             *made.phases,
             Phase("who is new", (WantServers(newcomers),) if newcomers else ()),
-            *launch.starting_phases(newcomers, on_demand, is_current, made.is_empty and launch.files_are_current(host)),
+            *launch.starting_phases(
+                newcomers,
+                on_demand,
+                is_current,
+                made.is_empty and launch.files_are_current(host),
+                appointments_are_current=appointments.are_current(host),
+            ),
         ),
         (*made.notes, *([launch.outdated_words(outdated)] if outdated else [])),
     )

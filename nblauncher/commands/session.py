@@ -119,6 +119,15 @@ def open_accepted(who: Caller, course: str) -> Session:
     return Session(this_host(parsed, owner_of(who, parsed)), who, None, (("notebooks.cfg", content),))
 
 
+def reader_of(host: Host, path: Path, person: Account) -> Account:
+    """Who reads a file that was named: in a student's home that student, else whoever asks."""
+    claims = host.ledger.claims()
+    for name in host.ledger.members(host.settings.course):
+        if name in claims and claims[name].account.home in path.parents:
+            return claims[name].account
+    return person
+
+
 def require_root(who: Caller, command: str) -> None:
     if not who.is_root:
         raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")

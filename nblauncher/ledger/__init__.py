@@ -5,13 +5,14 @@ course has done for its students; `HistoryLedger` (history.db) knows what their 
 before the act and completion after it.
 """
 
-from nblauncher.ledger.course_ledger import Arrived, CourseLedger, Retrieval
+from nblauncher.ledger.course_ledger import Arrived, Capture, CourseLedger, Retrieval
 from nblauncher.ledger.history_ledger import HistoryLedger, Snapshot, Version
 from nblauncher.ledger.host_ledger import Claim, CourseRecord, HostLedger, Membership
 from nblauncher.ledger.locks import locked
 
 __all__ = [
     "Arrived",
+    "Capture",
     "Claim",
     "CourseLedger",
     "CourseRecord",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from nblauncher.ledger.database import Database
-from nblauncher.model import HandedOut
+from nblauncher.model import Deadline, HandedOut
 
 SCHEMA = """
 CREATE TABLE students (
@@ -29,7 +30,20 @@ CREATE TABLE collected (
 )
 """
 
-STEPS = ("ALTER TABLE handed_out ADD COLUMN base TEXT NOT NULL DEFAULT ''",)
+STEPS = (
+    "ALTER TABLE handed_out ADD COLUMN base TEXT NOT NULL DEFAULT ''",
+    """
+    CREATE TABLE deadlines (name TEXT PRIMARY KEY, folder TEXT NOT NULL, at REAL NOT NULL);
+    CREATE TABLE extensions (
+        name TEXT NOT NULL, username TEXT NOT NULL, seconds INTEGER NOT NULL, PRIMARY KEY (name, username)
+    );
+    CREATE TABLE captures (
+        name TEXT NOT NULL, username TEXT NOT NULL, uid INTEGER NOT NULL, at REAL NOT NULL, captured REAL NOT NULL,
+        retrieved TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', PRIMARY KEY (name, username, at)
+    )
+    """,
+)
+"""`deadlines` are those of `retrieve --at`; the config's are in the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,20 @@ class Arrived:
     listing: str
     """Of the home as it was walked; what is deleted later must still have it."""
     is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One student's work as it was at a deadline. `retrieved` is the folder in the store, '' until it is there."""
+
+    name: str
+    username: str
+    uid: int
+    at: datetime
+    captured: datetime
+    retrieved: str = ""
+    manifest: str = ""
+    """The sha256 of the manifest in that folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +159,7 @@ class CourseLedger:
                 row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
                 if row is not None and row["uid"] == uid:
                     continue
-                for table in ("students", "handed_out", "retrievals"):
+                for table in ("students", "handed_out", "retrievals", "extensions", "captures"):
                     connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
                 connection.execute("INSERT INTO students (username, uid) VALUES (?, ?)", (username, uid))
 
@@ -192,6 +220,66 @@ class CourseLedger:
             for row in rows
         }
 
+    def deadlines(self) -> tuple[Deadline, ...]:
+        """Those of `retrieve --at`."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM deadlines ORDER BY at").fetchall()
+        return tuple(Deadline(row["name"], row["folder"], _time(row["at"])) for row in rows)
+
+    def add_deadline(self, deadline: Deadline) -> None:
+        with self._database.transaction() as connection:
+            values = (deadline.name, deadline.folder, deadline.at.timestamp())
+            connection.execute("INSERT OR REPLACE INTO deadlines VALUES (?, ?, ?)", values)
+
+    def extensions(self) -> dict[tuple[str, str], timedelta]:
+        """More time by name of the deadline and username."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM extensions").fetchall()
+        return {(row["name"], row["username"]): timedelta(seconds=row["seconds"]) for row in rows}
+
+    def extend(self, name: str, username: str, more: timedelta) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO extensions VALUES (?, ?, ?) ON CONFLICT (name, username) "
+                "DO UPDATE SET seconds = seconds + excluded.seconds",
+                (name, username, int(more.total_seconds())),
+            )
+
+    def captures(self) -> tuple[Capture, ...]:
+        """Oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM captures ORDER BY captured").fetchall()
+        return tuple(
+            Capture(
+                row["name"],
+                row["username"],
+                row["uid"],
+                _time(row["at"]),
+                _time(row["captured"]),
+                row["retrieved"],
+                row["manifest"],
+            )
+            for row in rows
+        )
+
+    def record_captures(self, captures: Iterable[Capture]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO captures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        one.name,
+                        one.username,
+                        one.uid,
+                        one.at.timestamp(),
+                        one.captured.timestamp(),
+                        one.retrieved,
+                        one.manifest,
+                    )
+                    for one in captures
+                ],
+            )
+
     def forget_handed_out(self, username: str) -> None:
         """The home is emptied: should the student stay after all, everything is handed out again."""
         with self._database.transaction() as connection:
@@ -200,5 +288,9 @@ class CourseLedger:
     def forget(self, username: str) -> None:
         """The student has left the course."""
         with self._database.transaction() as connection:
-            for table in ("students", "handed_out", "retrievals", "collected"):
+            for table in ("students", "handed_out", "retrievals", "collected", "extensions", "captures"):
                 connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(seconds=seconds)

@@ -6,12 +6,15 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nblauncher import moments
+from nblauncher.model import Deadline
 from nblauncher.printable import printable
 from nblauncher.requirements import objection
 
@@ -168,6 +171,24 @@ def environment(node: yaml.Node, _folder: Path) -> dict[str, str]:
     return values
 
 
+def deadlines(node: yaml.Node, folder: Path) -> tuple[Deadline, ...]:
+    """`ps1: 2026-11-27 17:00`, or `ps2: {at: ..., starts: ...}`, by folder below the material."""
+    if is_null(node):
+        return ()
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{shown(node)} is not a list of `FOLDER: TIME`")
+    found: dict[str, Deadline] = {}
+    for key, value in node.value:
+        name = folder_below_home(key, folder)
+        if name in found:
+            raise ValueError(f"{quoted(name)} is there twice")
+        try:
+            found[name] = _deadline(name, value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return tuple(found.values())
+
+
 def is_null(node: yaml.Node) -> bool:
     return node.tag == f"{_TAG}null"
 
@@ -181,6 +202,30 @@ def shown(node: yaml.Node) -> str:
 
 def quoted(value: str) -> str:
     return f'"{printable(value if len(value) <= 60 else value[:57] + "...")}"'
+
+
+def _deadline(name: str, node: yaml.Node) -> Deadline:
+    times: dict[str, datetime] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            word = str(key.value) if _is_scalar(key) else ""
+            if word not in ("at", "starts") or word in times:
+                raise ValueError(f"{shown(key)} is not `at` or `starts`")
+            times[word] = _moment(value)
+    else:
+        times["at"] = _moment(node)
+    if "at" not in times:
+        raise ValueError("`at` is missing")
+    if "starts" in times and times["starts"] >= times["at"]:
+        raise ValueError("it starts after it ends")
+    return Deadline(name, name, times["at"], times.get("starts"))
+
+
+def _moment(node: yaml.Node) -> datetime:
+    """A time; for YAML one with seconds is no text."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in (f"{_TAG}str", f"{_TAG}timestamp"):
+        raise ValueError(f"{shown(node)} is not a time such as 2026-11-27 17:00")
+    return moments.parsed(node.value)
 
 
 def _is_scalar(node: yaml.Node) -> bool:

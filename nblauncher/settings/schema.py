@@ -70,6 +70,12 @@ SCHEMA: Mapping[str, Key] = {
         kinds.whole_number(1, 10_000_000), "20000", "The most files and folders that are retrieved from one student."
     ),
     "retrieve.max_depth": Key(kinds.whole_number(1, 1000), "64", "How many folders deep the work may be."),
+    "deadlines": Key(
+        kinds.deadlines,
+        "{}",
+        "When the work in a folder of the material is captured, for the whole class at one moment: {ps1: 2026-11-27 "
+        "17:00}, or {ps1: {at: ..., starts: ...}} where students have extra time in percent.",
+    ),
     "history.every": Key(
         kinds.whole_number(0, 10080),
         "0",

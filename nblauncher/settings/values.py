@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher.model import Material
+from nblauncher.model import Deadline, Material
 
 DEFAULT_PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 
@@ -100,6 +100,7 @@ class Settings:
     """The teacher's account; empty: who ran sudo, else root."""
     accounts: AccountSettings = AccountSettings()
     profile: str = ""
+    deadlines: tuple[Deadline, ...] = ()
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     tls: TlsSettings = TlsSettings()

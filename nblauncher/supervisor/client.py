@@ -27,6 +27,7 @@ from nblauncher.descriptors import sealed
 from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
 from nblauncher.spawners import Preload
+from nblauncher.supervisor.appointments import Wanted
 from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
 
 START_DEADLINE = 60.0
@@ -185,6 +186,11 @@ class Client:
         names = None if usernames is None else list(usernames)
         answer = self._ask("stop_servers", {"usernames": names, "grace": grace}, deadline=grace + _SWEEPING)
         return tuple(map(ServerReport.from_json, answer["servers"]))
+
+    def appointments(self, wanted: Wanted | None = None) -> Wanted:
+        """Which are kept, after the wanted ones have taken their place."""
+        asked = {"appointments": None if wanted is None else wanted.to_json()}
+        return Wanted.from_json(self._ask("appoint", asked)["appointments"])
 
     def start_front_page(self, spec: FrontPageSpec, config: bytes, tls: TlsFiles | None) -> FrontPageReport:
         """Start the front page; `config` is the JSON of nblauncher.web. Does not wait until it answers."""

@@ -26,6 +26,7 @@ from nblauncher.spawners import (
     server_environment,
 )
 from nblauncher.supervisor import registry
+from nblauncher.supervisor.appointments import Appointments, Wanted
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
@@ -86,6 +87,7 @@ class Course:
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
         self.seats = Seats(loop, spawners, self._kernels, groups, paths.logs, paths.students_run)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
+        self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
         self._started_at = time.time()
 
@@ -121,6 +123,7 @@ class Course:
             or self.front.child_ended(pid, status)
             or self._fork_server.child_ended(pid)
             or self._kernels.child_ended(pid)
+            or self.appointments.child_ended(pid, status)
         ):
             self.seats.orphan_ended(pid, status)
 
@@ -134,6 +137,7 @@ class Course:
             log.info("the class is over")
             self._loop.stop()
 
+        self.appointments.close()
         self.front.stop(lambda: self._stop_all(list(self.seats), grace, is_over))
 
     def close(self) -> None:
@@ -160,6 +164,7 @@ class Course:
             "start_front_page": self._start_front_page,
             "stop_front_page": self._stop_front_page,
             "front_page": self._front_page,
+            "appoint": self._appoint,
             "end": self._end,
         }
 
@@ -308,6 +313,12 @@ class Course:
 
     def _front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         answer({"front": self.front.report()})
+
+    def _appoint(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
+        """Keep these appointments, or say which are kept."""
+        if asked.get("appointments") is not None:
+            self.appointments.keep(Wanted.from_json(asked["appointments"]))
+        answer({"appointments": self.appointments.wanted.to_json()})
 
     def _end(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         everybody = list(self.seats)

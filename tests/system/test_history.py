@@ -1,4 +1,4 @@
-"""Snapshots of real homes: every version, each content once, never more than the budget, never over a student's file."""
+"""Snapshots of real homes: every version, each content once, never beyond the budget, never over a file."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_only_some_are_kept_and_a_dry_run_keeps_nothing(room):
 def test_the_budget_is_never_exceeded_and_the_oldest_make_room(room):
     room.write(history={"budget": "1 MB"})
     file = write(ADA, "tutorial/data", "")
-    for number in range(6):
+    for _number in range(6):
         file.write_bytes(os.urandom(400_000))
         snapshot(room)
         assert sum(map(len, contents(room))) <= 1_000_000

@@ -37,7 +37,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
         # what `delivery` is made of
         *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
-        *("merging", "bounds", "news", "objects", "signing", "notary", "keeping", "restoring", "moments"),
+        *(
+            "merging",
+            "bounds",
+            "news",
+            "objects",
+            "signing",
+            "notary",
+            "keeping",
+            "restoring",
+            "moments",
+            "deadlines",
+            "freezing",
+            "replaying",
+            "receipts",
+        ),
     ),
     # L1: what a course is made of. No edges sideways.
     ("accounts", "spawners", "frontends", "homes", "delivery", "profile", "ledger", "credentials", "course"),

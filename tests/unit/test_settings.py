@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from nblauncher import settings
 from nblauncher.errors import InputError
 from nblauncher.model import Material
-from nblauncher.settings import AccountSettings, NotebookSettings, RetrieveSettings, Settings, TlsSettings, WebSettings
+from nblauncher.settings import (
+    AccountSettings,
+    HistorySettings,
+    NotebookSettings,
+    RetrieveSettings,
+    Settings,
+    TlsSettings,
+    WebSettings,
+)
 from nblauncher.settings.schema import SCHEMA, SECTIONS
 
 FILE = Path("/srv/class/notebooks.cfg")
@@ -53,6 +61,7 @@ def test_the_sample_and_the_reference_name_every_key_that_the_settings_have() ->
         "accounts": AccountSettings,
         "material": Material,
         "retrieve": RetrieveSettings,
+        "history": HistorySettings,
         "web": WebSettings,
         "tls": TlsSettings,
         "notebook": NotebookSettings,

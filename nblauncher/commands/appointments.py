@@ -1,0 +1,48 @@
+"""What the supervisor of a running class is to start at which time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nblauncher.commands import deadline
+from nblauncher.host import Host
+from nblauncher.supervisor import client
+from nblauncher.supervisor.appointments import Wanted
+
+
+def wanted(host: Host) -> Wanted:
+    """Snapshots as the config says; every moment whose work is not in the store yet, missed ones too."""
+    found, _problems = deadline.pending(host)
+    return Wanted(host.settings.history.every, tuple(sorted({int(one.at.timestamp()) for one in found})))
+
+
+def are_current(host: Host) -> bool:
+    """Whether the supervisor keeps just these; also where there is none."""
+    supervisor = client.connect(host.paths)
+    if supervisor is None:
+        return True
+    with supervisor:
+        return supervisor.appointments() == wanted(host)
+
+
+def renew(host: Host) -> bool:
+    """Tell the supervisor; False when none runs."""
+    supervisor = client.connect(host.paths)
+    if supervisor is None:
+        return False
+    with supervisor:
+        supervisor.appointments(wanted(host))
+    return True
+
+
+@dataclass(frozen=True)
+class MakeAppointments:
+    """Snapshots and deadlines, while the class runs."""
+
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "remember when snapshots and deadlines are"
+
+    def apply(self, host: Host) -> None:
+        renew(host)

@@ -1,0 +1,119 @@
+"""What is to be done at some time while the class runs: snapshots now and then, and captures at deadlines.
+
+The supervisor does none of it: it starts a short-lived command of root's, as it does for the front page.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from nblauncher import processes
+from nblauncher.supervisor.loop import Loop, Timer
+from nblauncher.supervisor.specs import SpecError, checked_number
+
+log = logging.getLogger(__name__)
+
+LEAD = 60.0
+"""Seconds before a deadline at which its command starts: it takes a first copy and then waits."""
+
+_LOOK = 20.0
+"""The clock may be set: it is looked at again and again."""
+_RETRY = 60.0
+_MOST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`every`: minutes between snapshots, 0 for none. `at`: deadlines in Unix seconds."""
+
+    every: int = 0
+    at: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, given: Any) -> Wanted:
+        if not isinstance(given, dict) or not isinstance(given.get("at"), list) or len(given["at"]) > _MOST:
+            raise SpecError("those are no appointments")
+        at = tuple(sorted(checked_number(one, 0, 2**40) for one in given["at"]))
+        return cls(checked_number(given.get("every"), 0, 10080), at)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"every": self.every, "at": list(self.at)}
+
+
+@dataclass
+class Appointments:
+    """Of one course."""
+
+    loop: Loop
+    course: str
+    wanted: Wanted = field(default_factory=Wanted)
+    _running: dict[str, int] = field(default_factory=dict)
+    _timers: list[Timer] = field(default_factory=list)
+    _kept: set[int] = field(default_factory=set)
+
+    def keep(self, wanted: Wanted) -> None:
+        """From now on these, instead of the earlier ones."""
+        self.close()
+        self._kept &= set(wanted.at)
+        self.wanted = wanted
+        if wanted.every:
+            self._timers.append(self.loop.later(wanted.every * 60.0, self._snapshot))
+        self._look()
+
+    def close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def child_ended(self, pid: int, status: int) -> bool:
+        for command, running in list(self._running.items()):
+            if running == pid:
+                log.info("%s, pid %d, ended with status %d", command, pid, status)
+                del self._running[command]
+                if status and command == "retrieve":
+                    self._kept.clear()  # what failed is tried again, and what is done is found to be done
+                    self._timers.append(self.loop.later(_RETRY, self._look))
+                return True
+        return False
+
+    def _snapshot(self) -> None:
+        self._timers.append(self.loop.later(self.wanted.every * 60.0, self._snapshot))
+        self._run("snapshot")
+
+    def _look(self) -> None:
+        """The command does everything that is due; one that still runs is given time to."""
+        now = datetime.now(timezone.utc).timestamp()
+        due = {at for at in self.wanted.at if at - LEAD <= now} - self._kept
+        if due and self._run("retrieve"):
+            self._kept |= due
+        to_come = [at - LEAD - now for at in self.wanted.at if at not in self._kept]
+        if to_come:
+            self._timers.append(self.loop.later(min(_LOOK, max(0.05, min(to_come))), self._look))
+
+    def _run(self, command: str) -> bool:
+        """False when the last one still runs, or it cannot be started."""
+        if command in self._running:
+            return False
+        argv = [sys.executable, "-I", "-m", "nblauncher", command, "--unattended", self.course]
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=processes.ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.error("%s cannot be started: %s", command, error)
+            return False
+        self._running[command] = process.pid
+        process.returncode = 0  # reaped by the supervisor, with all other children
+        log.info("started %s, pid %d", command, process.pid)
+        return True

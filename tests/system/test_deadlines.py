@@ -1,0 +1,353 @@
+"""Work as it was at one moment, of everybody: captured, stored, receipted, whatever students and crashes do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nblauncher import cgroups
+from tests.classroom import Classroom, set_up_class
+from tests.homework import as_student, become, write
+
+pytestmark = pytest.mark.system
+
+ADA, BOB = NAMES = ["nbtvada", "nbtvbob"]
+
+
+@pytest.fixture
+def room() -> Iterator[Classroom]:
+    with set_up_class("nbtv1", NAMES, port=18480, first_uid=31400) as made:
+        yield made
+
+
+def soon(seconds: float) -> datetime:
+    return (datetime.now().astimezone() + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+def written(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def set_deadline(room: Classroom, at: datetime, folder: str = "ps1", **more: Any) -> None:
+    """In the config, accepted as `launch` would."""
+    room.write(deadlines={folder: {"at": written(at), **more} if more else written(at)})
+    room.run("setup", expect=None)
+
+
+def collect(room: Classroom, expect: int = 0) -> dict[str, Any]:
+    """What the supervisor would start."""
+    out = room.run("retrieve", "--unattended", room.course, expect=expect).stdout
+    return {"out": out}
+
+
+def captured(room: Classroom) -> list[Path]:
+    """Retrieved folders, oldest first."""
+    return sorted(one for one in (room.folder / "retrieved").glob("2*"))
+
+
+def manifest(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name / "manifest.json").read_text())
+
+
+def receipts_of(room: Classroom, name: str) -> list[Path]:
+    return sorted((room.home(name) / "receipts").glob("*.json"))
+
+
+def test_everybodys_work_is_taken_at_the_moment_and_later_work_is_not(room):
+    write(ADA, "tutorial/ps1/lab.py", "before")
+    write(ADA, "tutorial/other.py", "not part of it")
+    write(BOB, "tutorial/ps1/lab.py", "bob's")
+    at = soon(4)
+    set_deadline(room, at)
+    told = collect(room)["out"]
+    write(ADA, "tutorial/ps1/lab.py", "after")
+    (folder,) = captured(room)
+    assert (folder / ADA / "work/ps1/lab.py").read_text() == "before"
+    assert (folder / BOB / "work/ps1/lab.py").read_text() == "bob's"
+    assert not (folder / ADA / "work/other.py").exists()
+    about = manifest(folder, ADA)["deadline"]
+    assert (about["deadline"], about["folder"], about["late"]) == ("ps1", "ps1", False)
+    assert datetime.fromisoformat(about["at"]) == at
+    assert timedelta(0) <= datetime.fromisoformat(about["captured"]) - at < timedelta(seconds=5)
+    assert str(folder) in told and "UTC" in told and "stood still for" in told
+    assert (folder / ADA / "work/ps1/lab.py").stat().st_mode & 0o777 == 0o600
+    assert "nothing to do" in collect(room)["out"]
+    assert captured(room) == [folder]
+    assert not list(room.paths.captures.glob("*/*.json"))
+
+
+def test_a_receipt_lies_in_each_home_and_settles_disputes(room):
+    write(ADA, "tutorial/ps1/lab.py", "my work")
+    set_deadline(room, soon(2))
+    collect(room)
+    (receipt,) = receipts_of(room, ADA)
+    assert (receipt.stat().st_uid, receipt.stat().st_mode & 0o777) == (pwd.getpwnam(ADA).pw_uid, 0o600)
+    genuine = room.run("verify-receipt", str(receipt)).stdout
+    assert genuine.startswith(f"Genuine: {ADA}, ps1, captured at ") and "1 files, 7 bytes" in genuine
+    assert "with this manifest" in genuine
+    about = json.loads(receipt.read_text())
+    assert [one["path"] for one in about["files"]] == ["lab.py"]
+    forged = room.folder / "forged.json"
+    forged.write_text(receipt.read_text().replace('"size": 7', '"size": 8'))
+    assert "not genuine" in room.run("verify-receipt", str(forged), expect=3).stderr
+    assert "cannot be read" in room.run("verify-receipt", str(room.folder / "none"), expect=3).stderr
+    (captured(room)[0] / ADA / "manifest.json").write_text("{}")
+    assert "is not in the store any more" in room.run("verify-receipt", str(receipt)).stdout
+
+
+def test_a_receipt_in_a_home_is_read_as_its_student(room):
+    secret = room.folder / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    as_student(ADA, "ln", "-s", str(secret), "receipt.json")
+    failed = room.run("verify-receipt", str(room.home(ADA) / "receipt.json"), expect=3)
+    assert "permission denied" in failed.stderr
+
+
+def test_extra_time_and_extensions_have_a_later_moment_of_their_own(room):
+    (room.folder / "students.csv").write_text(f"username,extra_time\n{ADA},\n{BOB},50%\n")
+    for name in NAMES:
+        write(name, "tutorial/ps1/lab.py", "early")
+    at = soon(4)
+    set_deadline(room, at, starts=written(at - timedelta(seconds=12)))
+    (room.folder / "students.csv").write_text(f"username,extra_time\n{ADA},\n{BOB},50%\n")
+    room.run("setup", expect=None)
+    process = room.start("retrieve", "--unattended", room.course)
+    while datetime.now().astimezone() < at + timedelta(seconds=2.5):
+        time.sleep(0.1)
+    for name in NAMES:
+        write(name, "tutorial/ps1/lab.py", "later")
+    assert process.wait(60) == 0
+    process.communicate()
+    first, second = captured(room)
+    assert [(first / name).exists() for name in NAMES] == [True, False]
+    assert [(second / name).exists() for name in NAMES] == [False, True]
+    assert (first / ADA / "work/ps1/lab.py").read_text() == "early"
+    assert (second / BOB / "work/ps1/lab.py").read_text() == "later"
+
+
+def test_extend_moves_one_students_moment(room):
+    at = soon(3600)
+    set_deadline(room, at)
+    told = room.json("extend", ADA, "15m")
+    assert datetime.fromisoformat(told["at"]) == at + timedelta(minutes=15)
+    told = room.json("extend", ADA, "5")
+    assert datetime.fromisoformat(told["at"]) == at + timedelta(minutes=20)
+    assert "is not a length" in room.run("extend", ADA, "long", expect=2).stderr
+    assert "no such deadline" in room.run("extend", ADA, "5m", "--deadline", "ps9", expect=3).stderr
+    assert "no student" in room.run("extend", "nbtvnobody", "5m", expect=3).stderr
+
+
+def test_a_missed_moment_is_done_later_and_marked(room):
+    write(ADA, "tutorial/ps1/lab.py", "work")
+    set_deadline(room, soon(-3600))
+    collect(room)
+    (folder,) = captured(room)
+    assert manifest(folder, ADA)["deadline"]["late"] is True
+    assert "LATE" in room.run("verify-receipt", str(receipts_of(room, ADA)[0])).stdout
+
+
+def test_without_a_class_the_command_waits_in_the_foreground(room):
+    write(ADA, "tutorial/lab.py", "work")
+    at = soon(3)
+    told = room.run("retrieve", "--at", written(at))
+    assert "waiting here until" in told.stderr and at.strftime("%H:%M:%S") in told.stdout
+    assert datetime.now().astimezone() >= at
+    assert (captured(room)[0] / ADA / "work/lab.py").read_text() == "work"
+    assert "is past" in room.run("retrieve", "--at", "2001-01-01 00:00", expect=3).stderr
+    assert "is not a time" in room.run("retrieve", "--at", "noon", expect=2).stderr
+
+
+def test_who_handed_nothing_in_is_there_with_nothing(room):
+    write(ADA, "tutorial/ps1/lab.py", "work")
+    set_deadline(room, soon(2))
+    collect(room)
+    assert manifest(captured(room)[0], BOB)["files"] == []
+    assert "the material folder is not there" in json.dumps(manifest(captured(room)[0], BOB))
+
+
+WRITER = """
+import os, sys, time
+letters = 'abcdefghij'
+while True:
+    for letter in letters:
+        for number in range(20):
+            with open(f'tutorial/ps1/new{number}', 'w') as file:
+                file.write(letter * 20000)
+            os.replace(f'tutorial/ps1/new{number}', f'tutorial/ps1/file{number}')
+"""
+
+
+def start_writer(room: Classroom, name: str) -> subprocess.Popen[bytes]:
+    """In the student's control group, as a kernel would be."""
+    group = cgroups.choose(room.course).group(name)
+    group.create()
+    return subprocess.Popen(
+        [*become(name), sys.executable, "-I", "-c", WRITER],
+        cwd=room.home(name),
+        preexec_fn=lambda: group.enter(os.getpid()),
+        start_new_session=True,
+    )
+
+
+def end_writer(room: Classroom, name: str, writer: subprocess.Popen[bytes]) -> None:
+    os.killpg(writer.pid, signal.SIGKILL)
+    writer.wait()
+    cgroups.choose(room.course).remove()
+
+
+def test_of_a_student_who_writes_all_the_time_one_moment_is_captured_and_nothing_torn(room):
+    """The writer goes through 20 files with one letter after the other: at one moment at most two letters are there."""
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    writer = start_writer(room, ADA)
+    try:
+        set_deadline(room, soon(3))
+        collect(room)
+    finally:
+        end_writer(room, ADA, writer)
+    (folder,) = captured(room)
+    texts = {file.name: file.read_text() for file in (folder / ADA / "work/ps1").glob("file*")}
+    assert len(texts) == 20
+    assert all(len(set(text)) == 1 and len(text) == 20000 for text in texts.values())
+    order = [texts[f"file{number}"][0] for number in range(20)]
+    assert len(set(order)) <= 2
+    changes = [one for one, other in itertools.pairwise(order) if one != other]
+    assert len(changes) <= 1
+    assert manifest(folder, ADA)["complete"] is True
+
+
+@pytest.mark.parametrize("line", [1, 2, 3, 4, 5, 6])
+def test_killed_at_any_stage_nobody_stays_frozen_and_the_next_run_finishes(room, line):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    write(BOB, "tutorial/ps1/lab.py", "x")
+    writer = start_writer(room, ADA)
+    try:
+        set_deadline(room, soon(2))
+        process = room.start("retrieve", "--unattended", room.course)
+        for text in process.stderr:
+            if text.startswith(f"[{line}/"):
+                break
+        process.kill()
+        process.communicate()
+        eventually_moving(room.home(ADA) / "tutorial/ps1/file0")
+        collect(room)
+    finally:
+        end_writer(room, ADA, writer)
+    done = [folder for folder in captured(room) if (folder / ADA).exists()]
+    assert len(done) in (1, 2)  # killed between the store and the ledger it is there twice
+    assert {name for folder in done for name in os.listdir(folder)} == set(NAMES)
+    assert len(receipts_of(room, ADA)) == len(receipts_of(room, BOB)) == 1
+    assert not list(room.paths.captures.glob("*/*.json"))
+    assert not [one for one in os.listdir(room.folder / "retrieved") if one.startswith(".2")]
+
+
+def test_killed_while_everybody_stands_still(room):
+    """In the middle of the pause, which is made long by much to copy."""
+    for number in range(60):
+        write(ADA, f"tutorial/ps1/lab{number}", "").write_bytes(os.urandom(1_000_000))
+    writer = start_writer(room, ADA)
+    try:
+        set_deadline(room, soon(3))
+        process = room.start("retrieve", "--unattended", room.course)
+        frozen = cgroups.choose(room.course).group(ADA).path / "cgroup.freeze"
+        deadline = time.monotonic() + 20
+        while frozen.read_text().strip() != "1" and time.monotonic() < deadline:
+            pass
+        assert frozen.read_text().strip() == "1"
+        process.kill()
+        process.communicate()
+        eventually_moving(room.home(ADA) / "tutorial/ps1/file0")
+        assert frozen.read_text().strip() == "0"
+        collect(room)
+    finally:
+        end_writer(room, ADA, writer)
+    assert captured(room)
+
+
+def eventually_moving(file: Path) -> None:
+    deadline = time.monotonic() + 15
+    seen = set()
+    while len(seen) < 3:
+        assert time.monotonic() < deadline, "the student's writer stands still"
+        seen.add(file.stat().st_mtime_ns if file.exists() else 0)
+        time.sleep(0.02)
+
+
+def test_a_folder_that_is_a_link_or_endless_gains_nothing(room):
+    secret = room.folder / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "key").write_text("root's")
+    as_student(ADA, "ln", "-s", str(secret), "tutorial/ps1")
+    as_student(
+        BOB, "sh", "-c", "mkdir -p tutorial/ps1; mkfifo tutorial/ps1/fifo; ln -s /etc/shadow tutorial/ps1/shadow"
+    )
+    set_deadline(room, soon(2))
+    collect(room, expect=5)
+    (folder,) = captured(room)
+    assert manifest(folder, ADA)["files"] == manifest(folder, BOB)["files"] == []
+    assert not list(folder.rglob("key"))
+
+
+def test_freeze_and_thaw_for_the_whole_class_or_some(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    writer = start_writer(room, ADA)
+    file = room.home(ADA) / "tutorial/ps1/file0"
+    try:
+        eventually_moving(file)
+        room.run("freeze")
+        before = file.stat().st_mtime_ns
+        time.sleep(0.3)
+        assert file.stat().st_mtime_ns == before
+        assert "nothing to do" in room.run("freeze").stdout
+        room.run("thaw", "--only", BOB)
+        assert file.stat().st_mtime_ns == before
+        room.run("thaw")
+        eventually_moving(file)
+        assert "nothing to do" in room.run("thaw").stdout
+    finally:
+        end_writer(room, ADA, writer)
+
+
+def test_a_full_store_of_the_teachers_loses_no_capture(room):
+    write(ADA, "tutorial/ps1/lab.py", "as it was")
+    store = room.folder / "retrieved"
+    store.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=6,mode=0700", "tmpfs", str(store)], check=True)
+    try:
+        set_deadline(room, soon(2))
+        failed = room.run("retrieve", "--unattended", room.course, expect=None)
+        assert failed.returncode in (1, 5) and "disk full" in failed.stderr
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
+    write(ADA, "tutorial/ps1/lab.py", "changed since")
+    collect(room)
+    assert (captured(room)[-1] / ADA / "work/ps1/lab.py").read_text() == "as it was"
+    assert manifest(captured(room)[-1], ADA)["deadline"]["late"] is False
+
+
+def test_deadlines_that_make_no_sense_are_refused_with_their_line(room):
+    for value, words in (
+        ("tomorrow", "is not a time"),
+        ({"at": "2026-11-27 17:00", "until": "x"}, "is not `at` or `starts`"),
+        ({"starts": "2026-11-27 17:00"}, "`at` is missing"),
+        ({"at": "2026-11-27 17:00", "starts": "2026-11-27 18:00"}, "starts after it ends"),
+    ):
+        room.write(deadlines={"ps1": value})
+        failed = room.run("setup", expect=3)
+        assert words in failed.stderr and re.search(r"line \d+", failed.stderr)
+    room.write(deadlines={"../ps1": "2026-11-27 17:00"})
+    assert "is not a plain folder name" in room.run("setup", expect=3).stderr
+    room.write(deadlines={})
