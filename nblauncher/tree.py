@@ -35,11 +35,12 @@ class Tree:
     def delete(self, parts: tuple[str, ...]) -> None:
         os.unlink(parts[-1], dir_fd=self._folder(parts[:-1]))
 
-    def link_from(self, other: Tree, parts: tuple[str, ...]) -> os.stat_result:
-        """Hard-link the other tree's file of the same name. OSError, EMLINK and EXDEV among them."""
-        source, here = other._folder(parts[:-1]), self._folder(parts[:-1], is_made=True)
-        os.link(parts[-1], parts[-1], src_dir_fd=source, dst_dir_fd=here, follow_symlinks=False)
-        return os.stat(parts[-1], dir_fd=here, follow_symlinks=False)
+    def link_from(self, other: Tree, parts: tuple[str, ...], new: tuple[str, ...] = ()) -> os.stat_result:
+        """Hard-link the other tree's file, under the same name or a new one. OSError, EMLINK and EXDEV among them."""
+        new = new or parts
+        source, here = other._folder(parts[:-1]), self._folder(new[:-1], is_made=True)
+        os.link(parts[-1], new[-1], src_dir_fd=source, dst_dir_fd=here, follow_symlinks=False)
+        return os.stat(new[-1], dir_fd=here, follow_symlinks=False)
 
     def close(self) -> None:
         if self._last[1] != self.root:

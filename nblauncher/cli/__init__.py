@@ -32,6 +32,7 @@ from nblauncher.commands import (
     deadline,
     freeze,
     front_page,
+    handin,
     history,
     init,
     known,
@@ -256,9 +257,12 @@ def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple
 @cli.command("retrieve")
 @click.option("--all", "takes_all", is_flag=True, help="The whole material folder, also what nobody changed.")
 @click.option("--at", "at", metavar="TIME", help='The work as it will be at "2026-11-27 17:00", of everybody at once.')
+@click.option("--assignment", metavar="FOLDER", help="This folder of the material, laid out for grading.")
 @click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs at deadlines.")
 @acts_on_students
-def retrieve_command(call: Call, takes_all: bool, at: str | None, unattended: str | None) -> int:
+def retrieve_command(
+    call: Call, takes_all: bool, at: str | None, assignment: str | None, unattended: str | None
+) -> int:
     """Bring everyone's work into a new folder of the teacher's."""
     if unattended is not None:
         return _at_deadlines(call, open_accepted(call, unattended))
@@ -266,7 +270,9 @@ def retrieve_command(call: Call, takes_all: bool, at: str | None, unattended: st
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
     if at is not None:
-        return _retrieve_at(call, opened, _time(at), now)
+        return _retrieve_at(call, opened, _time(at), now, assignment or "")
+    if assignment is not None:
+        return _retrieve_assignment(call, opened, assignment, now)
     runs: list[retrieve.Run] = []
 
     def make_plan(host: Host) -> Plan:
@@ -303,8 +309,8 @@ def snapshot_command(call: Call, unattended: str | None) -> int:
 
 
 @cli.command("history")
-@click.argument("name")
-@click.argument("file", required=False)
+@click.argument("name", metavar="NAME")
+@click.argument("file", required=False, metavar="[FILE]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.pass_obj
 def history_command(call: Call, name: str, file: str | None, as_json: bool) -> int:
@@ -325,8 +331,8 @@ def history_command(call: Call, name: str, file: str | None, as_json: bool) -> i
 
 
 @cli.command("restore")
-@click.argument("name")
-@click.argument("file")
+@click.argument("name", metavar="NAME")
+@click.argument("file", metavar="FILE")
 @click.option(
     "--at", "at", required=True, metavar="TIME", help='Such as "2026-11-27 17:00"; the last snapshot by then.'
 )
@@ -344,12 +350,31 @@ def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) ->
     return 0
 
 
-def _retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime) -> int:
+def _retrieve_assignment(call: Call, opened: session.Session, folder: str, now: datetime) -> int:
+    wanted = students_of(opened, call)
+    runs: list[retrieve.Run] = []
+
+    def make_plan(host: Host) -> Plan:
+        plan, run = handin.prepare(host, wanted, folder, now=now)
+        runs.append(run)
+        return plan
+
+    def summary(host: Host, report: Report) -> str:
+        return retrieve.summary(runs[-1], host, report)
+
+    def table(report: Report) -> str:
+        return render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
+
+    deed = Deed("retrieved", summary=summary, table=table, details=_NO_FILES)
+    return change(call, opened, make_plan, deed)
+
+
+def _retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime, folder: str) -> int:
     """Leave it to the supervisor of a running class, or wait for it here."""
     session.require_root(opened.caller, "retrieve")
     host = opened.host
     make_folders(host.paths)
-    added = deadline.add(host, at, "", now)
+    added = deadline.add(host, at, folder, now)
     if appointments.renew(host):
         talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
         return 0
@@ -391,7 +416,7 @@ def _capture_round(call: Call, opened: session.Session, one: deadline.Round) -> 
 
 
 @cli.command("verify-receipt")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.pass_obj
 def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
@@ -407,8 +432,8 @@ def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
 
 
 @cli.command("extend")
-@click.argument("name")
-@click.argument("length")
+@click.argument("name", metavar="NAME")
+@click.argument("length", metavar="LENGTH")
 @click.option("--deadline", "which", metavar="NAME", help="Of this deadline; default: the next one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.pass_obj

@@ -13,14 +13,16 @@ from nblauncher.supervisor.appointments import Wanted
 def wanted(host: Host) -> Wanted:
     """Snapshots as the config says; every moment whose work is not in the store yet, missed ones too."""
     found, _problems = deadline.pending(host)
-    return Wanted(host.settings.history.every, tuple(sorted({int(one.at.timestamp()) for one in found})))
+    told = {(one.deadline.folder, int(one.deadline.at.timestamp())) for one in found}
+    at = {int(one.at.timestamp()) for one in found}
+    return Wanted(host.settings.history.every, tuple(sorted(at)), tuple(sorted(told, key=lambda one: one[::-1])))
 
 
 def are_current(host: Host) -> bool:
-    """Whether the supervisor keeps just these; also where there is none."""
+    """Whether the supervisor keeps just these; one that is still to be started keeps none."""
     supervisor = client.connect(host.paths)
     if supervisor is None:
-        return True
+        return wanted(host) == Wanted()
     with supervisor:
         return supervisor.appointments() == wanted(host)
 

@@ -35,7 +35,7 @@ from nblauncher import (
     survey,
     workers,
 )
-from nblauncher.commands.retrieve import AT_ONCE, work_details
+from nblauncher.commands.retrieve import AT_ONCE, checked_folder, work_details
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError, InputError, NblauncherError
 from nblauncher.host import Host
@@ -355,11 +355,14 @@ def summary(host: Host, one: Round) -> str:
 
 
 def add(host: Host, at: datetime, folder: str, now: datetime) -> Deadline:
-    """A deadline of `retrieve --at`. InputError when it is past."""
+    """A deadline of `retrieve --at`; an earlier one of the folder is replaced. InputError when it is past."""
+    folder = checked_folder(folder) if folder else ""
     if at <= now:
         raise InputError(f"{moments.words(at)} is past", "Without --at the work is retrieved as it is now.")
-    what = f"{folder} at " if folder else "at "
-    found = Deadline(f"{what}{at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", folder, at)
+    name = folder or f"at {at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    if any(one.name == name for one in host.settings.deadlines):
+        raise InputError(f"the config has a deadline for {name} already", "Change it there, and run `reload`.")
+    found = Deadline(name, folder, at)
     host.course_ledger.add_deadline(found)
     return found
 

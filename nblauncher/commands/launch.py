@@ -134,14 +134,14 @@ def starting_phases(
 ) -> tuple[Phase, ...]:
     """Ports, servers and front page, for `reload` as well."""
     is_complete = not missing and front_page_is_current and files_are_current
-    must_appoint = is_complete and not appointments_are_current  # else it is done with the ports
     return (
         Phase("hold the ports", () if is_complete else (HoldPorts(missing),)),
         Phase("start servers", (StartServers(missing, on_demand),) if missing else ()),
         # Before the front page, which is started again from them when it dies.
         Phase("inputs", (new_inputs,) if new_inputs else ()),
+        # What is started then works with the accepted config.
+        Phase("appointments", () if appointments_are_current else (appointments.MakeAppointments(),)),
         Phase("front page", () if front_page_is_current else (front_page.StartFrontPage(),)),
-        Phase("appointments", (appointments.MakeAppointments(),) if must_appoint else ()),
     )
 
 
@@ -185,7 +185,6 @@ class HoldPorts:
                 if member.username in claims
             ]
             errors, _notes = supervisor.bind(seats, host.settings.web.bind)
-            supervisor.appointments(appointments.wanted(host))
         for username, error in errors.items():
             log.warning("%s: %s", username, error.problem)
         if failures := {name: errors[name].problem for name in self.starting if name in errors}:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nblauncher import homes, store, survey
+from nblauncher import files, homes, store, survey
 from nblauncher.classfiles import PIP_PREFIX
-from nblauncher.errors import HostError
+from nblauncher.errors import HostError, InputError
 from nblauncher.host import Host
 from nblauncher.ledger import Arrived, Retrieval
 from nblauncher.model import Exclusion
@@ -68,6 +68,17 @@ def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False
         Phase("retrieve", collects, parallel=AT_ONCE),
         Phase("publish", (Publish(run, may_discard=not always_publishes),)),
     )
+
+
+def checked_folder(text: str) -> str:
+    """A folder below the material; InputError when it leads elsewhere."""
+    try:
+        is_folder = bool(files.parts_of(text))
+    except HostError:
+        is_folder = False
+    if not is_folder:
+        raise InputError(f"--assignment: {text!r} is not a folder of the material")
+    return text
 
 
 def notes(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:

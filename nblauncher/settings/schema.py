@@ -64,6 +64,12 @@ SCHEMA: Mapping[str, Key] = {
         "hold outputs of the student's.",
     ),
     "retrieve.target": Key(kinds.path, "retrieved", "The folder that `retrieve` brings the students' work to."),
+    "retrieve.layout": Key(
+        kinds.choice("plain", "nbgrader"),
+        "plain",
+        "How `retrieve --assignment` lays out what it brings. nbgrader: submitted/STUDENT/ASSIGNMENT with a "
+        "timestamp.txt, as nbgrader wants it.",
+    ),
     "retrieve.max_file": Key(kinds.size, "100 MB", "A larger file is left where it is, and listed."),
     "retrieve.max_student": Key(kinds.size, "1 GB", "The most that is retrieved from one student."),
     "retrieve.max_files": Key(

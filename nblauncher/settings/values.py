@@ -29,6 +29,8 @@ class RetrieveSettings:
     max_student: int = 1_000_000_000
     max_files: int = 20_000
     max_depth: int = 64
+    layout: str = "plain"
+    """plain | nbgrader: of `retrieve --assignment`."""
 
 
 @dataclass(frozen=True, slots=True)

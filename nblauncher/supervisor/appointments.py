@@ -25,24 +25,31 @@ _LOOK = 20.0
 """The clock may be set: it is looked at again and again."""
 _RETRY = 60.0
 _MOST = 10_000
+_MOST_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`every`: minutes between snapshots, 0 for none. `at`: deadlines in Unix seconds."""
+    """`every`: minutes between snapshots, 0 for none. `at`: everybody's moments in Unix seconds."""
 
     every: int = 0
     at: tuple[int, ...] = ()
+    deadlines: tuple[tuple[str, int], ...] = ()
+    """What students are told: folder and time of the class's own deadlines."""
 
     @classmethod
     def from_json(cls, given: Any) -> Wanted:
         if not isinstance(given, dict) or not isinstance(given.get("at"), list) or len(given["at"]) > _MOST:
             raise SpecError("those are no appointments")
         at = tuple(sorted(checked_number(one, 0, 2**40) for one in given["at"]))
-        return cls(checked_number(given.get("every"), 0, 10080), at)
+        told = given.get("deadlines", [])
+        if not isinstance(told, list) or not all(isinstance(one, list) and len(one) == 2 for one in told):
+            raise SpecError("those are no deadlines")
+        deadlines = tuple((str(folder)[:200], checked_number(time, 0, 2**40)) for folder, time in told[:_MOST_TOLD])
+        return cls(checked_number(given.get("every"), 0, 10080), at, deadlines)
 
     def to_json(self) -> dict[str, Any]:
-        return {"every": self.every, "at": list(self.at)}
+        return {"every": self.every, "at": list(self.at), "deadlines": [list(one) for one in self.deadlines]}
 
 
 @dataclass

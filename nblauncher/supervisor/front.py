@@ -64,6 +64,7 @@ class FrontPage:
         self._timer: Timer | None = None
         self._restarted_at = float("-inf")
         self.last_lines: tuple[str, ...] = ()
+        self._deadlines: Sequence[tuple[str, int]] = ()
 
     def bind(self, port: int, addresses: Sequence[str]) -> list[str]:
         """Hold the front page's port; notes for the teacher. HostError when somebody else has it."""
@@ -114,6 +115,12 @@ class FrontPage:
             return
         self._signal(signal.SIGTERM)
         self._timer = self._loop.later(GRACE, self._sweep)
+
+    def tell_deadlines(self, deadlines: Sequence[tuple[str, int]]) -> None:
+        """What the front page tells students; folder and Unix seconds."""
+        self._deadlines = deadlines
+        if self.state is ServerState.READY:
+            self._say({"deadlines": [list(one) for one in deadlines]})
 
     def child_ended(self, pid: int, status: int) -> bool:
         """A child of ours ended: whether it was the front page."""
@@ -226,15 +233,18 @@ class FrontPage:
             if said.get("ready") is True:
                 self.state = ServerState.READY
                 log.info("the front page answers")
+                self.tell_deadlines(self._deadlines)
             elif said["ask"] in ("state", "wake") and type(said["id"]) is int:
                 if said["ask"] == "wake":
                     self._wake(str(said["username"]))
                 state, reason = self._state_of(str(said["username"]))
-                answer = {"id": said["id"], "state": state.value, "reason": reason}
-                self._unsent += json.dumps(answer).encode("ascii") + b"\n"
-                self._flush()
+                self._say({"id": said["id"], "state": state.value, "reason": reason})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             log.warning("the front page said something that is no question")
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._unsent += json.dumps(message).encode("ascii") + b"\n"
+        self._flush()
 
     def _flush(self) -> None:
         if self._link is None:

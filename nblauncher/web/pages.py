@@ -11,7 +11,9 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from http.client import responses
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +42,7 @@ WAKING = 3.0
 """Seconds to wait for a server that starts before a page says so."""
 
 _LOOK_AGAIN = 0.1
+_MOST_DEADLINES = 3
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
 _STATIC_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -83,6 +86,12 @@ def application(front_page: FrontPage) -> Application:
         log_function=lambda handler: None,
         version=hashlib.sha256(b"".join(static[name] for name in sorted(static))).hexdigest()[:12],
     )
+
+
+def deadlines_words(deadlines: Sequence[tuple[str, datetime]], now: datetime) -> list[tuple[str, str]]:
+    """The next ones, soonest first: of what, and when in the host's zone."""
+    to_come = sorted((at, folder) for folder, at in deadlines if at > now)[:_MOST_DEADLINES]
+    return [(folder, f"{at.astimezone():%A %-d %B %Y, %H:%M (%Z)}") for at, folder in to_come]
 
 
 class Page(RequestHandler):
@@ -201,7 +210,8 @@ class SignIn(Page):
             self._work.cancel()
 
     def form(self, username: str, *, problem: str = "") -> None:
-        self.show("sign_in.html", form_action="'self'", username=username, problem=problem)
+        told = deadlines_words(self.front_page.supervisor.deadlines, datetime.now(timezone.utc))
+        self.show("sign_in.html", form_action="'self'", username=username, problem=problem, deadlines=told)
 
     async def _post(self) -> None:
         token = self.get_body_argument("waiting", "")

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from nblauncher.model import ServerState
@@ -38,6 +39,8 @@ class SupervisorLink:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[_Said]] = {}
         self.ended = asyncio.Event()
+        self.deadlines: tuple[tuple[str, datetime], ...] = ()
+        """Folder and time of the class's deadlines, as the supervisor said last."""
         self._listening = asyncio.ensure_future(self._listen())
 
     @classmethod
@@ -93,8 +96,13 @@ class SupervisorLink:
     def _receive(self, line: bytes) -> None:
         try:
             said = json.loads(line)
+            if "deadlines" in said:
+                self.deadlines = tuple(
+                    (str(folder), datetime.fromtimestamp(time, timezone.utc)) for folder, time in said["deadlines"]
+                )
+                return
             answer, about = self._asked.get(said["id"]), _Said(ServerState(said["state"]), str(said.get("reason", "")))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, OSError):
             log.warning("the supervisor said something that is no answer")
             return
         if answer is not None and not answer.done():

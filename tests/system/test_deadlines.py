@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +351,62 @@ def test_deadlines_that_make_no_sense_are_refused_with_their_line(room):
     room.write(deadlines={"../ps1": "2026-11-27 17:00"})
     assert "is not a plain folder name" in room.run("setup", expect=3).stderr
     room.write(deadlines={})
+
+
+# For grading
+
+
+def test_an_assignment_is_laid_out_for_nbgrader_with_roots_time(room):
+    (room.folder / "material/ps1").mkdir()
+    (room.folder / "material/ps1/lab.py").write_text("# your answer")
+    room.write(retrieve={"layout": "nbgrader"})
+    room.run("send")
+    write(ADA, "tutorial/ps1/lab.py", "42")
+    told = room.run("retrieve", "--assignment", "ps1").stdout
+    (folder,) = captured(room)
+    assert (folder / "submitted" / ADA / "ps1/lab.py").read_text() == "42"
+    assert (folder / "submitted" / BOB / "ps1/lab.py").read_text() == "# your answer"
+    stamp = (folder / "submitted" / ADA / "ps1/timestamp.txt").read_text()
+    time_of = datetime.strptime(stamp.strip(), "%Y-%m-%d %H:%M:%S.%f UTC").replace(tzinfo=timezone.utc)
+    assert abs(datetime.now(timezone.utc) - time_of) < timedelta(minutes=2)
+    assert manifest(folder, ADA)["files"][0]["path"] == f"submitted/{ADA}/ps1/lab.py"
+    lines = [line.split() for line in told.splitlines()]
+    assert [ADA, "handed", "in", "1"] in lines and [BOB, "nothing", "handed", "in", "1"] in lines
+
+
+def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
+    room.write(retrieve={"layout": "nbgrader"})
+    for name in NAMES:
+        write(name, "tutorial/ps1/lab.py", "in time")
+    set_deadline(room, soon(2))
+    collect(room)
+    write(ADA, "tutorial/ps1/lab.py", "too late")
+    write(ADA, "tutorial/ps1/more.py", "more")
+    told = room.json("retrieve", "--assignment", "ps1")
+    folder = captured(room)[-1]
+    assert (folder / "submitted" / ADA / "ps1/lab.py").read_text() == "in time"
+    assert (folder / "late" / ADA / "ps1/lab.py").read_text() == "too late"
+    assert (folder / "late" / ADA / "ps1/more.py").read_text() == "more"
+    assert not (folder / "late" / BOB).exists()
+    taken = json.loads(receipts_of(room, ADA)[0].read_text())["captured"]
+    stamp = (folder / "submitted" / ADA / "ps1/timestamp.txt").read_text()
+    assert datetime.fromisoformat(taken).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S") in stamp
+    students = {one["username"]: one for one in told["students"]}
+    assert [(students[name]["handed_in"], students[name]["late"]) for name in NAMES] == [(True, True), (True, False)]
+    room.write(retrieve={"layout": "plain"})
+    room.run("retrieve", "--assignment", "ps1")
+    folder = captured(room)[-1]
+    assert (folder / ADA / "work/ps1/lab.py").read_text() == "in time"
+    assert (folder / ADA / "late/ps1/lab.py").read_text() == "too late"
+    assert manifest(folder, ADA)["late"] is True
+
+
+def test_an_assignment_that_is_no_folder_is_refused_and_a_hostile_one_gains_nothing(room):
+    for name in ("../x", "/etc", "ps1/../..", ""):
+        assert "is not a folder" in room.run("retrieve", "--assignment", name, expect=3).stderr
+    secret = room.folder / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "key").write_text("root's")
+    as_student(ADA, "ln", "-s", str(secret), "tutorial/ps1")
+    room.run("retrieve", "--assignment", "ps1", expect=5)
+    assert not list(captured(room)[-1].rglob("key"))

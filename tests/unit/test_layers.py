@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "deadlines",
             "freezing",
             "replaying",
+            "arranging",
             "receipts",
         ),
     ),

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -33,6 +34,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.answer = ServerState.READY
         self.why = ""
+        self.deadlines: tuple[tuple[str, datetime], ...] = ()
 
     async def state(self, username: str) -> ServerState:
         return self.answer
@@ -418,3 +420,12 @@ def test_a_whole_address_cannot_take_more_than_its_share_and_the_oldest_idle_goe
     assert status == 200
     assert first == b""
     assert count <= 5
+
+
+def test_the_next_deadlines_are_told_and_those_that_are_past_are_not():
+    now = datetime(2026, 11, 27, 12, tzinfo=timezone.utc)
+    times = [("ps1", now - timedelta(hours=1)), ("ps3", now + timedelta(days=1)), ("", now + timedelta(hours=1))]
+    told = pages.deadlines_words(times, now)
+    assert [folder for folder, _when in told] == ["", "ps3"]
+    assert all(re.search(r"2026, \d\d:00 \(", when) for _folder, when in told)
+    assert len(pages.deadlines_words([("x", now + timedelta(hours=one)) for one in range(1, 9)], now)) == 3

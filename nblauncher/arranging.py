@@ -1,0 +1,123 @@
+"""An assignment in the teacher's store: what was there in time, what came later, laid out for people or for nbgrader.
+
+Both functions run as the teacher, in a child, on what a retrieval has just put into a staging folder. nbgrader's layout
+is `submitted/STUDENT/ASSIGNMENT/` with a `timestamp.txt`
+(https://nbgrader.readthedocs.io/en/stable/user_guide/philosophy.html, "The philosophy of nbgrader").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import deletion, files
+from nblauncher.tree import Tree
+
+PLAIN, NBGRADER = "plain", "nbgrader"
+SUBMITTED, LATE = "submitted", "late"
+
+_NOW = ".now"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One student's, in a staging folder. `captured` is the published folder of its deadline, '' for none."""
+
+    target: Path
+    staging: str
+    username: str
+    folder: str
+    layout: str
+    now: str
+    """When this retrieval began, as nbgrader writes it."""
+    captured: str = ""
+    captured_at: str = ""
+
+
+def arrange(one: Assignment) -> Mapping[str, Any]:
+    """Lay out what `collect` has put into `STUDENT/work`; answers with what was handed in and whether it is late.
+
+    What was captured is linked from the retrieval of its deadline; what stands in the home now comes beside it when it
+    is something else. OSError.
+    """
+    store = os.open(one.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    staging = files.open_folder(one.staging, store)
+    student = files.open_folder(one.username, staging)
+    manifest = _manifest(student)
+    now = {row["path"].removeprefix("work/"): row for row in manifest["files"]}
+    in_time = _captured(store, one) if one.captured else None
+    is_late = in_time is not None and _contents(now) != _contents(in_time)
+    if now:
+        os.rename("work", _NOW, src_dir_fd=student, dst_dir_fd=student)
+    base = staging if one.layout == NBGRADER else student
+    rows = []
+    if in_time is None:
+        rows += _put(one, base, SUBMITTED, now, student, _NOW, one.now)
+    else:
+        where = files.join(f"{one.captured}/{one.username}/work", one.folder)
+        rows += _put(one, base, SUBMITTED, in_time, store, where, one.captured_at)
+        rows += _put(one, base, LATE, now if is_late else {}, student, _NOW, one.now)
+    if now:
+        deletion.delete_below(files.open_folder(_NOW, student))
+        os.rmdir(_NOW, dir_fd=student)
+    _write_manifest(student, {**manifest, "files": rows, "assignment": one.folder, "late": is_late})
+    given = now if in_time is None else in_time
+    return {
+        "files": len(rows),
+        "bytes": sum(row["size"] for row in rows),
+        "handed_in": any(row["sent"] != row["sha256"] for row in given.values()),
+        "late": is_late and any(row["sent"] != row["sha256"] for row in now.values()),
+    }
+
+
+def _contents(rows: Mapping[str, Any]) -> dict[str, str]:
+    return {path: row["sha256"] for path, row in rows.items()}
+
+
+def _put(
+    one: Assignment, base: int, layer: str, rows: Mapping[str, Any], folder: int, where: str, timestamp: str
+) -> list[dict[str, Any]]:
+    """Link these files, which are in `where` below `folder`, into their layer; what the manifest says about them."""
+    if not rows:
+        return []
+    source, tree = Tree(files.open_below(folder, where)), Tree(os.dup(base))
+    if one.layout == NBGRADER:
+        prefix = f"{layer}/{one.username}/{one.folder.replace('/', '-')}"
+        target = tree.create((*files.parts_of(prefix), "timestamp.txt"))
+        os.write(target, f"{timestamp}\n".encode("ascii"))
+        os.close(target)
+    else:
+        prefix = f"{'work' if layer == SUBMITTED else LATE}/{one.folder}"
+    for path in rows:
+        tree.link_from(source, files.parts_of(path), (*files.parts_of(prefix), *files.parts_of(path)))
+    source.close()
+    tree.close()
+    return [{**row, "path": f"{prefix}/{path}"} for path, row in rows.items()]
+
+
+def _manifest(student: int) -> dict[str, Any]:
+    descriptor, _status = files.open_file("manifest.json", student)
+    with os.fdopen(descriptor, "rb") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+def _captured(store: int, one: Assignment) -> dict[str, Any]:
+    """By path below the assignment's folder; empty where that retrieval is gone."""
+    try:
+        rows = _manifest(files.open_below(store, f"{one.captured}/{one.username}"))["files"]
+    except OSError:
+        return {}
+    prefix = f"work/{one.folder}/"
+    return {row["path"].removeprefix(prefix): row for row in rows if row["path"].startswith(prefix)}
+
+
+def _write_manifest(student: int, content: Mapping[str, Any]) -> None:
+    descriptor = os.open("manifest.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=student)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        json.dump(content, file)
+    os.rename("manifest.new", "manifest.json", src_dir_fd=student, dst_dir_fd=student)

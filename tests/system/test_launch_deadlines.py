@@ -1,0 +1,91 @@
+"""A running class: its supervisor has snapshots and captures made, and its front page says when deadlines are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+
+from tests.classroom import Classroom, set_up_class
+from tests.homework import write
+from tests.running import eventually
+
+pytestmark = pytest.mark.system
+
+ADA, BOB = NAMES = ["nbtuada", "nbtubob"]
+PORT = 18500
+
+
+@pytest.fixture
+def room() -> Iterator[Classroom]:
+    with set_up_class("nbtu1", NAMES, port=PORT, first_uid=31500) as made:
+        yield made
+
+
+def soon(seconds: float) -> datetime:
+    return (datetime.now().astimezone() + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+def written(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def captured(room: Classroom, name: str = ADA) -> list[dict]:
+    found = sorted((room.folder / "retrieved").glob(f"2*/{name}/manifest.json"))
+    return [json.loads(file.read_text()) for file in found]
+
+
+def front_page(room: Classroom) -> str:
+    return httpx.get(f"https://localhost:{PORT}/", verify=str(room.paths.tls / "ca.pem")).text
+
+
+def test_the_supervisor_has_the_work_captured_and_students_know_when(room):
+    write(ADA, "tutorial/ps1/lab.py", "in time")
+    at = soon(25)
+    room.write(deadlines={"ps1": written(at)})
+    room.run("launch", "--background")
+    assert "Deadline for ps1" in front_page(room) and at.strftime("%H:%M") in front_page(room)
+    assert "What is saved by then counts" in front_page(room)
+    assert "Nothing to do" in room.run("launch", "--background").stdout
+    eventually(lambda: captured(room), patience=60)
+    (about,) = captured(room)
+    assert about["deadline"]["late"] is False
+    assert timedelta(0) <= datetime.fromisoformat(about["deadline"]["captured"]) - at < timedelta(seconds=10)
+    eventually(lambda: (room.home(ADA) / "receipts").exists(), patience=20)
+    eventually(lambda: "Deadline" not in front_page(room), patience=30)
+    assert room.json("status")["students"][0]["server"] == "ready"  # who was frozen goes on
+
+
+def test_retrieve_at_leaves_it_to_the_supervisor_and_a_new_deadline_comes_with_reload(room):
+    room.run("launch", "--background")
+    assert "Deadline" not in front_page(room)
+    write(ADA, "tutorial/lab.py", "x")
+    at = soon(6)
+    began = time.monotonic()
+    told = room.run("retrieve", "--at", written(at)).stdout
+    assert "is captured at" in told and "UTC" in told
+    assert time.monotonic() - began < 5
+    eventually(lambda: captured(room), patience=60)
+    room.write(deadlines={"ps2": written(soon(3600))})
+    room.run("reload")
+    eventually(lambda: "Deadline for ps2" in front_page(room), patience=10)
+    assert "has until" in room.run("extend", ADA, "10m").stdout
+
+
+def test_a_moment_that_was_missed_is_done_at_the_next_launch(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    room.write(deadlines={"ps1": written(soon(-120))})
+    room.run("launch", "--background")
+    eventually(lambda: captured(room), patience=60)
+    assert captured(room)[0]["deadline"]["late"] is True
+
+
+def test_snapshots_are_taken_while_the_class_runs(room):
+    room.write(history={"every": 1})
+    write(ADA, "tutorial/lab.py", "x")
+    room.run("launch", "--background")
+    eventually(lambda: json.loads(room.run("history", ADA, "--json").stdout)["snapshots"], patience=90)
