@@ -31,6 +31,7 @@ from nblauncher import delivery, material, workers
 from nblauncher.ledger import CourseLedger
 from nblauncher.material import Bundle
 from nblauncher.model import Account, HandedOut, Material
+from nblauncher.objects import ObjectStore
 from nblauncher.packing import Item
 
 ROOT = Account("root", 0, 0, Path("/root"))
@@ -74,6 +75,7 @@ class Course:
         self.material, self.state, self.owner = Material(source, TARGET), state, owner
         self.ledger = CourseLedger(state / "course.db")
         self.remembered = state / "material.json"
+        self.versions = ObjectStore(state / "objects")
 
     def send(self, students: list[Account], parallel: int) -> int:
         """As the command does it: each student in a forked process of root's, some at a time."""
@@ -87,7 +89,12 @@ class Course:
             return 0
         running: dict[int, workers.Worker] = {}
         done = len(waiting)
-        with material.spool(self.material, self.owner, paths, self.state) as bundle:
+        known = (ledgers.get(one.username, {}).get(item.path) for one, items in waiting for item in items)
+        bases = {one.made_of for one in known if one}
+        self.versions.prune(self.ledger.versions())
+        with material.spool(
+            self.material, self.owner, paths, self.state, versions=self.versions, bases=bases
+        ) as bundle:
             while waiting or running:
                 while waiting and len(running) < parallel:
                     student, items = waiting.pop()

@@ -35,6 +35,7 @@ from nblauncher import (
     survey,
     workers,
 )
+from nblauncher.commands import freeze
 from nblauncher.commands.retrieve import AT_ONCE, checked_folder, work_details
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError, InputError, NblauncherError
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 
 LATE_AFTER = timedelta(seconds=10)
 """A capture that begins later than this is marked late."""
-LEAD = timedelta(seconds=90)
+LEAD = timedelta(seconds=360)
 """How long before its moment a round may begin."""
 RECEIPTS = "receipts"
 """Below the home."""
@@ -59,6 +60,9 @@ _ROOT = Account("root", 0, 0, Path("/root"))
 _LONGEST_CAPTURE = 25.0
 """Seconds for one student while everybody stands still."""
 _NAP = 0.5
+_LAST_COPY = timedelta(seconds=15)
+"""So long before the moment what changed meanwhile is copied once more."""
+_TOO_LATE_TO_COPY = timedelta(seconds=2)
 
 
 @dataclass
@@ -108,7 +112,9 @@ def plan(host: Host, one: Round) -> Plan:
         by_deadline.setdefault(moment.deadline, []).append(moment.username)
     return Plan(
         (
-            Phase("a first copy", tuple(FirstCopy(moment) for moment in there), parallel=AT_ONCE),
+            Phase("a first copy", tuple(EarlyCopy(moment) for moment in there), parallel=AT_ONCE),
+            Phase("wait", (Wait(one.at - _LAST_COPY),)),
+            Phase("what changed since", tuple(EarlyCopy(moment) for moment in there), parallel=AT_ONCE),
             Phase("the moment", (CaptureAll(one, names),)),
             Phase("publish", tuple(PublishCapture(one, each, tuple(who)) for each, who in by_deadline.items())),
             Phase("receipts", tuple(GiveReceipt(moment) for moment in there), parallel=AT_ONCE),
@@ -119,8 +125,25 @@ def plan(host: Host, one: Round) -> Plan:
 
 
 @dataclass(frozen=True)
-class FirstCopy:
-    """As the student, while the class runs; what is copied now need not be copied while everybody waits."""
+class Wait:
+    """Until that time."""
+
+    until: datetime
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return f"wait until {moments.words(self.until)}"
+
+    def apply(self, host: Host) -> None:
+        _wait_until(self.until)
+
+
+@dataclass(frozen=True)
+class EarlyCopy:
+    """As the student, while the class runs; what is copied now need not be copied while everybody waits.
+
+    No more than that: a student who hinders it, or has too much, is captured at the moment all the same.
+    """
 
     moment: Moment
 
@@ -129,11 +152,17 @@ class FirstCopy:
         return (self.moment.username,)
 
     def describe(self) -> str:
-        return f"copy {_what(self.moment.deadline)} of {self.moment.username} for the first time"
+        return f"copy {_what(self.moment.deadline)} of {self.moment.username} beforehand"
 
     def apply(self, host: Host) -> None:
-        if (known := _load(host, self.moment)) is None or known.captured is None:
-            _keep(host, self.moment, None)
+        left = (self.moment.at - datetime.now(timezone.utc) - _TOO_LATE_TO_COPY).total_seconds()
+        known = _load(host, self.moment)
+        if left <= 0 or (known and known.captured):
+            return
+        try:
+            _keep(host, self.moment, None, longest=left)
+        except HostError as error:
+            log.warning("%s was not copied beforehand: %s", self.moment.username, error.problem)
 
 
 @dataclass(frozen=True)
@@ -173,7 +202,8 @@ class CaptureAll:
         if not wanted:
             return {}
         uids = {one.username: survey.student_account(host, one.username).uid for one in wanted}
-        students = [freezing.Student(name, uid) for name, uid in uids.items()]
+        still = freeze.remembered(host)
+        students = [freezing.Student(name, uid) for name, uid in uids.items() if name not in still]
         began = time.monotonic()
         try:
             with freezing.frozen(groups, students) as ice:
@@ -421,7 +451,14 @@ class _Known:
     captured: datetime | None
 
 
-def _keep(host: Host, moment: Moment, captured: datetime | None, remark: str = "") -> None:
+def _keep(
+    host: Host,
+    moment: Moment,
+    captured: datetime | None,
+    *,
+    remark: str = "",
+    longest: float = _LONGEST_CAPTURE,
+) -> None:
     """Copy what changed since the last look, and remember what there is. `remark`: why the student was not frozen."""
     account = survey.student_account(host, moment.username)
     target = files.join(host.settings.material.target, moment.deadline.folder).rstrip("/")
@@ -434,7 +471,7 @@ def _keep(host: Host, moment: Moment, captured: datetime | None, remark: str = "
         known.files if known else {},
         is_still=captured is not None and not remark,
         is_synced=captured is None,
-        longest=_LONGEST_CAPTURE if captured else 1800.0,
+        longest=longest,
     )
     content = {
         "files": {path: [one.stamp, one.sha256] for path, one in kept.files.items()},

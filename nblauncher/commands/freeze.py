@@ -16,7 +16,7 @@ from nblauncher.plan import Details, Phase, Plan
 def plan_freeze(host: Host, usernames: Sequence[str]) -> Plan:
     """Everybody who is not frozen yet."""
     facts = survey.survey(host, usernames)
-    frozen = _remembered(host)
+    frozen = remembered(host)
     wanted = [name for name in usernames if name in facts.members and name not in frozen]
     return Plan((Phase("freeze", tuple(Freeze(name) for name in wanted)),), notes(usernames, facts))
 
@@ -24,7 +24,7 @@ def plan_freeze(host: Host, usernames: Sequence[str]) -> Plan:
 def plan_thaw(host: Host, usernames: Sequence[str]) -> Plan:
     """Everybody, whether we remember the freezing or not: to let go twice does no harm."""
     facts = survey.survey(host, usernames)
-    frozen = _remembered(host)
+    frozen = remembered(host)
     wanted = [name for name in usernames if name in facts.members and name in frozen]
     return Plan((Phase("thaw", tuple(Thaw(name) for name in wanted)),), notes(usernames, facts))
 
@@ -43,7 +43,7 @@ class Freeze:
     def apply(self, host: Host) -> Mapping[str, Details]:
         student = _student(host, self.username)
         resting = sorted(freezing.stopped([student]))
-        _remember(host, {**_remembered(host), self.username: resting})  # first: a crash must leave it to be thawed
+        _remember(host, {**remembered(host), self.username: resting})  # first: a crash must leave it to be thawed
         try:
             freezing.freeze(cgroups.choose(host.settings.course), [student])
         except HostError:
@@ -68,7 +68,7 @@ class Thaw:
 
 
 def _let_go(host: Host, student: freezing.Student) -> None:
-    known = _remembered(host)
+    known = remembered(host)
     freezing.thaw(cgroups.choose(host.settings.course), [student], known.get(student.username, ()))
     _remember(host, {name: resting for name, resting in known.items() if name != student.username})
 
@@ -77,8 +77,8 @@ def _student(host: Host, username: str) -> freezing.Student:
     return freezing.Student(username, survey.student_account(host, username).uid)
 
 
-def _remembered(host: Host) -> dict[str, list[int]]:
-    """Who is frozen, and which of their processes stood still before. Gone after a reboot, as they are."""
+def remembered(host: Host) -> dict[str, list[int]]:
+    """Who stands still by `freeze`, and which of their processes did before. Gone after a reboot, as they are."""
     try:
         found: dict[str, list[int]] = json.loads((host.paths.run / "frozen.json").read_text("ascii"))
     except (FileNotFoundError, ValueError):

@@ -18,8 +18,8 @@ from nblauncher.supervisor.specs import SpecError, checked_number
 
 log = logging.getLogger(__name__)
 
-LEAD = 60.0
-"""Seconds before a deadline at which its command starts: it takes a first copy and then waits."""
+LEAD = 300.0
+"""Seconds before a deadline at which its command starts: it copies beforehand and then waits."""
 
 _LOOK = 20.0
 """The clock may be set: it is looked at again and again."""
