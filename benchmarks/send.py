@@ -27,7 +27,7 @@ from pathlib import Path
 
 from _shared import measured, need
 
-from nblauncher import delivery, material, workers
+from nblauncher import delivery, material, merging, workers
 from nblauncher.ledger import CourseLedger
 from nblauncher.material import Bundle
 from nblauncher.model import Account, HandedOut, Material
@@ -91,6 +91,8 @@ class Course:
         done = len(waiting)
         known = (ledgers.get(one.username, {}).get(item.path) for one, items in waiting for item in items)
         bases = {one.made_of for one in known if one}
+        if bases:
+            merging.load()
         self.versions.prune(self.ledger.versions())
         with material.spool(
             self.material, self.owner, paths, self.state, versions=self.versions, bases=bases

@@ -158,8 +158,8 @@ def deliver(
         bundle.bases,
         news_time,
     )
-    if bundle.bases:
-        merging.load()
+    if any(known.made_of and known.sha256 != item.sha256 for item, known in _known(spooled, handed_out)):
+        merging.load()  # before the child; where nothing can be merged it would cost more than all the rest
     total = sum(item.size for item in spooled)
     limit = _LONGEST + total / _SLOWEST if longest is None else longest
     outcomes = list(_left_out(wanted, bundle))
@@ -174,6 +174,11 @@ def deliver(
         raise HostError(f"the file worker of {account.username} ended before it was done")
     written = sum(bundle.items[one.path].size for one in outcomes if one.outcome in _WRITTEN and one.path != NEWS)
     return Delivery(tuple(outcomes), records, written, last["failure"])
+
+
+def _known(items: Iterable[Item], handed_out: Mapping[str, HandedOut]) -> Iterable[tuple[Item, HandedOut]]:
+    """The items of which the student had a version."""
+    return ((item, handed_out[item.path]) for item in items if item.path in handed_out)
 
 
 def _left_out(items: Iterable[Item], bundle: Bundle) -> Iterable[Outcome]:

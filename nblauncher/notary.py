@@ -33,6 +33,8 @@ def sign(
         with bounds.bounded(seconds=seconds, memory=_MEMORY), notary:
             if notary.store.db_file == ":memory:":
                 raise HostError("the database of signatures cannot be used")
+            # A commit waits for the disk otherwise, for each notebook. What a power cut breaks, nbformat makes anew.
+            notary.store.db.execute("PRAGMA synchronous = OFF")
             return sum(_sign_one(notary, content) for content in _contents(home / target, wanted, spool, given))
     except (sqlite3.Error, bounds.TooLongError, MemoryError) as error:
         raise HostError(str(error) or "it takes too much time or memory") from error

@@ -68,8 +68,8 @@ def open_session(call: Call, *, needs_roster: bool = False) -> Session:
 def open_accepted(call: Call, course: str) -> Session:
     """For a command that nobody typed. The log comes first: nobody reads what it would say."""
     who = sessions.caller(os.environ)
-    sessions.require_root(who, "launch")
-    call.command, call.log_file = "launch", logs.start(CoursePaths(course).logs, call.verbosity)
+    sessions.require_root(who, call.command)
+    call.log_file = logs.start(CoursePaths(course).logs, call.verbosity)
     return sessions.open_accepted(who, course)
 
 

@@ -72,8 +72,8 @@ class Needed:
 
     def add(self, items: Collection[Item], given: Mapping[str, HandedOut]) -> None:
         self.paths |= {item.path for item in items}
-        known = (given.get(item.path) for item in items)
-        self.bases |= {one.made_of for one in known if one and one.made_of}
+        known = ((item, given[item.path]) for item in items if item.path in given)
+        self.bases |= {one.made_of for item, one in known if one.made_of and one.sha256 != item.sha256}
 
 
 @dataclass(frozen=True)

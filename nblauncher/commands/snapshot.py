@@ -80,9 +80,10 @@ class TakeSnapshot:
     def apply(self, host: Host) -> Mapping[str, Details]:
         kept = self._keep(host)
         while (short := self.run.used + kept.new_bytes + kept.refused_bytes - host.settings.history.budget) > 0:
-            if not _forget_until(host, self.run, short):
+            has_room = _forget_until(host, self.run, short)
+            kept = self._keep(host)  # what was kept before is in no snapshot yet, and was swept away
+            if not has_room:
                 break
-            kept = self._keep(host)
         account = survey.student_account(host, self.username)
         changed = host.history.record(
             self.username,

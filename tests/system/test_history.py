@@ -157,6 +157,23 @@ def test_what_does_not_fit_at_all_is_said_and_the_rest_is_kept(room):
     assert history(room, ADA)["snapshots"][-1]["complete"] is False
 
 
+def test_what_is_kept_while_room_is_made_is_there_afterwards(room):
+    """Room is made, and it is not enough: the small file was kept before, and is in the snapshot after it."""
+    room.write(history={"budget": "1 MB"})
+    file = write(ADA, "tutorial/data", "")
+    for _ in range(2):
+        file.write_bytes(os.urandom(300_000))
+        snapshot(room)
+    file.write_bytes(os.urandom(1_100_000))
+    write(ADA, "tutorial/a-small-one", "small")
+    snapshot(room, expect=5)
+    before = now()
+    kept = {file.parent.name + file.name for file in (room.paths.history / "objects").rglob("*") if file.is_file()}
+    known = [one["sha256"] for path in history(room, ADA)["paths"] for one in history(room, ADA, path)["versions"]]
+    assert known and set(known) <= kept
+    room.run("restore", ADA, "a-small-one", "--at", before)
+
+
 def test_old_snapshots_go_by_count_and_a_kept_version_never_breaks(room):
     room.write(history={"keep": 3})
     file = write(ADA, "tutorial/lab", "")
