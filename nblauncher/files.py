@@ -82,8 +82,12 @@ def parts_of(path: str, *, max_depth: int | None = None) -> tuple[str, ...]:
     if path == "":
         return ()
     parts = tuple(path.split("/"))
-    if "\0" in path or any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in parts):
-        raise HostError(f"{path!r} is not a path below a folder")
+    try:
+        is_path = not any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in parts)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and no file system
+        is_path = False
+    if "\0" in path or not is_path:
+        raise HostError(f"{path[:80]!r} is not a path below a folder")
     if max_depth is not None and len(parts) > max_depth:
         raise HostError(f"{path[:80]!r}... is more than {max_depth} levels deep")
     return parts

@@ -34,9 +34,15 @@ class Kept:
     refused_bytes: int = 0
     """Of contents for which there was no room."""
 
-    def covers(self, path: str) -> bool:
-        """Whether a path that is not in `files` is certainly not there: nothing above it was left out."""
-        return not any(path == one.path or path.startswith(f"{one.path}/") or not one.path for one in self.exclusions)
+    def covers(self) -> Callable[[str], bool]:
+        """Whether a path that is not in `files` is certainly not there: neither it nor what is above was left out."""
+        left_out = {one.path for one in self.exclusions}
+
+        def is_certainly_gone(path: str) -> bool:
+            parts = path.split("/")
+            return not any("/".join(parts[:depth]) in left_out for depth in range(len(parts) + 1))
+
+        return is_certainly_gone
 
 
 def keep(

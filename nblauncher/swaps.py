@@ -70,7 +70,10 @@ def beside_name(name: str, word: str, day: str, number: int) -> str:
     if len(suffix) > _LONGEST_SUFFIX:
         stem, suffix = name, ""
     tail = os.fsencode(f" ({word} {day}{f' {number}' if number > 1 else ''}){suffix}")
-    return os.fsencode(stem)[: 255 - len(tail)].decode("utf-8", "ignore") + os.fsdecode(tail)
+    whole = os.fsencode(stem)
+    short = whole[: 255 - len(tail)]
+    # Cut between letters; bytes that are no letters stay.
+    return (os.fsdecode(short) if short == whole else short.decode("utf-8", "ignore")) + os.fsdecode(tail)
 
 
 @dataclass(frozen=True, slots=True)

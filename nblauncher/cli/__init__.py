@@ -346,7 +346,8 @@ def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) ->
     with locked(course_lock(host), f"course {host.settings.course}"):
         copy = history.restore(host, name, history.checked_path(file), time)
     target = host.settings.material.target
-    talk.answer(call, f"{name} finds {file} of {moments.words(time)} in {target}/{copy}", 0, path=f"{target}/{copy}")
+    text = f"{name} finds {printable(file)} of {moments.words(time)} in {printable(f'{target}/{copy}')}"
+    talk.answer(call, text, 0, path=f"{target}/{copy}")
     return 0
 
 

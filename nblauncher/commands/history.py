@@ -9,6 +9,7 @@ from typing import Any
 from nblauncher import files, moments, restoring, survey
 from nblauncher.errors import HostError, InputError
 from nblauncher.host import Host
+from nblauncher.printable import printable
 
 
 def snapshots(host: Host, username: str) -> list[dict[str, Any]]:
@@ -65,7 +66,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
     if version is None:
         raise InputError(
             f"{path} was not there in the snapshot of {moments.words(snapshot.time)}",
-            f"`nblauncher history {username} {path}` lists its versions.",
+            f"`nblauncher history {username} {printable(path)}` lists its versions.",
         )
     account = survey.student_account(host, username)
     if not host.contents.is_whole(version.sha256):

@@ -90,7 +90,7 @@ class TakeSnapshot:
             account.uid,
             self.run.time,
             kept.files,
-            is_certainly_gone=kept.covers,
+            is_certainly_gone=kept.covers(),
             is_complete=not any(one.incomplete for one in kept.exclusions),
         )
         self.run.used += kept.new_bytes

@@ -6,6 +6,7 @@ in which nothing changed costs one row. Snapshots are numbered: a clock that is 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ CREATE TABLE snapshots (
 );
 CREATE INDEX of_student ON snapshots (username, number);
 CREATE TABLE versions (
-    username TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
+    username TEXT NOT NULL, path BLOB NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
     mtime_ns TEXT NOT NULL, ctime_ns TEXT NOT NULL, inode TEXT NOT NULL,
     since INTEGER NOT NULL, until INTEGER
 );
@@ -74,7 +75,7 @@ class HistoryLedger:
             if last is None or last["uid"] != uid:
                 return {}
             rows = connection.execute("SELECT * FROM versions WHERE username = ? AND until IS NULL", (username,))
-            return {row["path"]: _stored(row) for row in rows}
+            return {os.fsdecode(row["path"]): _stored(row) for row in rows}
 
     def record(
         self,
@@ -94,7 +95,7 @@ class HistoryLedger:
             if last is not None and last["uid"] != uid:
                 _forget(connection, username)
             rows = connection.execute("SELECT * FROM versions WHERE username = ? AND until IS NULL", (username,))
-            known = {row["path"]: _stored(row) for row in rows}
+            known = {os.fsdecode(row["path"]): _stored(row) for row in rows}
             gone = [path for path in known if path not in files and is_certainly_gone(path)]
             new = {path: one for path, one in files.items() if known.get(path) != one}
             changed = [path for path, one in new.items() if path not in known or known[path].sha256 != one.sha256]
@@ -106,17 +107,20 @@ class HistoryLedger:
             ).lastrowid
             connection.executemany(
                 "UPDATE versions SET until = ? WHERE username = ? AND path = ? AND until IS NULL",
-                [(number, username, path) for path in (*gone, *changed)],
+                [(number, username, os.fsencode(path)) for path in (*gone, *changed)],
             )
             # Same content, other times: still the same version.
             connection.executemany(
                 "UPDATE versions SET mtime_ns = ?, ctime_ns = ?, inode = ? "
                 "WHERE username = ? AND path = ? AND until IS NULL",
-                [(*map(str, one.stamp[1:]), username, path) for path, one in new.items() if path not in set(changed)],
+                [(*_times(one), username, os.fsencode(path)) for path, one in new.items() if path not in set(changed)],
             )
             connection.executemany(
                 "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                [(username, path, new[path].sha256, new[path].size, *_times(new[path]), number) for path in changed],
+                [
+                    (username, os.fsencode(path), new[path].sha256, new[path].size, *_times(new[path]), number)
+                    for path in changed
+                ],
             )
         return len(changed) + len(gone)
 
@@ -134,7 +138,7 @@ class HistoryLedger:
                 for row in connection.execute("SELECT * FROM snapshots WHERE username = ? ORDER BY number", (username,))
             ]
             rows = connection.execute(
-                "SELECT * FROM versions WHERE username = ? AND path = ? ORDER BY since", (username, path)
+                "SELECT * FROM versions WHERE username = ? AND path = ? ORDER BY since", (username, os.fsencode(path))
             ).fetchall()
         versions = []
         for row in rows:
@@ -142,14 +146,14 @@ class HistoryLedger:
             having = [one for one in found if one.number >= row["since"] and (until is None or one.number < until)]
             if having:
                 times = having[0].time, having[-1].time
-                versions.append(Version(row["path"], row["sha256"], row["size"], *times, row["since"], until))
+                versions.append(Version(path, row["sha256"], row["size"], *times, row["since"], until))
         return versions
 
     def paths(self, username: str) -> dict[str, int]:
         """Every file of which there is a version, and how many there are."""
         question = "SELECT path, COUNT(*) AS count FROM versions WHERE username = ? GROUP BY path ORDER BY path"
         with self._database.reading() as connection:
-            return {row["path"]: row["count"] for row in connection.execute(question, (username,))}
+            return {os.fsdecode(row["path"]): row["count"] for row in connection.execute(question, (username,))}
 
     def at(self, username: str, path: str, time: datetime) -> tuple[Snapshot, Version | None] | None:
         """The last snapshot that was taken by then and the file's version in it; None without such a snapshot."""

@@ -278,6 +278,31 @@ def test_links_and_hostile_folders_gain_nothing(room):
     assert not list(room.folder.glob("lab*"))
 
 
+def test_names_that_are_no_text_are_kept_and_come_back(room):
+    as_student(
+        ADA, "bash", "-c", r"printf mine > $'tutorial/\xff\xfe.py'; mkdir $'tutorial/\xe9'; echo > $'tutorial/\xe9/x'"
+    )
+    snapshot(room)
+    before = now()
+    snapshot(room)
+    assert set(history(room, ADA)["paths"]) == {"\udcff\udcfe.py", "\udce9/x"}
+    room.run("history", ADA)
+    room.run("restore", ADA, os.fsdecode(b"\xff\xfe.py"), "--at", before)
+    names = {os.fsencode(file.name) for file in (room.home(ADA) / "tutorial").iterdir()}
+    assert any(name.startswith(b"\xff\xfe (version") for name in names), names
+
+
+def test_what_could_not_be_looked_at_is_not_taken_for_gone(room):
+    write(ADA, "tutorial/closed/lab", "mine")
+    write(ADA, "tutorial/open", "mine")
+    snapshot(room)
+    as_student(ADA, "sh", "-c", "chmod 0 tutorial/closed; rm tutorial/open")
+    snapshot(room, expect=5)
+    assert history(room, ADA, "closed/lab")["versions"][0]["present"] is True
+    assert history(room, ADA, "open")["versions"][0]["present"] is False
+    as_student(ADA, "chmod", "700", "tutorial/closed")
+
+
 def test_who_is_removed_leaves_no_history(room):
     write(BOB, "tutorial/lab", "bob's alone")
     write(ADA, "tutorial/lab", "ada's")

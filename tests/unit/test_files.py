@@ -167,3 +167,9 @@ def test_a_search_among_others_files_ends_in_time_and_says_so(tmp_path):
     (tmp_path / "theirs").write_text("")
     deleted = deletion.delete_below(files.open_folder(tmp_path), lambda _status: False, patience=-1)
     assert len(deleted.left) == 1 and "not searched to its end" in deleted.left[0]
+
+
+@pytest.mark.parametrize("path", ["\ud800", "a/\ud800/b", "a\0b", "../a", "a//b", "x" * 256])
+def test_what_is_no_path_below_a_folder_is_refused(path):
+    with pytest.raises(HostError, match="not a path"):
+        files.parts_of(path)
