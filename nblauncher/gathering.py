@@ -1,7 +1,7 @@
 """The student's side of a retrieval: a child that is the student reads the home and streams it to the teacher's child.
 
 What travels, one frame each (workers.Frame): `file` with all its bytes, or `begin`, `data`... and `end` (or `void`,
-when the file changed meanwhile); `same`, a file that the store already has; `excluded`; `tick`, a sign of life while
+when the file changed meanwhile); `same`, files that the store already has; `excluded`; `tick`, a sign of life while
 nothing is sent; and `finish`. Paths are as in the store: below `work/` or `home/`.
 """
 
@@ -39,6 +39,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
 }
 _TICK_SECONDS = 1.0
+_SAME_AT_A_TIME = 100
 
 
 def gather(
@@ -156,6 +157,7 @@ class _Gathering:
         self._accounted = {_identity(os.fstat(root))}
         self._links: list[_Link] = []
         self._counted = 0
+        self._same: list[tuple[str, Stamp, str]] = []
         self._sent_at = time.monotonic()
 
     def open_material(self, root: int) -> int | None:
@@ -176,6 +178,8 @@ class _Gathering:
         return base
 
     def send(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        if self._same and header["kind"] not in ("data", "end", "void"):
+            self._flush_same()
         workers.write_frame(self._output, header, payload)
         self._sent_at = time.monotonic()
 
@@ -277,8 +281,14 @@ class _Gathering:
         return self._counted + status.st_size <= self._limits.max_student
 
     def _send_same(self, path: str, status: os.stat_result, stamp: Stamp, sha256: str) -> None:
-        self.send(_header("same", path, stamp) | {"sha256": sha256})
+        self._same.append((path, stamp, sha256))
+        if len(self._same) >= _SAME_AT_A_TIME:
+            self._flush_same()
         self._account(status)
+
+    def _flush_same(self) -> None:
+        rows, self._same = self._same, []
+        self.send({"kind": "same", "files": rows})
 
     def _send_bytes(self, descriptor: int, status: os.stat_result, stamp: Stamp, path: str) -> bool:
         """False when the file changed meanwhile; what was sent of it is then void."""

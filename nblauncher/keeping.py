@@ -131,9 +131,13 @@ class _Keeping:
         elif kind == "void":
             self._drop()
         elif kind == "same":
-            self._same(header)
+            for path, stamp, sha256 in manifest.rows_in(header.get("files")):
+                self._same({"path": path, "stamp": stamp, "sha256": sha256})
         elif kind == "excluded":
-            self._exclude(str(header.get("path")), str(header.get("reason")), header.get("incomplete") is not False)
+            path, reason = header.get("path"), header.get("reason")
+            if not isinstance(path, str) or not isinstance(reason, str):
+                raise _broken("an exclusion of nothing")
+            self._exclude(path, reason, header.get("incomplete") is not False)
         elif kind == "finish":
             self.is_finished = True
         else:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -120,6 +120,14 @@ def stamp_in(given: object) -> Stamp | None:
     if not isinstance(given, list) or len(given) != 4 or any(type(number) is not int for number in given):
         return None
     return given[0], given[1], given[2], given[3]
+
+
+def rows_in(given: object) -> Iterator[tuple[object, object, object]]:
+    """Path, stamp and sha256 of each file that came through a pipe; HostError for anything else."""
+    for row in given if isinstance(given, list) else [given]:
+        if not isinstance(row, list) or len(row) != 3:
+            raise HostError("the student's copy broke its rules: no list of files")
+        yield row[0], row[1], row[2]
 
 
 def digest(records: Iterable[Record]) -> str:

@@ -139,7 +139,8 @@ class _Receiving:
         elif kind == "void":
             self._drop()
         elif kind == "same":
-            self._link(header)
+            for path, stamp, sha256 in manifest.rows_in(header.get("files")):
+                self._link({"path": path, "stamp": stamp, "sha256": sha256})
         elif kind == "excluded":
             self._exclude(_text(header, "path"), _text(header, "reason"), header.get("incomplete") is not False)
         elif kind != "tick":

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import select
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,7 +159,8 @@ class EarlyCopy:
         if left <= 0 or (known and known.captured):
             return
         try:
-            _keep(host, self.moment, None, longest=left)
+            account = survey.student_account(host, self.moment.username)
+            _keep(host, self.moment, account, None, longest=left)
         except HostError as error:
             log.warning("%s was not copied beforehand: %s", self.moment.username, error.problem)
 
@@ -201,16 +201,16 @@ class CaptureAll:
         """Freeze, copy, thaw. Whose copy failed, and why."""
         if not wanted:
             return {}
-        uids = {one.username: survey.student_account(host, one.username).uid for one in wanted}
+        accounts = {one.username: survey.student_account(host, one.username) for one in wanted}
         still = freeze.remembered(host)
-        students = [freezing.Student(name, uid) for name, uid in uids.items() if name not in still]
+        students = [freezing.Student(name, one.uid) for name, one in accounts.items() if name not in still]
         began = time.monotonic()
         try:
             with freezing.frozen(groups, students) as ice:
-                failures = _capture_in_parallel(host, wanted, datetime.now(timezone.utc))
+                failures = _capture_in_parallel(host, wanted, accounts, datetime.now(timezone.utc))
                 has_held = ice.held
         except HostError as error:
-            return self._one_by_one(host, groups, wanted, error)
+            return self._one_by_one(host, groups, wanted, accounts, error)
         self.round.pause += time.monotonic() - began
         log.info("%d students stood still for %.3f s", len(students), self.round.pause)
         if not has_held:
@@ -220,7 +220,12 @@ class CaptureAll:
         return failures
 
     def _one_by_one(
-        self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment], error: HostError
+        self,
+        host: Host,
+        groups: cgroups.Groups,
+        wanted: Sequence[Moment],
+        accounts: Mapping[str, Account],
+        error: HostError,
     ) -> dict[str, str]:
         """Somebody could not be frozen: the others are; of that one everything is looked at, and it is said."""
         names = list(dict.fromkeys(one.username for one in wanted))
@@ -229,7 +234,8 @@ class CaptureAll:
             failures: dict[str, str] = {}
             for one in wanted:
                 try:
-                    _keep(host, one, datetime.now(timezone.utc), remark=f"not frozen: {error.problem}")
+                    now = datetime.now(timezone.utc)
+                    _keep(host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}")
                 except HostError as another:
                     failures[one.username] = another.problem
             return failures
@@ -454,13 +460,13 @@ class _Known:
 def _keep(
     host: Host,
     moment: Moment,
+    account: Account,
     captured: datetime | None,
     *,
     remark: str = "",
     longest: float = _LONGEST_CAPTURE,
 ) -> None:
     """Copy what changed since the last look, and remember what there is. `remark`: why the student was not frozen."""
-    account = survey.student_account(host, moment.username)
     target = files.join(host.settings.material.target, moment.deadline.folder).rstrip("/")
     known = _load(host, moment)
     kept = keeping.keep(
@@ -489,26 +495,37 @@ def _keep(
     draft.replace(file)
 
 
-def _capture_in_parallel(host: Host, wanted: Sequence[Moment], captured: datetime) -> dict[str, str]:
-    """Forked processes of root's, some at a time, as a plan does it."""
-    waiting = list(wanted)
-    running: dict[int, tuple[Moment, workers.Worker]] = {}
+def _capture_in_parallel(
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+) -> dict[str, str]:
+    """A few forked processes of root's, each for its part of the class: while everybody waits, every fork counts."""
+    parts = [part for start in range(AT_ONCE) if (part := wanted[start::AT_ONCE])]
+    running = [
+        (part, workers.start(_ROOT, _capture_each, host, part, accounts, captured, keep=log_descriptors()))
+        for part in parts
+    ]
     failures: dict[str, str] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                moment = waiting.pop(0)
-                worker = workers.start(_ROOT, _keep, host, moment, captured, keep=log_descriptors())
-                running[worker.fileno()] = moment, worker
-            for descriptor in select.select(list(running), [], [])[0]:
-                moment, worker = running.pop(descriptor)
-                try:
-                    worker.result(_LONGEST_CAPTURE)
-                except NblauncherError as error:
-                    failures[moment.username] = error.problem
+        for part, worker in running:
+            try:
+                failures |= worker.result(freezing.LONGEST)
+            except NblauncherError as error:
+                failures |= {one.username: error.problem for one in part}
     finally:
-        for _moment, worker in running.values():
+        for _part, worker in running:
             worker.stop()
+    return failures
+
+
+def _capture_each(
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    for one in wanted:
+        try:
+            _keep(host, one, accounts[one.username], captured)
+        except HostError as error:
+            failures[one.username] = error.problem
     return failures
 
 

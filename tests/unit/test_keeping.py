@@ -1,0 +1,89 @@
+"""Root's side of a snapshot believes nothing that a student's child says: the lies of test_store, and budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nblauncher import keeping
+from nblauncher.errors import HostError
+from nblauncher.model import Exclusion
+from nblauncher.objects import ObjectStore
+from nblauncher.scope import ALL, Scope, Stored
+from nblauncher.settings import RetrieveSettings
+from nblauncher.workers import Frame
+from tests.unit.test_store import FINISH, LIES, begun
+
+
+def fed(folder: Path, *frames, known=None, room=lambda _size: True) -> keeping.Kept:
+    limits = RetrieveSettings(folder, max_file=1000, max_student=2000, max_files=10)
+    taking = keeping._Keeping(Scope(ALL, "tutorial"), limits, ObjectStore(folder / "objects"), known or {}, room)
+    try:
+        for frame in frames:
+            header, payload = frame if isinstance(frame, tuple) else (frame, b"")
+            taking.take(Frame(json.loads(json.dumps(header)), payload))
+    finally:
+        taking.close()
+    assert taking.is_finished
+    return taking.kept
+
+
+def stored(folder: Path) -> list[bytes]:
+    return sorted(file.read_bytes() for file in (folder / "objects").rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("frames", LIES.values(), ids=LIES)
+def test_a_stream_that_lies_is_refused_and_leaves_no_half_content(tmp_path, frames):
+    with pytest.raises(HostError):
+        fed(tmp_path, *frames, FINISH)
+    assert set(os.listdir(tmp_path)) <= {"objects"}
+    assert not list((tmp_path / "objects").glob(".new-*"))
+
+
+def test_a_stream_becomes_contents_and_what_is_void_is_none(tmp_path):
+    kept = fed(
+        tmp_path,
+        (begun("work/a", 3, "file"), b"abc"),
+        *(begun("work/b/c", 4), ({"kind": "data"}, b"ab"), ({"kind": "data"}, b"cd"), {"kind": "end"}),
+        *(begun("work/d", 9), ({"kind": "data"}, b"torn"), {"kind": "void"}),
+        (begun("work/e", 3, "file"), b"abc"),
+        {"kind": "excluded", "path": "work/x", "reason": "a link", "incomplete": False},
+        FINISH,
+    )
+    assert sorted(kept.files) == ["a", "b/c", "e"]
+    assert stored(tmp_path) == [b"abc", b"abcd"]
+    assert kept.exclusions == [Exclusion("x", "a link", False)]
+
+
+def test_what_we_have_is_believed_only_if_it_is_what_we_have(tmp_path):
+    known = {"a": Stored((3, 1, 1, 1), "a" * 64)}
+    kept = fed(tmp_path, {"kind": "same", "files": [["work/a", [3, 1, 1, 1], "a" * 64]]}, FINISH, known=known)
+    assert kept.files == known
+    for row in (["work/a", [3, 1, 1, 1], "b" * 64], ["work/a", [4, 1, 1, 1], "a" * 64]):
+        with pytest.raises(HostError, match="do not have"):
+            fed(tmp_path, {"kind": "same", "files": [row]}, FINISH, known=known)
+
+
+def test_what_there_is_no_room_for_is_counted_and_said(tmp_path):
+    kept = fed(
+        tmp_path,
+        *(begun("work/big", 900), ({"kind": "data"}, b"x" * 900), {"kind": "end"}),
+        (begun("work/small", 2, "file"), b"ab"),
+        FINISH,
+        room=lambda size: size < 500,
+    )
+    assert (sorted(kept.files), kept.refused_bytes, kept.new_bytes) == (["small"], 900, 2)
+    assert [one.path for one in kept.exclusions] == ["big"]
+    assert stored(tmp_path) == [b"ab"]
+
+
+@pytest.mark.parametrize(
+    "left_out, path, is_gone",
+    [("", "a/b", False), ("a", "a/b", False), ("a/b", "a/b", False), ("a/b", "a/bc", True), ("a/b/c", "a/b", True)],
+)
+def test_what_was_left_out_covers_what_is_below_it(left_out, path, is_gone):
+    kept = keeping.Kept(exclusions=[Exclusion(left_out, "a reason")])
+    assert kept.covers()(path) is is_gone
