@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import deletion, files
+from nblauncher.errors import HostError
 from nblauncher.tree import Tree
 
 PLAIN, NBGRADER = "plain", "nbgrader"
 SUBMITTED, LATE = "submitted", "late"
 
 _NOW = ".now"
+_TIMESTAMP, _THEIRS = "timestamp.txt", "timestamp (the student's).txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def arrange(one: Assignment) -> Mapping[str, Any]:
     """Lay out what `collect` has put into `STUDENT/work`; answers with what was handed in and whether it is late.
 
     What was captured is linked from the retrieval of its deadline; what stands in the home now comes beside it when it
-    is something else. OSError.
+    is something else. OSError; HostError when what was captured is gone.
     """
     store = os.open(one.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = files.open_folder(one.staging, store)
@@ -87,16 +89,18 @@ def _put(
     source, tree = Tree(files.open_below(folder, where)), Tree(os.dup(base))
     if one.layout == NBGRADER:
         prefix = f"{layer}/{one.username}/{one.folder.replace('/', '-')}"
-        target = tree.create((*files.parts_of(prefix), "timestamp.txt"))
+        target = tree.create((*files.parts_of(prefix), _TIMESTAMP))
         os.write(target, f"{timestamp}\n".encode("ascii"))
         os.close(target)
     else:
         prefix = f"{'work' if layer == SUBMITTED else LATE}/{one.folder}"
-    for path in rows:
-        tree.link_from(source, files.parts_of(path), (*files.parts_of(prefix), *files.parts_of(path)))
+    # A time stamp that a student wrote must not pass for ours.
+    names = {path: _THEIRS if one.layout == NBGRADER and path == _TIMESTAMP else path for path in rows}
+    for path, name in names.items():
+        tree.link_from(source, files.parts_of(path), (*files.parts_of(prefix), *files.parts_of(name)))
     source.close()
     tree.close()
-    return [{**row, "path": f"{prefix}/{path}"} for path, row in rows.items()]
+    return [{**row, "path": f"{prefix}/{names[path]}"} for path, row in rows.items()]
 
 
 def _manifest(student: int) -> dict[str, Any]:
@@ -107,11 +111,12 @@ def _manifest(student: int) -> dict[str, Any]:
 
 
 def _captured(store: int, one: Assignment) -> dict[str, Any]:
-    """By path below the assignment's folder; empty where that retrieval is gone."""
+    """By path below the assignment's folder. HostError where that retrieval is gone: nobody is late for want of it."""
     try:
         rows = _manifest(files.open_below(store, f"{one.captured}/{one.username}"))["files"]
-    except OSError:
-        return {}
+    except OSError as error:
+        where = one.target / one.captured / one.username
+        raise HostError(f"what was captured at the deadline is not in {where} any more", "Put it back.") from error
     prefix = f"work/{one.folder}/"
     return {row["path"].removeprefix(prefix): row for row in rows if row["path"].startswith(prefix)}
 

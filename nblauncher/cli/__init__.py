@@ -29,6 +29,7 @@ from nblauncher.cli.carry_out import (
 from nblauncher.commands import (
     appointments,
     check,
+    copies,
     deadline,
     freeze,
     front_page,
@@ -37,6 +38,7 @@ from nblauncher.commands import (
     init,
     known,
     launch,
+    publishing,
     reload,
     remove,
     retrieve,
@@ -403,7 +405,7 @@ def _at_deadlines(call: Call, opened: session.Session, *, only: str = "") -> int
     return max(exit_codes)
 
 
-def _capture_round(call: Call, opened: session.Session, one: deadline.Round) -> int:
+def _capture_round(call: Call, opened: session.Session, one: copies.Round) -> int:
     call.only = frozenset(one.usernames)
 
     def make_plan(host: Host) -> Plan:
@@ -427,7 +429,7 @@ def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
     session.require_root(opened.caller, call.command)
     reader = session.reader_of(opened.host, file.absolute(), opened.caller.person)
     content = inputs.read_as(reader, file.absolute(), most=receipts.LARGEST)
-    text, about = deadline.verify(opened.host, content)
+    text, about = publishing.verify(opened.host, content)
     talk.answer(call, text, 0, receipt=about)
     return 0
 

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from nblauncher import arranging, homes, store, survey, workers
 from nblauncher.arranging import Assignment
 from nblauncher.commands.retrieve import AT_ONCE, LONGEST, OpenStaging, Run, checked_folder, notes, work_details
+from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.ledger import Capture
 from nblauncher.plan import Details, Phase, Plan, Report
@@ -70,7 +71,11 @@ class CollectAssignment:
             captured.retrieved if captured else "",
             _stamp(captured.captured) if captured else "",
         )
-        about = workers.run_as(host.owner, arranging.arrange, order, timeout=_LONGEST_ARRANGING)
+        try:
+            about = workers.run_as(host.owner, arranging.arrange, order, timeout=_LONGEST_ARRANGING)
+        except HostError:
+            store.discard_student(host.owner, staging.target, staging.name, self.username)
+            raise
         details = work_details(about["files"], about["bytes"], collected.work.exclusions)
         return {self.username: {**details, "handed_in": about["handed_in"], "late": about["late"]}}
 

@@ -441,6 +441,25 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
     assert manifest(folder, ADA)["late"] is True
 
 
+def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
+    room.write(retrieve={"layout": "nbgrader"})
+    write(ADA, "tutorial/ps1/timestamp.txt", "1999-01-01 00:00:00.000000 UTC")
+    room.run("retrieve", "--assignment", "ps1")
+    folder = captured(room)[-1] / "submitted" / ADA / "ps1"
+    assert (folder / "timestamp.txt").read_text().startswith("20")
+    assert (folder / "timestamp (the student's).txt").read_text().startswith("1999")
+
+
+def test_nobody_is_late_because_the_teacher_moved_the_capture(room):
+    write(ADA, "tutorial/ps1/lab.py", "in time")
+    set_deadline(room, soon(2))
+    collect(room)
+    captured(room)[0].rename(room.folder / "elsewhere")
+    failed = room.run("retrieve", "--assignment", "ps1", expect=None)
+    assert failed.returncode in (1, 5)
+    assert "is not in" in failed.stderr and "any more" in failed.stderr
+
+
 def test_an_assignment_that_is_no_folder_is_refused_and_a_hostile_one_gains_nothing(room):
     for name in ("../x", "/etc", "ps1/../..", ""):
         assert "is not a folder" in room.run("retrieve", "--assignment", name, expect=3).stderr

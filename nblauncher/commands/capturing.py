@@ -1,0 +1,193 @@
+"""The moment of a deadline: copies beforehand, everybody stands still, what changed is copied, everybody goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from nblauncher import cgroups, freezing, moments, survey, workers
+from nblauncher.commands import copies, freeze
+from nblauncher.commands.copies import Round
+from nblauncher.commands.retrieve import AT_ONCE
+from nblauncher.deadlines import Moment
+from nblauncher.errors import HostError, NblauncherError
+from nblauncher.host import Host
+from nblauncher.model import Account
+from nblauncher.objects import ObjectStore
+from nblauncher.plan import Details, SomeFailed, log_descriptors
+
+log = logging.getLogger(__name__)
+
+LAST_COPY = timedelta(seconds=15)
+"""So long before the moment what changed meanwhile is copied once more."""
+
+_ROOT = Account("root", 0, 0, Path("/root"))
+_NAP = 0.5
+_TOO_LATE_TO_COPY = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Until that time."""
+
+    until: datetime
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return f"wait until {moments.words(self.until)}"
+
+    def apply(self, host: Host) -> None:
+        _wait_until(self.until)
+
+
+@dataclass(frozen=True)
+class EarlyCopy:
+    """As the student, while the class runs; what is copied now need not be copied while everybody waits.
+
+    No more than that: a student who hinders it, or has too much, is captured at the moment all the same.
+    """
+
+    moment: Moment
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        return (self.moment.username,)
+
+    def describe(self) -> str:
+        return f"copy {copies.what(self.moment.deadline)} of {self.moment.username} beforehand"
+
+    def apply(self, host: Host) -> None:
+        left = (self.moment.at - datetime.now(timezone.utc) - _TOO_LATE_TO_COPY).total_seconds()
+        known = copies.load(host, self.moment)
+        if left <= 0 or (known and known.captured):
+            return
+        try:
+            account = survey.student_account(host, self.moment.username)
+            copies.keep(host, self.moment, account, None, longest=left)
+        except HostError as error:
+            log.warning("%s was not copied beforehand: %s", self.moment.username, error.problem)
+
+
+@dataclass(frozen=True)
+class CaptureAll:
+    """At the moment: everybody stands still until what changed is copied."""
+
+    round: Round
+    usernames: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"capture the work of {len(self.usernames)} students at {moments.words(self.round.at)}"
+
+    def apply(self, host: Host) -> Mapping[str, Details]:
+        _wait_until(self.round.at)
+        wanted = [one for one in self.round.moments if one.username in self.usernames]
+        missing = [one for one in wanted if (known := copies.load(host, one)) is None or known.captured is None]
+        groups = cgroups.choose(host.settings.course)
+        failures: dict[str, str] = {}
+        if freezing.can_freeze_groups(groups):
+            failures = self._still(host, groups, missing)
+        else:
+            for name in dict.fromkeys(one.username for one in missing):
+                failures |= self._still(host, groups, [one for one in missing if one.username == name])
+        ObjectStore(copies.objects(host)).sync()
+        done = copies.stored(host)
+        host.course_ledger.record_captures(
+            copies.capture_of(host, one, survey.student_account(host, one.username).uid)
+            for one in wanted
+            if one.username not in failures and copies.moment_id(one) not in done
+        )
+        if failures:
+            raise SomeFailed(failures)
+        return {}
+
+    def _still(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
+        """Freeze, copy, thaw. Whose copy failed, and why."""
+        if not wanted:
+            return {}
+        accounts = {one.username: survey.student_account(host, one.username) for one in wanted}
+        still = freeze.remembered(host)
+        students = [freezing.Student(name, one.uid) for name, one in accounts.items() if name not in still]
+        began = time.monotonic()
+        try:
+            with freezing.frozen(groups, students) as ice:
+                failures = _capture_in_parallel(host, wanted, accounts, datetime.now(timezone.utc))
+                has_held = ice.held
+        except HostError as error:
+            return self._one_by_one(host, groups, wanted, accounts, error)
+        self.round.pause += time.monotonic() - began
+        log.info("%d students stood still for %.3f s", len(students), self.round.pause)
+        if not has_held:
+            failures = {one.username: "the class ran again before the copy was done" for one in wanted} | failures
+            for one in wanted:
+                copies.file_of(host, one).unlink(missing_ok=True)
+        return failures
+
+    def _one_by_one(
+        self,
+        host: Host,
+        groups: cgroups.Groups,
+        wanted: Sequence[Moment],
+        accounts: Mapping[str, Account],
+        error: HostError,
+    ) -> dict[str, str]:
+        """Somebody could not be frozen: the others are; of that one everything is looked at, and it is said."""
+        names = list(dict.fromkeys(one.username for one in wanted))
+        if len(names) == 1:
+            log.warning("%s: %s; captured while it ran", names[0], error.problem)
+            failures: dict[str, str] = {}
+            for one in wanted:
+                try:
+                    now = datetime.now(timezone.utc)
+                    copies.keep(host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}")
+                except HostError as another:
+                    failures[one.username] = another.problem
+            return failures
+        return {
+            who: why
+            for name in names
+            for who, why in self._still(host, groups, [one for one in wanted if one.username == name]).items()
+        }
+
+
+def _capture_in_parallel(
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+) -> dict[str, str]:
+    """A few forked processes of root's, each for its part of the class: while everybody waits, every fork counts."""
+    parts = [part for start in range(AT_ONCE) if (part := wanted[start::AT_ONCE])]
+    running = [
+        (part, workers.start(_ROOT, _capture_each, host, part, accounts, captured, keep=log_descriptors()))
+        for part in parts
+    ]
+    failures: dict[str, str] = {}
+    try:
+        for part, worker in running:
+            try:
+                failures |= worker.result(freezing.LONGEST)
+            except NblauncherError as error:
+                failures |= {one.username: error.problem for one in part}
+    finally:
+        for _part, worker in running:
+            worker.stop()
+    return failures
+
+
+def _capture_each(
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    for one in wanted:
+        try:
+            copies.keep(host, one, accounts[one.username], captured)
+        except HostError as error:
+            failures[one.username] = error.problem
+    return failures
+
+
+def _wait_until(at: datetime) -> None:
+    """By the clock, which may be set meanwhile."""
+    while (left := (at - datetime.now(timezone.utc)).total_seconds()) > 0:
+        time.sleep(min(left, _NAP))
