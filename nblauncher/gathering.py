@@ -27,6 +27,8 @@ from nblauncher.settings import RetrieveSettings
 
 IN_MOTION = "in motion: it changed although everything of the student's was frozen"
 
+HALF_SAVED = "open for writing at that moment: it is there as it was then, and may be half of a save"
+
 _ATTEMPTS = 4
 _CLOCK_TICK_NS = 20_000_000
 """A second write within a tick of the clock can leave the same times."""
@@ -241,7 +243,9 @@ class _Gathering:
                 self.exclude(path, reason)
                 return True
             is_open = leases.is_open_for_writing(descriptor)
-            if not self._is_still and (
+            if is_open and self._is_still:
+                self.exclude(path, HALF_SAVED)
+            elif not self._is_still and (
                 (is_open and not is_last) or _is_fresh(status, _LONG_WRITE_NS if is_open else _CLOCK_TICK_NS)
             ):
                 return False
