@@ -89,5 +89,6 @@ def _made(name: str, folder: int) -> int:
     try:
         return files.open_folder(name, folder)
     except FileNotFoundError:
-        os.mkdir(name, 0o700, dir_fd=folder)
+        with contextlib.suppress(FileExistsError):  # another student's child was quicker
+            os.mkdir(name, 0o700, dir_fd=folder)
         return files.open_folder(name, folder)

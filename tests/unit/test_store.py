@@ -15,6 +15,7 @@ from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account
 from nblauncher.scope import CHANGED, HOME, Scope
 from nblauncher.settings import RetrieveSettings
+from nblauncher.tree import Tree
 
 NINE = datetime(2026, 11, 20, 9, 15, tzinfo=timezone(timedelta(hours=1)))
 
@@ -214,3 +215,20 @@ def test_before_a_deletion_bytes_have_no_limit_but_the_disk_has(receive):
 def test_a_file_larger_than_the_disk_is_not_begun(receive):
     with pytest.raises(HostError, match="disk full"):
         receive(begun("home/x", 1 << 60), kind=HOME)
+
+
+def test_several_children_make_the_same_folder_at_the_same_time(tmp_path):
+    """Each of them puts a file into `submitted/`, which none of them found."""
+    children = []
+    for number in range(8):
+        if (pid := os.fork()) == 0:
+            status = 1
+            try:
+                for round_ in range(50):
+                    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+                    os.close(Tree(folder).create((f"submitted{round_}", f"file{number}")))
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 8
