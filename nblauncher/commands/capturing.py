@@ -27,6 +27,9 @@ LAST_COPY = timedelta(seconds=15)
 
 _ROOT = Account("root", 0, 0, Path("/root"))
 _NAP = 0.5
+_MORE_LOOKS = 4
+_INSTANT = 0.25
+"""Seconds in which a save that was caught in the middle comes to its end."""
 _TOO_LATE_TO_COPY = timedelta(seconds=2)
 
 
@@ -93,6 +96,7 @@ class CaptureAll:
         else:
             for name in dict.fromkeys(one.username for one in missing):
                 failures |= self._still(host, groups, [one for one in missing if one.username == name])
+        failures |= self._look_again(host, groups, [one for one in missing if one.username not in failures])
         ObjectStore(copies.objects(host)).sync()
         done = copies.stored(host)
         host.course_ledger.record_captures(
@@ -103,6 +107,17 @@ class CaptureAll:
         if failures:
             raise SomeFailed(failures)
         return {}
+
+    def _look_again(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
+        """Who was caught in the middle of a save is let go on for an instant and captured again, a few times."""
+        failures: dict[str, str] = {}
+        for _ in range(_MORE_LOOKS):
+            wanted = [one for one in wanted if one.username not in failures and copies.is_half_saved(host, one)]
+            if not wanted:
+                break
+            time.sleep(_INSTANT)
+            failures |= self._still(host, groups, wanted)
+        return failures
 
     def _still(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
         """Freeze, copy, thaw. Whose copy failed, and why."""

@@ -16,6 +16,7 @@ from typing import Any
 from nblauncher import files, keeping
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
+from nblauncher.gathering import HALF_SAVED
 from nblauncher.host import Host
 from nblauncher.ledger import Capture
 from nblauncher.manifest import stamp_in
@@ -94,6 +95,12 @@ def keep(
 
 def load(host: Host, moment: Moment) -> Copy | None:
     return read(file_of(host, moment))
+
+
+def is_half_saved(host: Host, moment: Moment) -> bool:
+    """Whether a file was open for writing when everybody stood still."""
+    known = load(host, moment)
+    return known is not None and any(one.reason == HALF_SAVED for one in known.exclusions)
 
 
 def read(file: Path) -> Copy | None:

@@ -230,6 +230,38 @@ def test_of_a_student_who_writes_all_the_time_one_moment_is_captured_and_nothing
     assert len(left_out) <= 1 and all("work/ps1/new" in one["path"] for one in left_out)
 
 
+def test_a_save_that_is_caught_in_the_middle_comes_to_its_end_and_is_captured_whole(room):
+    """As Jupyter saves, only slower: emptied, written in two steps a moment apart, closed for a while."""
+    write(ADA, "tutorial/ps1/lab.ipynb", "x" * 40)
+    script = """
+import time
+while True:
+    with open('tutorial/ps1/lab.ipynb', 'w') as file:
+        file.write('x' * 20)
+        file.flush()
+        time.sleep(0.15)
+        file.write('x' * 20)
+    time.sleep(0.1)
+"""
+    group = cgroups.choose(room.course).group(ADA)
+    group.create()
+    saving = subprocess.Popen(
+        [*become(ADA), sys.executable, "-I", "-c", script],
+        cwd=room.home(ADA),
+        preexec_fn=lambda: group.enter(os.getpid()),
+        start_new_session=True,
+    )
+    try:
+        set_deadline(room, soon(3))
+        collect(room, expect=None)
+    finally:
+        end_writer(room, ADA, saving)
+    (folder,) = captured(room)
+    about = manifest(folder, ADA)
+    is_whole = (folder / ADA / "work/ps1/lab.ipynb").read_text() == "x" * 40
+    assert is_whole == about["complete"]  # with five looks it is whole in 19 of 20 cases, and else it is said
+
+
 def test_a_save_that_is_caught_in_the_middle_is_captured_as_it_is_and_said(room):
     write(ADA, "tutorial/ps1/lab.ipynb", "whole")
     script = "import time; file = open('tutorial/ps1/lab.ipynb', 'w'); file.write('ha'); file.flush(); time.sleep(60)"
