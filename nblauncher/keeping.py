@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from nblauncher import files, gathering, manifest, workers
+from nblauncher import files, gathering, intake, manifest, workers
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, Exclusion
 from nblauncher.objects import ObjectDraft, ObjectStore
@@ -68,14 +68,15 @@ def keep(
         raise RefusedError(f"{account.username} has uid 0; a student's home is never handled by root")
     keeping = _Keeping(scope, limits, store, known, has_room)
     told = _told(known)
+    is_finished = False
     try:
         arguments = (account.home, scope, limits, told, is_still)
         for frame in frames_of(account, gathering.gather_to, *arguments, keep={told}, stall=stall, longest=longest):
-            keeping.take(frame)
+            is_finished = not intake.take(frame, keeping)
     finally:
         os.close(told)
         keeping.close()
-    if not keeping.is_finished:
+    if not is_finished:
         raise HostError(f"the file worker of {account.username} ended before it was done")
     if keeping.kept.new_bytes and is_synced:
         store.sync()
@@ -109,97 +110,67 @@ class _Keeping:
         self._is_open = False
         self._stack = ExitStack()
         self.kept = Kept()
-        self.is_finished = False
 
     def close(self) -> None:
         self._stack.close()
 
-    def take(self, frame: workers.Frame) -> None:
-        header, kind = frame.header, frame.header.get("kind")
-        if (kind in ("data", "end", "void")) != self._is_open or self.is_finished:
-            raise _broken(f"{kind!r} out of turn")
-        if kind == "file":
-            self._begin(header)
-            self._write(frame.payload)
-            self._end()
-        elif kind == "begin":
-            self._begin(header)
-        elif kind == "data":
-            self._write(frame.payload)
-        elif kind == "end":
-            self._end()
-        elif kind == "void":
-            self._drop()
-        elif kind == "same":
-            for path, stamp, sha256 in manifest.rows_in(header.get("files")):
-                self._same({"path": path, "stamp": stamp, "sha256": sha256})
-        elif kind == "excluded":
-            path, reason = header.get("path"), header.get("reason")
-            if not isinstance(path, str) or not isinstance(reason, str):
-                raise _broken("an exclusion of nothing")
-            self._exclude(path, reason, header.get("incomplete") is not False)
-        elif kind == "finish":
-            self.is_finished = True
-        else:
-            raise _broken(f"{kind!r}")
+    @property
+    def is_within(self) -> bool:
+        return self._is_open
 
-    def _begin(self, header: Mapping[str, Any]) -> None:
+    def begin(self, header: Mapping[str, Any]) -> None:
         self._path, self._stamp = self._checked(header)
         self._is_open = True
         if self._has_room(self._stamp[0]):
             self._draft = self._stack.enter_context(self._store.draft())
         else:
             self.kept.refused_bytes += self._stamp[0]
-            self._exclude(f"{_WORK}{self._path}", "the budget of the history is used up", True)
+            self.exclude(f"{_WORK}{self._path}", "the budget of the history is used up", True)
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._draft is not None:
             if self._draft.size + len(data) > self._stamp[0]:
-                raise _broken("more bytes than announced")
+                raise intake.broken("more bytes than announced")
             self._draft.write(data)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self._draft is not None:
             if self._draft.size != self._stamp[0]:
-                raise _broken("fewer bytes than announced")
+                raise intake.broken("fewer bytes than announced")
             self._record(self._path, Stored(self._stamp, self._draft.keep()))
             self.kept.new_bytes += self._stamp[0]
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         self._stack.close()
         self._draft, self._is_open = None, False
 
-    def _same(self, header: Mapping[str, Any]) -> None:
+    def same(self, header: Mapping[str, Any]) -> None:
         path, stamp = self._checked(header)
         known = self._known.get(path)
         if known is None or known.sha256 != header.get("sha256") or known.size != stamp[0]:
-            raise _broken("a file that we do not have")
+            raise intake.broken("a file that we do not have")
         self._record(path, Stored(stamp, known.sha256))
 
     def _record(self, path: str, stored: Stored) -> None:
         self.kept.files[path] = stored
         self._bytes += stored.size
 
-    def _exclude(self, path: str, reason: str, incomplete: bool) -> None:
+    def exclude(self, path: str, reason: str, incomplete: bool) -> None:
         if len(self.kept.exclusions) > 2 * self._most + 1000:
-            raise _broken("more entries than max_files")
+            raise intake.broken("more entries than max_files")
         short = path[:4000].removeprefix("work").removeprefix("/")
         self.kept.exclusions.append(Exclusion(short, reason[:200], incomplete))
 
     def _checked(self, header: Mapping[str, Any]) -> tuple[str, Stamp]:
         path, stamp = header.get("path"), manifest.stamp_in(header.get("stamp"))
         if not isinstance(path, str) or not path.startswith(_WORK) or stamp is None or stamp[0] < 0:
-            raise _broken("a file without path, size and times")
+            raise intake.broken("a file without path, size and times")
         short = path.removeprefix(_WORK)
         if not files.parts_of(short, max_depth=self._limits.max_depth) or short in self.kept.files:
-            raise _broken("a path twice, or none")
+            raise intake.broken("a path twice, or none")
         if stamp[0] > self._limits.max_file or self._bytes + stamp[0] > self._limits.max_student:
-            raise _broken("more bytes than max_file or max_student")
+            raise intake.broken("more bytes than max_file or max_student")
         if len(self.kept.files) > self._most:
-            raise _broken("more entries than max_files")
+            raise intake.broken("more entries than max_files")
         return short, stamp
-
-
-def _broken(what: str) -> HostError:
-    return HostError(f"the student's copy broke its rules: {what}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nblauncher import files, manifest, workers
+from nblauncher import files, intake, manifest, workers
 from nblauncher.errors import HostError
 from nblauncher.manifest import Record
 from nblauncher.model import Exclusion
@@ -62,8 +62,8 @@ def receive(order: Order, stream: int, known: int, stall: float) -> Mapping[str,
     receiving.find_standing(target)
     receiving.tell(known)
     os.close(known)
-    while (frame := _next(stream, stall)).header.get("kind") != "finish":
-        receiving.take(frame)
+    while intake.take(_next(stream, stall), receiving):
+        pass
     return receiving.finish()
 
 
@@ -122,33 +122,11 @@ class _Receiving:
         for start in range(0, len(stored), _TOLD_AT_A_TIME):
             workers.write_frame(known, {"stored": stored[start : start + _TOLD_AT_A_TIME]})
 
-    def take(self, frame: workers.Frame) -> None:
-        header, kind = frame.header, frame.header.get("kind")
-        if (kind in ("data", "end", "void")) != (self._incoming is not None) and kind != "tick":
-            raise _broken(f"{kind!r} out of turn")
-        if kind == "file":
-            self._begin(header)
-            self._write(frame.payload)
-            self._end()
-        elif kind == "begin":
-            self._begin(header)
-        elif kind == "data":
-            self._write(frame.payload)
-        elif kind == "end":
-            self._end()
-        elif kind == "void":
-            self._drop()
-        elif kind == "same":
-            for path, stamp, sha256 in manifest.rows_in(header.get("files")):
-                self._link({"path": path, "stamp": stamp, "sha256": sha256})
-        elif kind == "excluded":
-            self._exclude(_text(header, "path"), _text(header, "reason"), header.get("incomplete") is not False)
-        elif kind != "tick":
-            raise _broken(f"{kind!r}")
+    @property
+    def is_within(self) -> bool:
+        return self._incoming is not None
 
     def finish(self) -> Mapping[str, Any]:
-        if self._incoming is not None:
-            raise _broken("a file without an end")
         if self._is_written:
             self._settle()
         if self._order.scope.kind == HOME:
@@ -165,7 +143,7 @@ class _Receiving:
             "manifest": manifest.sha256(self._tree),
         }
 
-    def _begin(self, header: Mapping[str, Any]) -> None:
+    def begin(self, header: Mapping[str, Any]) -> None:
         path, parts, stamp = self._checked(header)
         self._check_space(stamp[0])
         try:
@@ -173,25 +151,25 @@ class _Receiving:
         except OSError as error:
             if error.errno not in _UNUSABLE_NAME:
                 raise
-            self._exclude(path, f"the store cannot hold this name: {os.strerror(error.errno).lower()}", True)
+            self.exclude(path, f"the store cannot hold this name: {os.strerror(error.errno).lower()}", True)
             descriptor = -1
         self._incoming = _Incoming(path, parts, stamp, descriptor)
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         incoming = self._expected()
         incoming.size += len(data)
         if incoming.size > incoming.stamp[0]:
-            raise _broken("more bytes than announced")
+            raise intake.broken("more bytes than announced")
         incoming.digest.update(data)
         self._is_written = True
         view = memoryview(data)
         while view and incoming.descriptor >= 0:
             view = view[os.write(incoming.descriptor, view) :]
 
-    def _end(self) -> None:
+    def end(self) -> None:
         incoming = self._expected()
         if incoming.size != incoming.stamp[0]:
-            raise _broken("fewer bytes than announced")
+            raise intake.broken("fewer bytes than announced")
         self._incoming = None
         if incoming.descriptor < 0:
             return
@@ -199,18 +177,18 @@ class _Receiving:
         os.close(incoming.descriptor)
         self._record(incoming.path, incoming.digest.hexdigest(), incoming.stamp, stored_mtime)
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         incoming = self._expected()
         self._incoming = None
         if incoming.descriptor >= 0:
             os.close(incoming.descriptor)
             self._tree.delete(incoming.parts)
 
-    def _link(self, header: Mapping[str, Any]) -> None:
+    def same(self, header: Mapping[str, Any]) -> None:
         path, parts, stamp = self._checked(header)
         record = self._standing.get(path)
         if record is None or self._previous is None or record.sha256 != header.get("sha256") or record.size != stamp[0]:
-            raise _broken("a file that the store does not have")
+            raise intake.broken("a file that the store does not have")
         try:
             status = self._tree.link_from(self._previous, parts)
         except OSError as error:
@@ -223,13 +201,13 @@ class _Receiving:
     def _copy(self, header: Mapping[str, Any], parts: tuple[str, ...], record: Record) -> None:
         """Where the file system makes no more links: the file's own bytes once more."""
         if self._previous is None:
-            raise _broken("a file that the store does not have")
+            raise intake.broken("a file that the store does not have")
         descriptor, _status = self._previous.open(parts)
-        self._begin(header)
+        self.begin(header)
         for data in files.chunks(descriptor, record.size):
-            self._write(data)
+            self.write(data)
         os.close(descriptor)
-        self._end()
+        self.end()
         if self._records[record.path].sha256 != record.sha256:
             raise HostError(f"{record.path} in {self._order.previous} changed while it was read")
 
@@ -238,37 +216,37 @@ class _Receiving:
         self._records[path] = Record(path, sha256, stamp, stored_mtime, sent.sha256 if sent else None)
         self._bytes += stamp[0]
 
-    def _exclude(self, path: str, reason: str, incomplete: bool) -> None:
+    def exclude(self, path: str, reason: str, incomplete: bool) -> None:
         self._exclusions.append(Exclusion(path, reason[:200], incomplete))
         self._check_count()
 
     def _expected(self) -> _Incoming:
         if self._incoming is None:
-            raise _broken("bytes of no file")
+            raise intake.broken("bytes of no file")
         return self._incoming
 
     def _checked(self, header: Mapping[str, Any]) -> tuple[str, tuple[str, ...], Stamp]:
         """Path and stamp of an announced file; HostError when it lies outside, or over a limit."""
         order = self._order
-        path = _text(header, "path")
+        path = intake.text(header, "path")
         parts = files.parts_of(path, max_depth=order.limits.max_depth + 1)
         if len(parts) < 2 or parts[0] not in (("work", "home") if order.scope.kind == HOME else ("work",)):
-            raise _broken(f"a file at {path[:200]!r}")
+            raise intake.broken(f"a file at {path[:200]!r}")
         stamp = manifest.stamp_in(header.get("stamp"))
         if stamp is None:
-            raise _broken("no size and times")
+            raise intake.broken("no size and times")
         if stamp[0] < 0 or path in self._records:
-            raise _broken("a negative size or a file twice")
+            raise intake.broken("a negative size or a file twice")
         limits = order.limits
         if order.scope.kind != HOME and (stamp[0] > limits.max_file or self._bytes + stamp[0] > limits.max_student):
-            raise _broken("more bytes than max_file or max_student")
+            raise intake.broken("more bytes than max_file or max_student")
         self._check_count()
         return path, parts, stamp
 
     def _check_count(self) -> None:
         most = self._order.limits.max_files + len(self._order.scope.handed_out)
         if len(self._records) > most or len(self._exclusions) > 2 * most + 1000:
-            raise _broken("more entries than max_files")
+            raise intake.broken("more entries than max_files")
 
     def _check_space(self, size: int) -> None:
         disk = os.fstatvfs(self._tree.root)
@@ -302,14 +280,3 @@ class _Receiving:
             if status.st_size != record.size or files.sha256_of(descriptor, status.st_size) != record.sha256:
                 raise HostError(f"{record.path} is not in the store as it was read", "Check the disk of the store.")
             os.close(descriptor)
-
-
-def _text(header: Mapping[str, Any], key: str) -> str:
-    value = header.get(key)
-    if not isinstance(value, str) or len(value) > 1 << 16:
-        raise _broken(f"no {key}")
-    return value
-
-
-def _broken(what: str) -> HostError:
-    return HostError(f"the student's copy broke its rules: {what}")

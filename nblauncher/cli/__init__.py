@@ -10,16 +10,17 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import click
 
-from nblauncher import __version__, inputs, logs, moments, receipts, render
-from nblauncher.cli import foreground, talk
+from nblauncher import __version__, logs, render
+from nblauncher.cli import deadlines, foreground, history, talk
+from nblauncher.cli.asked import time_of
 from nblauncher.cli.call import Call, acts_on_students, names
 from nblauncher.cli.carry_out import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    NO_FILES,
     Deed,
     change,
     open_accepted,
@@ -27,18 +28,11 @@ from nblauncher.cli.carry_out import (
     students_of,
 )
 from nblauncher.commands import (
-    appointments,
     check,
-    copies,
-    deadline,
-    freeze,
     front_page,
-    handin,
-    history,
     init,
     known,
     launch,
-    publishing,
     reload,
     remove,
     retrieve,
@@ -46,22 +40,16 @@ from nblauncher.commands import (
     session,
     setup,
     shutdown,
-    snapshot,
     status,
 )
-from nblauncher.course import make_folders
-from nblauncher.errors import InputError, NblauncherError
-from nblauncher.host import Host, captures_lock, course_lock
-from nblauncher.ledger import locked
+from nblauncher.errors import NblauncherError
+from nblauncher.host import Host
 from nblauncher.model import Roster
 from nblauncher.plan import Plan, Report
-from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
 
 EXIT_BUG = 70
-
-_NO_FILES: dict[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,9 +134,7 @@ def send_command(call: Call, restore_deleted: bool, only_new: bool) -> int:
     def table(report: Report) -> str:
         return render.changes_text(report, talk.terminal_width())
 
-    return change(
-        call, opened, make_plan, Deed("brought up to date", table=table, details={**_NO_FILES, "changes": []})
-    )
+    return change(call, opened, make_plan, Deed("brought up to date", table=table, details={**NO_FILES, "changes": []}))
 
 
 @cli.command("launch")
@@ -267,14 +253,14 @@ def retrieve_command(
 ) -> int:
     """Bring everyone's work into a new folder of the teacher's."""
     if unattended is not None:
-        return _at_deadlines(call, open_accepted(call, unattended))
+        return deadlines.at_deadlines(call, open_accepted(call, unattended))
     opened = open_session(call)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
     if at is not None:
-        return _retrieve_at(call, opened, _time(at), now, assignment or "")
+        return deadlines.retrieve_at(call, opened, time_of(at), now, assignment or "")
     if assignment is not None:
-        return _retrieve_assignment(call, opened, assignment, now)
+        return deadlines.retrieve_assignment(call, opened, assignment, now)
     runs: list[retrieve.Run] = []
 
     def make_plan(host: Host) -> Plan:
@@ -285,208 +271,19 @@ def retrieve_command(
     def summary(host: Host, report: Report) -> str:
         return retrieve.summary(runs[-1], host, report)
 
-    return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=_NO_FILES))
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=NO_FILES))
 
 
-@cli.command("snapshot")
-@click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs now and then.")
-@acts_on_students
-def snapshot_command(call: Call, unattended: str | None) -> int:
-    """Keep what everybody's material folder holds now; `history` lists and `restore` brings back."""
-    opened = open_session(call) if unattended is None else open_accepted(call, unattended)
-    wanted = students_of(opened, call)
-    now = datetime.now().astimezone()
-    runs: list[snapshot.Run] = []
-
-    def make_plan(host: Host) -> Plan:
-        plan, run = snapshot.prepare(host, wanted, now=now)
-        runs.append(run)
-        return plan
-
-    def summary(_host: Host, report: Report) -> str:
-        return snapshot.summary(runs[-1], report)
-
-    details = {**_NO_FILES, "changed": 0}
-    return change(call, opened, make_plan, Deed("kept", summary=summary, details=details))
-
-
-@cli.command("history")
-@click.argument("name", metavar="NAME")
-@click.argument("file", required=False, metavar="[FILE]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-@click.pass_obj
-def history_command(call: Call, name: str, file: str | None, as_json: bool) -> int:
-    """List the snapshots of student NAME or, with FILE (below the material folder), the versions of that file."""
-    call.command, call.as_json = "history", as_json
-    host = _about_one(call, name)
-    if file is None:
-        taken = history.snapshots(host, name)
-        counts = host.history.paths(name)
-        more: dict[str, Any] = {"snapshots": taken, "paths": counts}
-        text = render.history_text(taken, counts, talk.terminal_width())
-    else:
-        found = history.versions(host, name, history.checked_path(file))
-        more = {"versions": found}
-        text = render.versions_text(found, talk.terminal_width())
-    talk.answer(call, text, 0, **more)
-    return 0
-
-
-@cli.command("restore")
-@click.argument("name", metavar="NAME")
-@click.argument("file", metavar="FILE")
-@click.option(
-    "--at", "at", required=True, metavar="TIME", help='Such as "2026-11-27 17:00"; the last snapshot by then.'
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-@click.pass_obj
-def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) -> int:
-    """Put the version that FILE of student NAME had at a time beside the present one, never over it."""
-    call.command, call.as_json = "restore", as_json
-    host = _about_one(call, name)
-    time = _time(at)
-    with locked(course_lock(host), f"course {host.settings.course}"):
-        copy = history.restore(host, name, history.checked_path(file), time)
-    target = host.settings.material.target
-    text = f"{name} finds {printable(file)} of {moments.words(time)} in {printable(f'{target}/{copy}')}"
-    talk.answer(call, text, 0, path=f"{target}/{copy}")
-    return 0
-
-
-def _retrieve_assignment(call: Call, opened: session.Session, folder: str, now: datetime) -> int:
-    wanted = students_of(opened, call)
-    runs: list[retrieve.Run] = []
-
-    def make_plan(host: Host) -> Plan:
-        plan, run = handin.prepare(host, wanted, folder, now=now)
-        runs.append(run)
-        return plan
-
-    def summary(host: Host, report: Report) -> str:
-        return retrieve.summary(runs[-1], host, report)
-
-    def table(report: Report) -> str:
-        return render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
-
-    deed = Deed("retrieved", summary=summary, table=table, details=_NO_FILES)
-    return change(call, opened, make_plan, deed)
-
-
-def _retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime, folder: str) -> int:
-    """Leave it to the supervisor of a running class, or wait for it here."""
-    session.require_root(opened.caller, "retrieve")
-    host = opened.host
-    make_folders(host.paths)
-    added = deadline.add(host, at, folder, now)
-    if appointments.renew(host):
-        talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
-        return 0
-    talk.tell(f"The class does not run: waiting here until {moments.words(at)}. Ctrl-C ends the waiting.")
-    return _at_deadlines(call, opened, only=added.name)
-
-
-def _at_deadlines(call: Call, opened: session.Session, *, only: str = "") -> int:
-    """Round after round: those that are due or, where `only` one deadline is asked for, all of its."""
-    exit_codes = [0]
-    seen: set[datetime] = set()
-    while True:
-        now = datetime.now().astimezone()
-        if only:
-            found = deadline.rounds(one for one in deadline.pending(opened.host)[0] if one.deadline.name == only)
-        else:
-            found = deadline.due(opened.host, now)
-        one = next((one for one in found if one.at not in seen), None)
-        if one is None:
-            break
-        seen.add(one.at)
-        exit_codes.append(_capture_round(call, opened, one))
-    if len(seen) == 0:
-        talk.answer(call, "retrieve: nothing to do.", 0)
-    return max(exit_codes)
-
-
-def _capture_round(call: Call, opened: session.Session, one: copies.Round) -> int:
-    call.only = frozenset(one.usernames)
-
-    def make_plan(host: Host) -> Plan:
-        return deadline.plan(host, one)
-
-    def summary(host: Host, _report: Report) -> str:
-        return deadline.summary(host, one)
-
-    deed = Deed("captured", summary=summary, details=_NO_FILES, lock=captures_lock)
-    return change(call, opened, make_plan, deed)
-
-
-@cli.command("verify-receipt")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-@click.pass_obj
-def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
-    """Say whether a receipt that a student shows is genuine, and what it proves."""
-    call.command, call.as_json = "verify-receipt", as_json
-    opened = open_session(call)
-    session.require_root(opened.caller, call.command)
-    reader = session.reader_of(opened.host, file.absolute(), opened.caller.person)
-    content = inputs.read_as(reader, file.absolute(), most=receipts.LARGEST)
-    text, about = publishing.verify(opened.host, content)
-    talk.answer(call, text, 0, receipt=about)
-    return 0
-
-
-@cli.command("extend")
-@click.argument("name", metavar="NAME")
-@click.argument("length", metavar="LENGTH")
-@click.option("--deadline", "which", metavar="NAME", help="Of this deadline; default: the next one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-@click.pass_obj
-def extend_command(call: Call, name: str, length: str, which: str | None, as_json: bool) -> int:
-    """Give student NAME more time: LENGTH is 15m, 2h or 1d."""
-    call.command, call.as_json = "extend", as_json
-    host = _about_one(call, name)
-    try:
-        more = moments.length(length)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="LENGTH") from None
-    moment = deadline.extend(host, name, more, which)
-    appointments.renew(host)
-    text = f"{name} has until {moments.words(moment.at)} for {moment.deadline.name}."
-    talk.answer(call, text, 0, deadline=moment.deadline.name, at=moment.at.isoformat())
-    return 0
-
-
-@cli.command("freeze")
-@acts_on_students
-def freeze_command(call: Call) -> int:
-    """Let every process of the students stand still, until `thaw`. Nothing is lost, nothing can be saved."""
-    opened = open_session(call)
-    wanted = students_of(opened, call)
-    return change(call, opened, lambda host: freeze.plan_freeze(host, wanted), Deed("frozen"))
-
-
-@cli.command("thaw")
-@acts_on_students
-def thaw_command(call: Call) -> int:
-    """Let the students' processes go on after `freeze`."""
-    opened = open_session(call)
-    wanted = students_of(opened, call)
-    return change(call, opened, lambda host: freeze.plan_thaw(host, wanted), Deed("thawed"))
-
-
-def _about_one(call: Call, name: str) -> Host:
-    """The course's host, for a command about one student; InputError when there is no such student."""
-    opened = open_session(call)
-    session.require_root(opened.caller, call.command)
-    if name not in opened.host.ledger.members(opened.settings.course):
-        raise InputError(f'there is no student "{printable(name)}" in course {opened.settings.course}')
-    return opened.host
-
-
-def _time(text: str) -> datetime:
-    try:
-        return moments.parsed(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--at") from None
+for command in (
+    history.snapshot_command,
+    history.history_command,
+    history.restore_command,
+    deadlines.verify_receipt_command,
+    deadlines.extend_command,
+    deadlines.freeze_command,
+    deadlines.thaw_command,
+):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 EXIT_PARTIAL = 5
 EXIT_INTERRUPTED = 130
 
+NO_FILES: Mapping[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
+"""What a student's entry has where no file was carried."""
+
 _Enrich = Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]
 
 

@@ -31,6 +31,9 @@ _MORE_LOOKS = 4
 _INSTANT = 0.25
 """Seconds in which a save that was caught in the middle comes to its end."""
 _TOO_LATE_TO_COPY = timedelta(seconds=2)
+_LONGEST_EARLY = 60.0
+"""Seconds for one student beforehand; nobody may take the others' time."""
+_MELTED = "the class ran again before the copy was done"
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class EarlyCopy:
 
     def apply(self, host: Host) -> None:
         left = (self.moment.at - datetime.now(timezone.utc) - _TOO_LATE_TO_COPY).total_seconds()
+        if left <= -copies.LATE_AFTER.total_seconds():
+            left = _LONGEST_EARLY  # it is late anyway: whoever has much must not keep the class waiting for it
         known = copies.load(host, self.moment)
         if left <= 0 or (known and known.captured):
             return
         try:
             account = survey.student_account(host, self.moment.username)
-            copies.keep(host, self.moment, account, None, longest=left)
+            copies.keep(host, self.moment, account, None, longest=min(left, _LONGEST_EARLY))
         except HostError as error:
             log.warning("%s was not copied beforehand: %s", self.moment.username, error.problem)
 
@@ -96,28 +101,24 @@ class CaptureAll:
         else:
             for name in dict.fromkeys(one.username for one in missing):
                 failures |= self._still(host, groups, [one for one in missing if one.username == name])
-        failures |= self._look_again(host, groups, [one for one in missing if one.username not in failures])
+        self._look_again(host, groups, [one for one in missing if one.username not in failures])
         ObjectStore(copies.objects(host)).sync()
-        done = copies.stored(host)
-        host.course_ledger.record_captures(
-            copies.capture_of(host, one, survey.student_account(host, one.username).uid)
-            for one in wanted
-            if one.username not in failures and copies.moment_id(one) not in done
-        )
         if failures:
             raise SomeFailed(failures)
         return {}
 
-    def _look_again(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
-        """Who was caught in the middle of a save is let go on for an instant and captured again, a few times."""
-        failures: dict[str, str] = {}
+    def _look_again(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> None:
+        """Who was caught in the middle of a save is let go on for an instant and captured again, a few times.
+
+        Where that fails the first copy stands.
+        """
         for _ in range(_MORE_LOOKS):
-            wanted = [one for one in wanted if one.username not in failures and copies.is_half_saved(host, one)]
+            wanted = [one for one in wanted if copies.is_half_saved(host, one)]
             if not wanted:
                 break
             time.sleep(_INSTANT)
-            failures |= self._still(host, groups, wanted)
-        return failures
+            failures = self._still(host, groups, wanted)
+            wanted = [one for one in wanted if one.username not in failures]
 
     def _still(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
         """Freeze, copy, thaw. Whose copy failed, and why."""
@@ -129,16 +130,15 @@ class CaptureAll:
         began = time.monotonic()
         try:
             with freezing.frozen(groups, students) as ice:
-                failures = _capture_in_parallel(host, wanted, accounts, datetime.now(timezone.utc))
-                has_held = ice.held
+                failures = _capture_in_parallel(host, wanted, accounts, ice)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
         self.round.pause += time.monotonic() - began
         log.info("%d students stood still for %.3f s", len(students), self.round.pause)
-        if not has_held:
-            failures = {one.username: "the class ran again before the copy was done" for one in wanted} | failures
-            for one in wanted:
-                copies.file_of(host, one).unlink(missing_ok=True)
+        # Some had so much that the time was up: the others, whose fault it is not, stand still once more.
+        left = [one for one in wanted if failures.get(one.username) == _MELTED]
+        if left and len(left) < len(wanted):
+            failures = {who: why for who, why in failures.items() if why != _MELTED} | self._still(host, groups, left)
         return failures
 
     def _one_by_one(
@@ -169,19 +169,20 @@ class CaptureAll:
 
 
 def _capture_in_parallel(
-    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], ice: freezing.Ice
 ) -> dict[str, str]:
     """A few forked processes of root's, each for its part of the class: while everybody waits, every fork counts."""
+    now = datetime.now(timezone.utc)
     parts = [part for start in range(AT_ONCE) if (part := wanted[start::AT_ONCE])]
     running = [
-        (part, workers.start(_ROOT, _capture_each, host, part, accounts, captured, keep=log_descriptors()))
+        (part, workers.start(_ROOT, _capture_each, host, part, accounts, now, ice, keep=log_descriptors()))
         for part in parts
     ]
     failures: dict[str, str] = {}
     try:
         for part, worker in running:
             try:
-                failures |= worker.result(freezing.LONGEST)
+                failures |= worker.result(freezing.LONGEST + copies.LONGEST)
             except NblauncherError as error:
                 failures |= {one.username: error.problem for one in part}
     finally:
@@ -191,14 +192,22 @@ def _capture_in_parallel(
 
 
 def _capture_each(
-    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime
+    host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime, ice: freezing.Ice
 ) -> dict[str, str]:
+    """Whose copy failed, and why. A copy that was not done before the ice melted is none."""
     failures: dict[str, str] = {}
     for one in wanted:
+        if not ice.held:
+            failures[one.username] = _MELTED
+            continue
         try:
             copies.keep(host, one, accounts[one.username], captured)
         except HostError as error:
             failures[one.username] = error.problem
+        else:
+            if not ice.held:
+                copies.file_of(host, one).unlink(missing_ok=True)
+                failures[one.username] = _MELTED
     return failures
 
 

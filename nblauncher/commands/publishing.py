@@ -18,6 +18,7 @@ from nblauncher.commands.retrieve import work_details
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
 from nblauncher.host import Host
+from nblauncher.ledger import Capture
 from nblauncher.model import Deadline, Exclusion
 from nblauncher.objects import ObjectStore
 from nblauncher.plan import Details, SomeFailed
@@ -64,12 +65,14 @@ class PublishCapture:
             raise SomeFailed(failures)
         folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging)
         host.course_ledger.record_captures(
-            copies.capture_of(
-                host,
-                moment,
+            Capture(
+                moment.deadline.name,
+                moment.username,
                 survey.student_account(host, moment.username).uid,
-                retrieved=folder,
-                manifest=str(answers[moment.username]["manifest"]),
+                moment.at,
+                copies.time_of(captured[moment.username]),
+                folder,
+                str(answers[moment.username]["manifest"]),
             )
             for moment in wanted
             if moment.username in answers

@@ -17,6 +17,8 @@ from nblauncher.survey import Facts
 log = logging.getLogger(__name__)
 
 _FORGOTTEN_AT_A_TIME = 20
+_STALL, _LONGEST = 15.0, 60.0
+"""Seconds for one student: other commands wait meanwhile, and a student can stop our child again and again."""
 
 
 @dataclass
@@ -112,7 +114,10 @@ class TakeSnapshot:
 
         known = host.history.current(self.username, account.uid)
         scope = Scope(ALL, host.settings.material.target)
-        return keeping.keep(account, scope, host.settings.retrieve, host.contents, known, has_room=has_room)
+        limits = host.settings.retrieve
+        return keeping.keep(
+            account, scope, limits, host.contents, known, has_room=has_room, stall=_STALL, longest=_LONGEST
+        )
 
 
 def summary(run: Run, report: Report) -> str:

@@ -191,16 +191,20 @@ while True:
 """
 
 
-def start_writer(room: Classroom, name: str) -> subprocess.Popen[bytes]:
-    """In the student's control group, as a kernel would be."""
+def start_in_class(room: Classroom, name: str, script: str) -> subprocess.Popen[bytes]:
+    """A Python script in the student's control group, as a kernel would be."""
     group = cgroups.choose(room.course).group(name)
     group.create()
     return subprocess.Popen(
-        [*become(name), sys.executable, "-I", "-c", WRITER],
+        [*become(name), sys.executable, "-I", "-c", script],
         cwd=room.home(name),
         preexec_fn=lambda: group.enter(os.getpid()),
         start_new_session=True,
     )
+
+
+def start_writer(room: Classroom, name: str) -> subprocess.Popen[bytes]:
+    return start_in_class(room, name, WRITER)
 
 
 def end_writer(room: Classroom, name: str, writer: subprocess.Popen[bytes]) -> None:
@@ -243,14 +247,7 @@ while True:
         file.write('x' * 20)
     time.sleep(0.1)
 """
-    group = cgroups.choose(room.course).group(ADA)
-    group.create()
-    saving = subprocess.Popen(
-        [*become(ADA), sys.executable, "-I", "-c", script],
-        cwd=room.home(ADA),
-        preexec_fn=lambda: group.enter(os.getpid()),
-        start_new_session=True,
-    )
+    saving = start_in_class(room, ADA, script)
     try:
         set_deadline(room, soon(3))
         collect(room, expect=None)
@@ -265,14 +262,7 @@ while True:
 def test_a_save_that_is_caught_in_the_middle_is_captured_as_it_is_and_said(room):
     write(ADA, "tutorial/ps1/lab.ipynb", "whole")
     script = "import time; file = open('tutorial/ps1/lab.ipynb', 'w'); file.write('ha'); file.flush(); time.sleep(60)"
-    group = cgroups.choose(room.course).group(ADA)
-    group.create()
-    saving = subprocess.Popen(
-        [*become(ADA), sys.executable, "-I", "-c", script],
-        cwd=room.home(ADA),
-        preexec_fn=lambda: group.enter(os.getpid()),
-        start_new_session=True,
-    )
+    saving = start_in_class(room, ADA, script)
     try:
         set_deadline(room, soon(3))
         collect(room, expect=5)
@@ -343,15 +333,8 @@ def eventually_moving(file: Path) -> None:
 
 def test_who_kills_our_workers_beforehand_is_captured_at_the_moment_all_the_same(room):
     write(ADA, "tutorial/ps1/lab.py", "as it was")
-    group = cgroups.choose(room.course).group(ADA)
-    group.create()
     attack = "import os\nwhile True:\n try: os.kill(-1, 9)\n except OSError: pass"
-    attacker = subprocess.Popen(
-        [*become(ADA), sys.executable, "-I", "-c", attack],
-        cwd=room.home(ADA),
-        preexec_fn=lambda: group.enter(os.getpid()),
-        start_new_session=True,
-    )
+    attacker = start_in_class(room, ADA, attack)
     try:
         set_deadline(room, soon(5))
         collect(room, expect=None)  # no receipt for whoever kills who brings it

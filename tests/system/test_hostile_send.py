@@ -183,11 +183,8 @@ def swap_for_ever(trap):
                 continue
 
 
-def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(teacher, eve, trap):
-    for number in range(30):
-        teacher.write(f"week1/file{number}", "one")
-    teacher.send(eve)
-    as_student(eve, os.symlink, trap, "link")
+def start_swapping(eve, trap):
+    """A process of the student's that swaps the folder for ever."""
     attacker = os.fork()
     if attacker == 0:
         try:
@@ -195,6 +192,15 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(teacher,
             swap_for_ever(trap)
         finally:
             os._exit(1)
+    return attacker
+
+
+def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(teacher, eve, trap):
+    for number in range(30):
+        teacher.write(f"week1/file{number}", "one")
+    teacher.send(eve)
+    as_student(eve, os.symlink, trap, "link")
+    attacker = start_swapping(eve, trap)
     reached = set()
     try:
         for version in range(25):
@@ -218,13 +224,7 @@ def test_a_folder_that_is_swapped_for_a_link_while_files_are_merged_leads_nowher
     as_student(eve, os.symlink, trap, "link")
     for name in (trap / "file0", trap / "file1"):
         name.write_text("ONE\ntwo\nthree\n")
-    attacker = os.fork()
-    if attacker == 0:
-        try:
-            become(eve)
-            swap_for_ever(trap)
-        finally:
-            os._exit(1)
+    attacker = start_swapping(eve, trap)
     reached = set()
     try:
         for version in range(12):

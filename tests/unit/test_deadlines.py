@@ -7,7 +7,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from nblauncher import deadlines, receipts
+from nblauncher.commands import capturing
 from nblauncher.errors import InputError
+from nblauncher.freezing import Ice
 from nblauncher.model import Deadline, Student
 
 AT = datetime(2026, 11, 27, 16, tzinfo=timezone.utc)
@@ -80,3 +82,9 @@ def test_another_courses_receipt_is_not_genuine(tmp_path):
     data = receipts.signed(ABOUT, receipts.key(tmp_path / "one"))
     with pytest.raises(InputError, match="not genuine"):
         receipts.verified(data, receipts.key(tmp_path / "two"))
+
+
+def test_a_copy_that_was_not_done_before_the_ice_melted_is_none():
+    moment = deadlines.Moment(PS1, "ada", AT)
+    melted = capturing._capture_each(None, [moment], {}, AT, Ice(until=0.0))  # type: ignore[arg-type]
+    assert melted == {"ada": "the class ran again before the copy was done"}

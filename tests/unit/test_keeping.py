@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import keeping
+from nblauncher import intake, keeping
 from nblauncher.errors import HostError
 from nblauncher.model import Exclusion
 from nblauncher.objects import ObjectStore
@@ -24,10 +24,10 @@ def fed(folder: Path, *frames, known=None, room=lambda _size: True) -> keeping.K
     try:
         for frame in frames:
             header, payload = frame if isinstance(frame, tuple) else (frame, b"")
-            taking.take(Frame(json.loads(json.dumps(header)), payload))
+            is_more = intake.take(Frame(json.loads(json.dumps(header)), payload), taking)
     finally:
         taking.close()
-    assert taking.is_finished
+    assert not is_more
     return taking.kept
 
 

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "reception",
         ),
         # what `homes` is made of
-        *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "deletion"),
+        *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "intake", "deletion"),
         # what `delivery` is made of
         *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
         *(
