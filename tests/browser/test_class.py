@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.browsing import run_until_it_answers, sync_api
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook, sources
 from tests.running import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CERTUTIL = shutil.which("certutil")
@@ -73,20 +72,6 @@ def page(room: Classroom, tmp_path: Path):
         context.set_default_timeout(60_000)
         yield context.new_page()
         chromium.close()
-
-
-def run_until_it_answers(tab, cell):
-    """On a busy machine the first key may come before the notebook listens; running a cell twice does no harm."""
-    output = cell.locator(".jp-OutputArea-output").first
-    for _ in range(6):
-        cell.locator(".cm-content").click()
-        tab.keyboard.press("Shift+Enter")
-        try:
-            output.wait_for(timeout=10_000)
-            return
-        except sync_api.TimeoutError:
-            continue
-    output.wait_for()
 
 
 def opened_lesson(room, page, lesson: str, tmp_path: Path):

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.browsing import run_until_it_answers, sync_api
 from tests.classroom import Classroom
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CERTUTIL = shutil.which("certutil")
@@ -97,9 +96,9 @@ class Visit:
         notebook = opened.value
         notebook.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
         assert notebook.query_selector("#proceed-link") is None
-        notebook.locator(".jp-CodeCell .cm-content").first.fill("print(6 * 7, 'from the kernel')")
-        notebook.keyboard.press("Shift+Enter")
-        notebook.wait_for_selector(".jp-OutputArea-output:has-text('42 from the kernel')")
+        cell = notebook.locator(".jp-CodeCell").first
+        cell.locator(".cm-content").fill("print(6 * 7, 'from the kernel')")
+        run_until_it_answers(notebook, cell, "42 from the kernel")
         notebook.screenshot(path=self._pictures / "notebook.png")
 
 
