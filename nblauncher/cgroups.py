@@ -2,7 +2,8 @@
 
 No controller is needed for that. Which kind there is depends on the host: a scope of systemd's with sub-groups of
 ours, cgroup v2 without systemd, a v1 hierarchy, or nothing that we may write; then we fall back to what can be proven
-from sessions and parents. Everything here runs as root.
+from sessions and parents. Controllers, which nblauncher.limits uses, are those of the group itself (v2), or groups of
+the same name in v1 hierarchies beside it. Everything here runs as root.
 Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst, org.freedesktop.systemd1(5).
 """
 
@@ -35,27 +36,34 @@ class Kind(str, Enum):
     NONE = "none"
 
 
+CONTROLLERS = ("memory", "cpu", "pids")
+"""What a student's group can be limited with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The groups of one course. `root` is empty for Kind.NONE."""
 
     kind: Kind
     root: Path = Path()
+    beside: tuple[tuple[str, Path], ...] = ()
+    """Controllers that are v1 hierarchies of their own: the course's folder there."""
 
     def group(self, name: str) -> Group:
-        return Group(self.kind, self.root / name) if self.kind is not Kind.NONE else Group(self.kind, Path())
+        beside = tuple((controller, root / name) for controller, root in self.beside)
+        return Group(self.kind, self.root / name if self.kind is not Kind.NONE else Path(), beside)
 
     def names(self) -> tuple[str, ...]:
         """The groups that are there now."""
         if self.kind is Kind.NONE:
             return ()
-        try:
-            return tuple(sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()))
-        except FileNotFoundError:
-            return ()
+        return tuple(sorted(folder.name for folder in _folders_in(self.root)))
 
     def remove(self) -> None:
         """Remove what is empty: the course's groups, then the folders above that are ours. What is in use stays."""
+        for root in dict(self.beside).values():
+            for folder in (*_folders_in(root), root, root.parent):
+                _remove(folder)
         if self.kind is Kind.NONE:
             return
         for name in self.names():
@@ -68,24 +76,32 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group. For Kind.NONE it does nothing: use `provable`."""
+    """One group. For Kind.NONE it tracks nobody: use `provable`."""
 
     kind: Kind
     path: Path
+    beside: tuple[tuple[str, Path], ...] = ()
+    """The group in v1 hierarchies of controllers."""
 
     def create(self) -> None:
         """Make it if it is not there. HostError when the host says no."""
-        if self.kind is Kind.NONE:
-            return
-        try:
-            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError(f"cannot make the control group {self.path}: {error.strerror}") from error
+        for path in self._paths():
+            try:
+                for folder in (*reversed(path.parents), path):
+                    _make(folder)
+            except OSError as error:
+                raise HostError(f"cannot make the control group {path}: {error.strerror}") from error
+
+    def show_to(self, gid: int) -> None:
+        """Let this Unix group read what the kernel counts in here. Who else is in other groups nobody sees."""
+        for path in self._paths():
+            os.chown(path, 0, gid)
+            path.chmod(0o710)
 
     def enter(self, pid: int) -> None:
         """Move a process into the group; what it starts from now on is in there too."""
-        if self.kind is not Kind.NONE:
-            (self.path / "cgroup.procs").write_text(str(pid))
+        for path in self._paths():
+            (path / "cgroup.procs").write_text(str(pid))
 
     def pids(self) -> tuple[int, ...]:
         """Everybody in the group and in the groups below it."""
@@ -121,10 +137,13 @@ class Group:
 
     def remove(self) -> None:
         """Remove it with the groups below when nobody is in them."""
-        if self.kind is Kind.NONE:
-            return
-        for folder, _names, _files in os.walk(self.path, topdown=False):
-            _remove(Path(folder))
+        for path in self._paths():
+            for folder, _names, _files in os.walk(path, topdown=False):
+                _remove(Path(folder))
+
+    def _paths(self) -> tuple[Path, ...]:
+        own = () if self.kind is Kind.NONE else (self.path,)
+        return (*own, *dict(self.beside).values())
 
     def _kill_one_by_one(self) -> None:
         """Frozen, nobody can fork away between reading the list and the signal (v1 freezer only)."""
@@ -156,14 +175,44 @@ def choose(course: str) -> Groups:
     """The course's groups on this host; looks only. They are made when the first group is."""
     if _SYSTEMD.is_dir() and _mount_of("cgroup2") == Path("/sys/fs/cgroup"):
         return Groups(Kind.SCOPE, Path("/sys/fs/cgroup/system.slice") / _scope_name(course))
+    beside = tuple(
+        (controller, hierarchy / "nblauncher" / course)
+        for controller in CONTROLLERS
+        if (hierarchy := _mount_of("cgroup", controller)) is not None and os.access(hierarchy, os.W_OK)
+    )
     unified = _mount_of("cgroup2")
     if unified is not None and os.access(unified, os.W_OK):
-        return Groups(Kind.V2, unified / "nblauncher" / course)
+        return Groups(Kind.V2, unified / "nblauncher" / course, beside)
     for option in ("freezer", "name=systemd", "pids"):
         hierarchy = _mount_of("cgroup", option)
         if hierarchy is not None and os.access(hierarchy, os.W_OK):
-            return Groups(Kind.V1, hierarchy / "nblauncher" / course)
+            return Groups(Kind.V1, hierarchy / "nblauncher" / course, beside)
     return Groups(Kind.NONE)
+
+
+def hand_down(groups: Groups) -> frozenset[str]:
+    """Let the course's groups have every controller that the host offers for limits; which they have now.
+
+    For v2 and a scope it is written from the top down; the course's own folder must have no process in it (cgroups(7),
+    "no internal processes"). A scope has what systemd delegates.
+    """
+    if groups.kind in (Kind.V2, Kind.SCOPE):
+        top = groups.root if groups.kind is Kind.SCOPE else groups.root.parents[1]
+        for folder in (top, *([groups.root.parent, groups.root] if top != groups.root else [])):
+            _make(folder)
+            for controller in _words_of(folder / "cgroup.controllers").intersection(CONTROLLERS):
+                with contextlib.suppress(OSError):  # what it has then is read below
+                    (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+    return offered(groups)
+
+
+def offered(groups: Groups) -> frozenset[str]:
+    """The controllers that a group of this course has, or would have: looks only."""
+    folder = groups.root
+    while folder != folder.parent and not (folder / "cgroup.controllers").exists():
+        folder = folder.parent
+    own = _words_of(folder / "cgroup.controllers") if groups.kind in (Kind.V2, Kind.SCOPE) else set()
+    return frozenset(own | dict(groups.beside).keys()).intersection(CONTROLLERS)
 
 
 def enter_scope(groups: Groups, pid: int) -> Groups:
@@ -286,6 +335,20 @@ def _mount_of(kind: str, option: str = "") -> Path | None:
     return None
 
 
+def _folders_in(root: Path) -> list[Path]:
+    try:
+        return [entry for entry in root.iterdir() if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _words_of(file: Path) -> set[str]:
+    try:
+        return set(file.read_text().split())
+    except OSError:
+        return set()
+
+
 def _scope_name(course: str) -> str:
     return f"nblauncher-{course}.scope"
 
@@ -309,6 +372,13 @@ def _wait_for(folder: Path) -> None:
         if time.monotonic() > deadline:
             raise HostError(f"systemd did not make {folder}")
         time.sleep(0.02)
+
+
+def _make(folder: Path) -> None:
+    """Whatever the umask is: whoever may read a group's counts must get there."""
+    if not folder.is_dir():
+        folder.mkdir()
+        folder.chmod(0o711)
 
 
 def _remove(folder: Path) -> None:

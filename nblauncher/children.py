@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -17,21 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nblauncher import privileges, processes
-from nblauncher.cgroups import Group
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle
+from nblauncher.sandbox import Sandbox
 from nblauncher.workers import close_descriptors
 
 NOWHERE = Path("/nonexistent")
 """A home of nobody: whatever looks for one before it has its own finds nothing."""
 
-OPEN_FILES = 4096
-"""The soft limit; the hard one stays the host's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """What to run, as whom, with which descriptors (by the same numbers), from where, in which control group."""
+    """What to run, as whom, with which descriptors (by the same numbers), from where, and what holds it."""
 
     account: Account | None
     """None: it stays root."""
@@ -39,7 +35,7 @@ class Child:
     environment: Mapping[str, str]
     keep: tuple[int, ...]
     folder: Path
-    group: Group
+    sandbox: Sandbox
 
 
 def fork_exec(child: Child) -> tuple[Handle, int]:
@@ -75,8 +71,7 @@ def settle(child: Child, output: int) -> None:
     _use_streams(output)
     close_descriptors({0, 1, 2, *child.keep})
     _reset_signals()
-    child.group.enter(os.getpid())
-    _limit()
+    child.sandbox.enter()
     if child.account is not None:
         privileges.drop_to(child.account)
         privileges.forbid_new_privileges()
@@ -114,13 +109,6 @@ def _reset_signals() -> None:
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _enter_folder(folder: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import wire
-from nblauncher.cgroups import Group, Kind
 from nblauncher.model import Account
+from nblauncher.sandbox import Sandbox
 
 MAX_PACKET = 60_000
 """Bytes. A socket's buffer takes several of them, so that asking never waits."""
@@ -25,10 +25,10 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Whose a forked process is, and the control group that root recorded for it."""
+    """Whose a forked process is, and what holds it."""
 
     account: Account
-    group: Group
+    sandbox: Sandbox
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -36,26 +36,24 @@ class Place:
             "uid": self.account.uid,
             "gid": self.account.gid,
             "home": str(self.account.home),
-            "group": [self.group.kind.value, str(self.group.path)],
+            "sandbox": self.sandbox.to_json(),
         }
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Place:
         """RequestError for whatever is missing, of another type, or would be root's."""
-        username, home, group, uid, gid = (given.get(key) for key in ("username", "home", "group", "uid", "gid"))
+        username, home, uid, gid = (given.get(key) for key in ("username", "home", "uid", "gid"))
         if type(uid) is not int or type(gid) is not int or uid <= 0 or gid <= 0:
             raise RequestError("an id is missing, or is root's")
         if not isinstance(username, str) or not _USERNAME.fullmatch(username):
             raise RequestError("that is no username")
         if not isinstance(home, str) or not home.startswith("/") or "\0" in home:
             raise RequestError("that is no home")
-        if not isinstance(group, list) or len(group) != 2 or not all(map(_is_word, group)):
-            raise RequestError("that is no control group")
         try:
-            kind = Kind(group[0])
+            sandbox = Sandbox.parse(given.get("sandbox"))
         except ValueError as error:
-            raise RequestError("no such kind of control group") from error
-        return cls(Account(username, uid, gid, Path(home)), Group(kind, Path(group[1])))
+            raise RequestError(str(error)) from error
+        return cls(Account(username, uid, gid, Path(home)), sandbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Request:
 
 
 def know(place: Place) -> bytes:
-    """The packet that has kernels forked for a student from now on, into this group."""
+    """The packet that has kernels forked for a student from now on, into this sandbox."""
     return pack({"know": place.to_json()})
 
 

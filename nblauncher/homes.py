@@ -5,9 +5,11 @@ Each call is for one student, keeps nothing between calls, and may be made from 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,11 @@ def empty(account: Account, *, longest: float = _LONGEST) -> tuple[str, ...]:
     return tuple(workers.run_as(_student(account), _empty, account.home, timeout=longest))
 
 
+def used(account: Account, *, longest: float) -> int:
+    """Bytes that the student's files in the home take on its file system, counted as the student. HostError."""
+    return int(workers.run_as(_student(account), _used, account.home, longest, timeout=longest + _LAST_WORDS))
+
+
 def delete_temporary(
     account: Account, folders: Sequence[Path] = TEMPORARY, mail: Path = MAIL, *, longest: float = 600.0
 ) -> tuple[str, ...]:
@@ -168,6 +175,30 @@ def _delete_temporary(folders: tuple[Path, ...], spool: Path) -> list[str]:
         lines += [f"not deleted: {folder}/{path}" for path in deleted.left]
         os.close(root)
     return lines + _delete_mail(spool)
+
+
+def _used(home: Path, longest: float) -> int:
+    """Runs as the student. What cannot be looked at counts nothing; other file systems neither."""
+    until, device, seen, total = time.monotonic() + longest, os.lstat(home).st_dev, set(), 0
+    for folder, names, plain in os.walk(home):
+        for name in (*names, *plain):
+            with contextlib.suppress(OSError):
+                facts = os.lstat(os.path.join(folder, name))
+                if facts.st_dev == device and facts.st_ino not in seen:
+                    total += facts.st_blocks * 512
+                    if facts.st_nlink > 1:
+                        seen.add(facts.st_ino)
+        names[:] = [name for name in names if _is_on(device, os.path.join(folder, name))]
+        if time.monotonic() > until:
+            raise HostError(f"the home holds more than can be counted in {longest:.0f} s")
+    return total
+
+
+def _is_on(device: int, folder: str) -> bool:
+    try:
+        return os.lstat(folder).st_dev == device
+    except OSError:
+        return False
 
 
 def _is_own(status: os.stat_result) -> bool:

@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> None:
     """Become the kernel. Without room in the home it runs without a place for `%pip`."""
     prefix, *arguments = arguments
     _allow_huge_pages()
+    _go_first()
     python = sys.executable
     try:
         python = str(prepare(Path(os.environ["HOME"]) / prefix))
@@ -59,6 +60,12 @@ def _allow_huge_pages() -> None:
     """A server that was forked has them switched off, and what it starts would inherit that (prctl(2))."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
+def _go_first() -> None:
+    """As nblauncher.limits.go_first: when the student's memory is used up the kernel ends, and the server tells."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("400")
 
 
 def _put(file: Path, content: str) -> None:

@@ -139,6 +139,22 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one student may take; None: as much as the host has."""
+
+    memory: int | None = None
+    """Bytes, of all the student's processes together, their files in private temporary folders included."""
+    cpus: float | None = None
+    processes: int | None = None
+    """Threads count as well."""
+    disk: int | None = None
+    """Bytes that the student's files take."""
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Handle:
     """How to find a process again: its pid and its start time (clock ticks since boot, proc_pid_stat(5) field 22)."""
 

@@ -29,6 +29,7 @@ from nblauncher.model import TlsFiles
 from nblauncher.plain_http import PlainHttpRedirect
 from nblauncher.server_activity import IDLE, LISTENS, Activity
 from nblauncher.server_auth import LoginForm, StudentIdentity, handlers
+from nblauncher.server_channels import Channels
 from nblauncher.server_config import ServerConfig
 from nblauncher.web.inputs import read_and_close, server_context
 
@@ -127,6 +128,7 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "root_dir": config.home,
         "default_url": "/nblauncher/begin",
         "identity_provider_class": StudentIdentity,
+        "kernel_websocket_connection_class": Channels,
         "allow_remote_access": True,
         "allow_origin": "",
         "allow_origin_pat": "",

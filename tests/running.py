@@ -19,7 +19,7 @@ import psutil
 from nblauncher import classfiles, passwords, tls
 from nblauncher.course import RUN_ROOT, CoursePaths
 from nblauncher.errors import HostError
-from nblauncher.model import Account, Handle, Secret, ServerState, TlsFiles
+from nblauncher.model import NO_LIMITS, Account, Handle, Secret, ServerState, TlsFiles
 from nblauncher.server_config import ServerConfig
 from nblauncher.supervisor import client
 from nblauncher.supervisor.client import Client, PortWanted, ServerOrder
@@ -144,6 +144,8 @@ class RunningClass:
             shell=account.shell,
             environment=changed.pop("environment", {}),
             spawner=changed.pop("spawner", self.spawner),
+            limits=changed.pop("limits", NO_LIMITS),
+            is_isolated=changed.pop("is_isolated", False),
         )
         return ServerOrder(spec, **{"config": config.to_bytes(), "tls": self.leaf(), **changed})
 

@@ -276,6 +276,7 @@ def retrieve_command(
 
 for command in (
     history.snapshot_command,
+    history.watch_disks_command,
     history.history_command,
     history.restore_command,
     deadlines.verify_receipt_command,

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from nblauncher import moments, render
+from nblauncher import moments, render, survey
 from nblauncher.cli import talk
 from nblauncher.cli.asked import about_one, time_of
 from nblauncher.cli.call import Call, acts_on_students
 from nblauncher.cli.carry_out import NO_FILES, Deed, change, open_accepted, open_session, students_of
-from nblauncher.commands import history, snapshot
+from nblauncher.commands import disks, history, snapshot
 from nblauncher.host import Host, course_lock
 from nblauncher.ledger import locked
 from nblauncher.plan import Plan, Report
@@ -39,6 +39,20 @@ def snapshot_command(call: Call, unattended: str | None) -> int:
 
     details = {**NO_FILES, "changed": 0}
     return change(call, opened, make_plan, Deed("kept", summary=summary, details=details))
+
+
+@click.command("watch-disks", hidden=True)
+@click.option("--unattended", metavar="COURSE", required=True, help="What the supervisor runs now and then.")
+@acts_on_students
+def watch_disks_command(call: Call, unattended: str) -> int:
+    """Measure everybody's home, for `status`."""
+    opened = open_accepted(call, unattended)
+    wanted = students_of(opened, call)
+
+    def make_plan(host: Host) -> Plan:
+        return disks.plan_watch(wanted, survey.survey(host, wanted))
+
+    return change(call, opened, make_plan, Deed("measured"))
 
 
 @click.command("history")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nblauncher.commands import deadline
+from nblauncher.commands import deadline, disks
 from nblauncher.host import Host
 from nblauncher.supervisor import client
 from nblauncher.supervisor.appointments import Wanted
@@ -15,7 +15,8 @@ def wanted(host: Host) -> Wanted:
     found, _problems = deadline.pending(host)
     told = {(one.deadline.folder, int(one.deadline.at.timestamp())) for one in found}
     at = {int(one.at.timestamp()) for one in found}
-    return Wanted(host.settings.history.every, tuple(sorted(at)), tuple(sorted(told, key=lambda one: one[::-1])))
+    deadlines = tuple(sorted(told, key=lambda one: one[::-1]))
+    return Wanted(host.settings.history.every, tuple(sorted(at)), deadlines, disks.is_watched(host))
 
 
 def are_current(host: Host) -> bool:

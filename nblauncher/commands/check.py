@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nblauncher
-from nblauncher import memory
+from nblauncher import cgroups, limits, memory, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.commands import packages
@@ -24,6 +24,7 @@ from nblauncher.host import Host
 from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
+from nblauncher.preflight import holding as preflight_holding
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
 from nblauncher.printable import printable
 from nblauncher.requirements import Requirements
@@ -79,7 +80,7 @@ def checks(
         found += kernels.packages(settings, known.packages)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
-        found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
+        found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
     return found
 
@@ -207,6 +208,19 @@ def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[
     )
     disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
     yield from storage.room(disks, len(roster or ()))
+
+
+def holding(settings: Settings) -> Iterator[Finding]:
+    """Limits, isolation and quotas: by what this host holds a student."""
+    mechanism = limits.mechanism(cgroups.choose(settings.course))
+    yield from preflight_holding.limits(settings.limits, mechanism, memory.room())
+    if os.geteuid() == 0:
+        why = namespaces.objection() if settings.isolation else ""
+        yield preflight_holding.isolation(settings.isolation, why, hides_processes=namespaces.hides_processes())
+        has_quotas = quotas.read(settings.accounts.home, 0) is not None
+        about = preflight_holding.disk(settings.limits, has_quotas=has_quotas, creates=settings.accounts.create)
+        if about is not None:
+            yield about
 
 
 def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -> Iterator[Finding]:

@@ -176,6 +176,8 @@ def _spec(host: Host, account: Account, port: int) -> ServerSpec:
         shell=account.shell or host.settings.accounts.shell,
         environment=dict(host.settings.notebook.environment),
         spawner=host.settings.notebook.spawner,
+        limits=host.settings.limits,
+        is_isolated=host.settings.isolation,
     )
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import classfiles, hashes, memory, profile, survey
+from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, front_page, shutdown
+from nblauncher.commands import appointments, classroom, disks, front_page, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -46,6 +46,7 @@ def prepare(
     cannot serve the class.
     """
     require_kernels(host)
+    require_isolation(host)
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
     reports = shutdown.reports(host)
@@ -61,6 +62,7 @@ def prepare(
         files_are_current=files_are_current(host),
         appointments_are_current=appointments.are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
+        without_quota=disks.unlimited(host, usernames),
         warnings=_warnings(host.settings),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)
@@ -74,6 +76,15 @@ def require_kernels(host: Host) -> None:
         for finding in kernels.kernel_python(python):
             if finding.level == "problem":
                 raise RefusedError(finding.message, finding.hint)
+
+
+def require_isolation(host: Host) -> None:
+    """RefusedError when students are to be kept apart and this host cannot."""
+    if host.settings.isolation and (why := namespaces.objection()):
+        raise RefusedError(
+            f"students cannot be kept apart on this host: {why}",
+            "Set `isolation: off` in the config if you know your students, or use another host.",
+        )
 
 
 def refuse_what_does_not_fit(plan: Plan, spawner: str) -> None:
@@ -95,6 +106,7 @@ def plan(
     outdated: Sequence[str] = (),
     on_demand: bool = False,
     new_inputs: AcceptInputs | None = None,
+    without_quota: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Plan:
     """Servers for those who are set up and not served yet; then the front page, when it must know something new."""
@@ -106,6 +118,7 @@ def plan(
     return Plan(
         (
             Phase("not set up", tuple(NotSetUp((name,)) for name in asked_for if not _is_set_up(name, facts))),
+            *([Phase("disk quotas", tuple(map(disks.LimitDisk, without_quota)))] if without_quota else []),
             *starting_phases(
                 missing,
                 on_demand,

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import shutdown
+from nblauncher.commands import disks, shutdown
 from nblauncher.host import Host
 from nblauncher.model import ServerState
 from nblauncher.supervisor import client, registry
@@ -22,13 +22,18 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
     members = host.ledger.members(host.settings.course)
     desired = host.course_ledger.desired()
     found = {report.username: report for report in shutdown.reports(host)}
+    accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
+    about_disks = disks.words(host, accounts)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
             "username": name,
             "status": "unchanged",
             "error": None,
-            **_server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
+            **_with(
+                _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
+                about_disks.get(name),
+            ),
             "url": host.frontend.route(name, members[name].port).url,
             "port": members[name].port,
         }
@@ -69,12 +74,16 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
             entry["server"] = ServerState.UNKNOWN.value
             entry["reason"] = "the supervisor was killed; `nblauncher launch` finds the server again"
         return entry
-    entry["server"], entry["reason"] = report.state.value, report.reason
+    entry["server"], entry["reason"] = report.state.value, "; ".join(filter(None, (report.reason, *report.pressure)))
     if report.handle is not None and report.state in shutdown.RUNNING:
         entry["pid"] = report.handle.pid
         entry["memory_bytes"], entry["cpu_seconds"] = usage(report)
         entry["last_activity"] = _last_words(host, report.username)
     return entry
+
+
+def _with(entry: dict[str, Any], words: str | None) -> dict[str, Any]:
+    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], words)))}
 
 
 def usage(report: ServerReport) -> tuple[int, float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from nblauncher import children, kernel, privileges, wire
+from nblauncher import children, kernel, limits, privileges, wire
 from nblauncher.children import Child
 from nblauncher.fork_requests import Place
 from nblauncher.forkserver import life, renewal
@@ -120,7 +120,8 @@ class Kernel:
     def _become_the_student(self, connection: socket.socket) -> None:
         account = self.place.account
         nothing = os.open(os.devnull, os.O_WRONLY)
-        children.settle(Child(account, (), {}, (connection.fileno(),), account.home, self.place.group), nothing)
+        children.settle(Child(account, (), {}, (connection.fileno(),), account.home, self.place.sandbox), nothing)
+        limits.go_first()
         # Written to line by line, unlike the one that `settle` made; where it leads, the request says.
         sys.stderr = sys.__stderr__
         # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.

@@ -135,7 +135,7 @@ class KernelHost:
 
     def begun(self, uid: int, pid: int) -> None:
         """Its group is gone when the student's server was just stopped: then there is no kernel."""
-        self._places[uid].group.enter(pid)
+        self._places[uid].sandbox.group.enter(pid)
         if not self._has_forked:
             self._has_forked = True
             self._say({"forked": pid})

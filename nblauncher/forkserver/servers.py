@@ -124,7 +124,7 @@ def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoRetur
 
 def _live(request: Request, output: int, *keep: int) -> int:
     account = request.place.account
-    children.settle(Child(account, (), {}, keep, account.home, request.place.group), output)
+    children.settle(Child(account, (), {}, keep, account.home, request.place.sandbox), output)
     renewal.use_pythons_signals()
     renewal.renew(request.environment)
     sys.argv[:] = ["nblauncher.server"]

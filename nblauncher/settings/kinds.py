@@ -87,6 +87,29 @@ def size(node: yaml.Node, _folder: Path) -> int:
     return value
 
 
+def decimal(least: float, most: float) -> Kind:
+    """A number, whole or not: `2`, `0.5`."""
+
+    def read(node: yaml.Node, _folder: Path) -> float:
+        if node.tag not in (f"{_TAG}int", f"{_TAG}float") or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", node.value):
+            raise ValueError(f"{shown(node)} is not a number such as 1 or 0.5")
+        value = float(node.value)
+        if not least <= value <= most:
+            raise ValueError(f"{node.value} is not between {least:g} and {most:g}")
+        return value
+
+    return read
+
+
+def or_none(kind: Kind) -> Kind:
+    """The word `none` as well: no limit."""
+
+    def read(node: yaml.Node, folder: Path) -> Any:
+        return None if _is_scalar(node) and node.value == "none" else kind(node, folder)
+
+    return read
+
+
 def uid_range(node: yaml.Node, _folder: Path) -> range:
     """`20000-29999`, both ends included."""
     match = re.fullmatch(r"([0-9]{1,9}) ?- ?([0-9]{1,9})", node.value) if _is_scalar(node) else None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from nblauncher.errors import InputError
-from nblauncher.model import Material
+from nblauncher.model import Limits, Material
 from nblauncher.printable import printable
 from nblauncher.settings import kinds
 from nblauncher.settings.rules import violations
@@ -160,6 +160,7 @@ def _settings(values: Mapping[str, Any], file: Path) -> Settings:
         web=WebSettings(**section("web")),
         tls=TlsSettings(**section("tls")),
         notebook=NotebookSettings(**section("notebook")),
+        limits=Limits(**section("limits")),
         file=file,
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nblauncher import memory
+from nblauncher.namespaces import PRIVATE
 from nblauncher.printable import printable
 from nblauncher.settings.values import Settings
 
@@ -26,6 +28,7 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
             "notebook.requirements",
             "notebook.requirements: kernel_python names another Python; choose one",
         )
+    yield from _limit_violations(settings)
     yield from _tls_violations(settings)
     yield from _folder_violations(settings)
 
@@ -48,6 +51,22 @@ def conflicts(settings: Settings, homes: Mapping[str, Path], owner_home: Path | 
         if home != source and _is_within(home, source):
             found.append(f"material.source: {_shown(source)} holds the home of the student {username}")
     return found
+
+
+def _limit_violations(settings: Settings) -> Iterator[tuple[str, str]]:
+    least = memory.student_bytes(settings.notebook.spawner)
+    if settings.limits.memory is not None and settings.limits.memory < least:
+        yield (
+            "limits.memory",
+            f"limits.memory: a server and one kernel with pandas need {memory.words(least)} (spawner "
+            f"{settings.notebook.spawner})",
+        )
+    for folder in PRIVATE:
+        if settings.isolation and _is_within(settings.accounts.home, Path(folder)):
+            yield (
+                "accounts.home",
+                f"accounts.home: with isolation a student's server sees its own {folder}, and no homes in it",
+            )
 
 
 def _tls_violations(settings: Settings) -> Iterator[tuple[str, str]]:

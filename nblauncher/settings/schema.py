@@ -175,6 +175,34 @@ SCHEMA: Mapping[str, Key] = {
         "ipykernel.",
         "/opt/physics/bin/python",
     ),
+    "limits.memory": Key(
+        kinds.or_none(kinds.size),
+        "1 GB",
+        "What a student's server, kernels and terminals may take together, and their files in /tmp. When it is used up "
+        "a kernel ends, and the student is told. none: no limit.",
+    ),
+    "limits.cpus": Key(
+        kinds.or_none(kinds.decimal(0.05, 1024)),
+        "1.0",
+        "How many processors a student may keep busy, in the mean over a tenth of a second. none: no limit.",
+    ),
+    "limits.processes": Key(
+        kinds.or_none(kinds.whole_number(32, 1_000_000)),
+        "256",
+        "How many processes and threads a student may have. none: no limit.",
+    ),
+    "limits.disk": Key(
+        kinds.or_none(kinds.size),
+        "none",
+        "What a student's files may take on the file system of the homes. Held by its quota where it has them; "
+        "elsewhere `status` tells who is above it.",
+    ),
+    "isolation": Key(
+        kinds.boolean,
+        "true",
+        "Each student's server, kernels and terminals have temporary folders of their own and see no other user's "
+        "processes. false: they share /tmp and see what everybody runs.",
+    ),
 }
 
 SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in SCHEMA if "." in key))
@@ -187,4 +215,5 @@ SECTION_WORDS: Mapping[str, str] = {
     "web": "How the class is reached.",
     "tls": "Encryption.",
     "notebook": "The students' notebook servers.",
+    "limits": "What one student may take, so that the others notice nothing.",
 }

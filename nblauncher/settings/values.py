@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher.model import Deadline, Material
+from nblauncher.model import Deadline, Limits, Material
 
+DEFAULT_LIMITS = Limits(memory=1_000_000_000, cpus=1.0, processes=256)
 DEFAULT_PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 
 
@@ -107,5 +108,7 @@ class Settings:
     web: WebSettings = WebSettings()
     tls: TlsSettings = TlsSettings()
     notebook: NotebookSettings = NotebookSettings()
+    limits: Limits = DEFAULT_LIMITS
+    isolation: bool = True
     file: Path | None = None
     """Where it was read from."""

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nblauncher import fork_requests, processes
+from nblauncher import fork_requests, limits, processes
 from nblauncher.cgroups import Group
 from nblauncher.children import NOWHERE, Child, fork_exec
 from nblauncher.errors import HostError
 from nblauncher.model import Handle
+from nblauncher.sandbox import Sandbox
 from nblauncher.spawners.protocol import EventLoop, Timer
 from nblauncher.wire import WireError, close_all
 
@@ -96,7 +97,7 @@ class ForkServer:
             self._group.create()
             argv, numbers = (*program.argv, str(theirs.fileno())), tuple(one.fileno() for one in keep)
             self._handle, output = fork_exec(
-                Child(None, argv, program.environment, numbers, NOWHERE.parent, self._group)
+                Child(None, argv, program.environment, numbers, NOWHERE.parent, Sandbox(self._group, score=limits.OURS))
             )
         except HostError as error:
             ours.close()

@@ -142,7 +142,7 @@ class ForkServerSpawner:
             tls = [one for one in (order.certificate, order.key) if one is not None]
             output, output_end = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(output, False)
-            request = Request(number, Place(order.account, order.group), order.environment, has_tls=bool(tls))
+            request = Request(number, Place(order.account, order.sandbox), order.environment, has_tls=bool(tls))
             descriptors = [output_end, order.config, *tls, order.news, *order.listening]
             try:
                 self._fork_server.ask(request.pack(len(descriptors)), descriptors)

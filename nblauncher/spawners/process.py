@@ -23,7 +23,7 @@ class ProcessSpawner:
         if order.certificate is not None and order.key is not None:
             argv += ["--tls-certificate", str(order.certificate), "--tls-key", str(order.key)]
             keep += [order.certificate, order.key]
-        child = Child(order.account, tuple(argv), order.environment, tuple(keep), order.account.home, order.group)
+        child = Child(order.account, tuple(argv), order.environment, tuple(keep), order.account.home, order.sandbox)
         try:
             started = Started(*fork_exec(child))
         except HostError as error:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nblauncher.cgroups import Group
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle
+from nblauncher.sandbox import Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,10 @@ class Order:
     """Sealed memory files with PEM; None without TLS."""
     environment: Mapping[str, str]
     """All that it sees."""
-    group: Group
-    """The control group that it begins in."""
+    sandbox: Sandbox
+    """What holds it and all that it starts."""
+    is_isolated: bool
+    """It is to have a mount namespace; `sandbox` has it when it starts."""
     news: int
     """Where it writes a word when something happens: see nblauncher.server_activity."""
 

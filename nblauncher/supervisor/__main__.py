@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 
-from nblauncher import cgroups, logs, privileges
+from nblauncher import cgroups, limits, logs, privileges
 from nblauncher.course import LOG_ROOT, RUN_ROOT, CoursePaths
 from nblauncher.descriptors import unix_listener
 from nblauncher.errors import BusyError, NblauncherError, RefusedError
@@ -56,6 +56,7 @@ def _supervise(paths: CoursePaths, told: int) -> None:
     logs.start(paths.logs, 0)
     lock = _only_one(paths)
     privileges.adopt_orphans()
+    limits.protect()
     _raise_file_limit()
     groups = cgroups.enter_scope(cgroups.choose(paths.course), os.getpid())
     loop = Loop()

@@ -24,6 +24,7 @@ LEAD = 300.0
 _LOOK = 20.0
 """The clock may be set: it is looked at again and again."""
 _RETRY = 60.0
+_DISKS = 600.0
 _MOST = 10_000
 _MOST_TOLD = 20
 
@@ -36,6 +37,8 @@ class Wanted:
     at: tuple[int, ...] = ()
     deadlines: tuple[tuple[str, int], ...] = ()
     """What students are told: folder and time of the class's own deadlines."""
+    watches_disks: bool = False
+    """Somebody looks now and then how much the students' files take."""
 
     @classmethod
     def from_json(cls, given: Any) -> Wanted:
@@ -46,10 +49,15 @@ class Wanted:
         if not isinstance(told, list) or not all(isinstance(one, list) and len(one) == 2 for one in told):
             raise SpecError("those are no deadlines")
         deadlines = tuple((str(folder)[:200], checked_number(time, 0, 2**40)) for folder, time in told[:_MOST_TOLD])
-        return cls(checked_number(given.get("every"), 0, 10080), at, deadlines)
+        return cls(checked_number(given.get("every"), 0, 10080), at, deadlines, given.get("watches_disks") is True)
 
     def to_json(self) -> dict[str, Any]:
-        return {"every": self.every, "at": list(self.at), "deadlines": [list(one) for one in self.deadlines]}
+        return {
+            "every": self.every,
+            "at": list(self.at),
+            "deadlines": [list(one) for one in self.deadlines],
+            "watches_disks": self.watches_disks,
+        }
 
 
 @dataclass
@@ -70,6 +78,8 @@ class Appointments:
         self.wanted = wanted
         if wanted.every:
             self._timers.append(self.loop.later(wanted.every * 60.0, self._snapshot))
+        if wanted.watches_disks:
+            self._watch_disks()
         self._look()
 
     def close(self) -> None:
@@ -91,6 +101,10 @@ class Appointments:
     def _snapshot(self) -> None:
         self._timers.append(self.loop.later(self.wanted.every * 60.0, self._snapshot))
         self._run("snapshot")
+
+    def _watch_disks(self) -> None:
+        self._timers.append(self.loop.later(_DISKS, self._watch_disks))
+        self._run("watch-disks")
 
     def _look(self) -> None:
         """The command does everything that is due; one that still runs is given time to."""

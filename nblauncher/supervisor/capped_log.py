@@ -41,6 +41,8 @@ class CappedLog:
         self._line = ""
         self._credit, self._credited_at = float(BURST), time.monotonic()
         self._dropped = 0
+        self.is_flooded = False
+        """Output came faster than it is kept, at least once."""
         self._pause: Timer | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._out = _open(file)
@@ -96,6 +98,7 @@ class CappedLog:
         self._credited_at = now
         if self._credit <= 0:
             self._dropped += len(part)
+            self.is_flooded = True
             return
         self._credit -= len(part)
         self._say_dropped()

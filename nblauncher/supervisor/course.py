@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nblauncher import __version__, reasons, runtime_folders
+from nblauncher import __version__, reasons
 from nblauncher.cgroups import Groups
 from nblauncher.course import CoursePaths
 from nblauncher.descriptors import is_sealed
 from nblauncher.errors import HostError
-from nblauncher.model import ServerState
+from nblauncher.model import Limits, ServerState
+from nblauncher.sandbox import Sandbox
 from nblauncher.spawners import (
     ForkServerSpawner,
     KernelForkServer,
@@ -32,6 +34,7 @@ from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.registry import Registry
 from nblauncher.supervisor.requests import Answer, Handler
+from nblauncher.supervisor.sandboxes import Sandboxes
 from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.seats import Seats
 from nblauncher.supervisor.specs import (
@@ -85,7 +88,8 @@ class Course:
         )
         self._fork_server_logs: dict[str, CappedLog] = {}
         spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
-        self.seats = Seats(loop, spawners, self._kernels, groups, paths.logs, paths.students_run)
+        self._sandboxes = Sandboxes(groups, paths.students_run)
+        self.seats = Seats(loop, spawners, self._kernels, self._sandboxes, paths.logs)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
         self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
@@ -146,8 +150,7 @@ class Course:
         self.front.close()
         self._fork_server.close()
         self._kernels.close()
-        runtime_folders.take_all_away(self._paths.students_run)
-        self._groups.remove()
+        self._sandboxes.close()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -245,7 +248,7 @@ class Course:
             language=self._locale.language,
             time_zone=self._locale.time_zone,
             jupyter=jupyter,
-            wanted=spec.environment,
+            wanted={**_threads(spec.limits), **spec.environment},
         )
         has_tls = len(descriptors) == 3
         return Order(
@@ -255,7 +258,8 @@ class Course:
             certificate=descriptors[1] if has_tls else None,
             key=descriptors[2] if has_tls else None,
             environment=environment,
-            group=seat.group,
+            sandbox=Sandbox(seat.group, spec.limits),
+            is_isolated=spec.is_isolated,
             news=-1,
         )
 
@@ -353,6 +357,13 @@ class Course:
             return ServerState.STOPPED, ""
         about = seat.stopping
         return (seat.state, seat.reason) if about is None else (about.final_state, about.reason)
+
+
+def _threads(limits: Limits) -> dict[str, str]:
+    """numpy's libraries start a thread for each processor of the host, which all count as processes."""
+    if limits.cpus is None or limits.cpus >= (os.cpu_count() or 1):
+        return {}
+    return {"OMP_NUM_THREADS": str(math.ceil(limits.cpus))}
 
 
 def _check_memory_files(descriptors: Sequence[int]) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nblauncher import processes
+from nblauncher import limits, processes
 from nblauncher.cgroups import Groups, Kind
 from nblauncher.children import Child, fork_exec
 from nblauncher.errors import HostError
 from nblauncher.model import Handle, ServerState
+from nblauncher.sandbox import Sandbox
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import WRITE, Loop, Timer, exit_words
@@ -88,7 +89,9 @@ class FrontPage:
         try:
             keep = [one.fileno() for one in (*self.sockets, theirs, tickets)] + list(memory_files)
             argv = self._argv(theirs, tickets, memory_files)
-            child = Child(spec.account, argv, _ENVIRONMENT, tuple(keep), Path("/"), self._group)
+            child = Child(
+                spec.account, argv, _ENVIRONMENT, tuple(keep), Path("/"), Sandbox(self._group, score=limits.OURS)
+            )
             self.handle, output = fork_exec(child)
         except HostError:
             ours.close()

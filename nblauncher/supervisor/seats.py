@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import cgroups, memory, processes, reasons, runtime_folders, server_activity
-from nblauncher.cgroups import Groups, Kind
+from nblauncher import cgroups, limits, memory, processes, reasons, server_activity
+from nblauncher.cgroups import Kind
 from nblauncher.errors import HostError
 from nblauncher.fork_requests import Place
 from nblauncher.model import Handle, ServerState
@@ -22,6 +22,7 @@ from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.restarts import PAUSES, Restarts
+from nblauncher.supervisor.sandboxes import Sandboxes
 from nblauncher.supervisor.seat import Seat, Stopping
 from nblauncher.supervisor.specs import DEFAULT_GRACE, ServerReport
 from nblauncher.supervisor.waking import Waking
@@ -51,12 +52,11 @@ class Seats:
         loop: Loop,
         spawners: Mapping[str, Spawner],
         kernels: KernelForkServer,
-        groups: Groups,
+        sandboxes: Sandboxes,
         logs: Path,
-        runtime: Path,
     ) -> None:
-        self._loop, self._spawners, self._kernels, self._groups = loop, spawners, kernels, groups
-        self._logs, self._runtime = logs, runtime
+        self._loop, self._spawners, self._kernels, self._sandboxes = loop, spawners, kernels, sandboxes
+        self._logs = logs
         self._seats: dict[str, Seat] = {}
         self._early: dict[int, int] = {}
         self.waking = Waking(loop, self, self._wake, self._fall_asleep)
@@ -86,7 +86,7 @@ class Seats:
         if seat is None or (seat.uid, seat.port) != (uid, port):
             if seat is not None:
                 self._close(seat)
-            seat = self._seats[username] = Seat(username, uid, port, self._groups.group(f"student-{uid}"))
+            seat = self._seats[username] = Seat(username, uid, port, self._sandboxes.group(uid))
         seat.sockets = sockets
         self.changed.add(username)
         return notes
@@ -134,7 +134,9 @@ class Seats:
         if seat.order is None or not seat.is_up:
             seat.keep_order(order, spawner)
         if seat.is_up:
-            self._kernels.know(Place(order.account, seat.group))  # it was adopted, perhaps
+            sandbox = self._sandboxes.of_running(order, seat.handle)
+            if sandbox is not None:
+                self._kernels.know(Place(order.account, sandbox))  # it was adopted, perhaps
 
     def lay_down(self, seat: Seat) -> None:
         """Have it started when somebody comes. Nothing happens when it is up already. HostError as Waking.lay_down."""
@@ -178,9 +180,8 @@ class Seats:
         if order is None:
             raise HostError("nobody said what it is started with", "Run `nblauncher launch`.")
         ports.listen_again(seat.sockets)
-        runtime_folders.provide(self._runtime, order.account)
-        seat.group.create()
-        self._kernels.know(Place(order.account, seat.group))
+        sandbox = self._sandboxes.provide(order)
+        self._kernels.know(Place(order.account, sandbox))
         seat.attempt += 1
         seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
         seat.last_lines, seat.unproven, seat.is_idle = (), (), False
@@ -202,7 +203,7 @@ class Seats:
         os.set_blocking(news, False)
         self._listen(seat, news)
         try:
-            self._spawners[seat.spawner].start(replace(order, news=told), answer)
+            self._spawners[seat.spawner].start(replace(order, news=told, sandbox=sandbox), answer)
         finally:
             os.close(told)
 
@@ -309,7 +310,17 @@ class Seats:
             started_at=seat.started_at,
             last_lines=seat.last_lines,
             unproven=seat.unproven,
+            pressure=self._pressure(seat),
         )
+
+    def _pressure(self, seat: Seat) -> tuple[str, ...]:
+        """What the student ran into, in words; that of a server which is gone went with its group."""
+        if seat.order is None or not seat.is_up:
+            return ()
+        found = limits.pressure(seat.group).words(seat.order.sandbox.limits)
+        if seat.output is not None and seat.output.is_flooded:
+            found.append("floods the log")
+        return tuple(found)
 
     def remembered(self) -> dict[str, Remembered | None]:
         """Those who changed; None for whom there is no seat any more."""
@@ -321,7 +332,7 @@ class Seats:
         What cannot be verified (another process by now, another uid, no such socket) is not adopted: what is left in
         the student's group is ended, and the port is bound anew by the next `bind`.
         """
-        seat = Seat(one.username, one.uid, one.port, self._groups.group(f"student-{one.uid}"))
+        seat = Seat(one.username, one.uid, one.port, self._sandboxes.group(one.uid))
         self._seats[one.username] = seat
         seat.state, seat.reason, seat.started_at = ServerState.STOPPED, one.reason, one.started_at
         self.changed.add(seat.username)
@@ -356,7 +367,7 @@ class Seats:
 
     def _ended(self, seat: Seat, status: int | None) -> None:
         """The server's process is gone; `status` is None when we were not its parent."""
-        words = self._words(status)
+        words = self._words(seat, status)
         pid = seat.handle.pid if seat.handle else 0
         log.info("%s's server, pid %d, ended: %s", seat.username, pid, words)
         if seat.watch >= 0:
@@ -383,12 +394,14 @@ class Seats:
         seat.stopping = Stopping(seat.state, seat.reason, done=then)
         self._sweep(seat, leader)
 
-    def _words(self, status: int | None) -> str:
+    def _words(self, seat: Seat, status: int | None) -> str:
         """How a server ended. Who did a SIGKILL is not told to anybody; that memory ran out meanwhile is."""
         before, self._memory_kills = self._memory_kills, memory.kills()
         if status is None:
             return "it ended; how is not known, because it was adopted"
-        ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._memory_kills > before
+        # The host's count alone may be of somebody else's group.
+        count = limits.pressure(seat.group).memory_kills or self._memory_kills - before
+        ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and count > 0
         return f"{exit_words(status)}, {reasons.OUT_OF_MEMORY}" if ran_out else exit_words(status)
 
     def _hear_last_words(self, seat: Seat) -> None:
@@ -452,11 +465,10 @@ class Seats:
         if seat.group.kind is Kind.NONE:
             seat.unproven = cgroups.of_user(seat.uid)
         self._end_output(seat)
-        seat.group.remove()
         if seat.state is ServerState.ASLEEP:
             self._lie_down(seat)
-        if seat.state not in (ServerState.STARTING, ServerState.ASLEEP):  # else who is signed in stays so
-            runtime_folders.take_away(self._runtime, seat.uid)
+        keeps_runtime = seat.state in (ServerState.STARTING, ServerState.ASLEEP)
+        self._sandboxes.take_away(seat.uid, keeps_runtime=keeps_runtime)
         self.changed.add(seat.username)
         for call in stopping.done:
             call()

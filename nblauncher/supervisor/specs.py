@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nblauncher.model import Account, Handle, ServerState
+from nblauncher.model import NO_LIMITS, Account, Handle, Limits, ServerState
+from nblauncher.sandbox import parse_limits
 from nblauncher.spawners import Preload
 
 DEFAULT_GRACE = 10.0
@@ -26,7 +27,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A student's server. `environment` and `spawner` are the teacher's (notebook.*)."""
+    """A student's server. `environment` and `spawner` are the teacher's (notebook.*), and what holds it as well."""
 
     username: str
     uid: int
@@ -36,6 +37,8 @@ class ServerSpec:
     shell: str = "/bin/bash"
     environment: Mapping[str, str] = field(default_factory=dict)
     spawner: str = "process"
+    limits: Limits = NO_LIMITS
+    is_isolated: bool = False
 
     @property
     def account(self) -> Account:
@@ -59,6 +62,8 @@ class ServerSpec:
             shell=_path(fields.get("shell")),
             environment=environment,
             spawner=checked_spawner(fields.get("spawner", "process")),
+            limits=_limits(fields.get("limits")),
+            is_isolated=fields.get("is_isolated") is True,
         )
 
 
@@ -115,6 +120,8 @@ class ServerReport:
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
     """Where no control group can be made: the uid's processes that were left alone, for want of proof, at the stop."""
+    pressure: tuple[str, ...] = ()
+    """The limits that the student ran into since the server started, in words."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -129,6 +136,7 @@ class ServerReport:
             "started_at": self.started_at,
             "last_lines": list(self.last_lines),
             "unproven": list(self.unproven),
+            "pressure": list(self.pressure),
         }
 
     @classmethod
@@ -145,6 +153,7 @@ class ServerReport:
             float(given["started_at"]),
             tuple(given["last_lines"]),
             tuple(given["unproven"]),
+            tuple(given["pressure"]),
         )
 
 
@@ -185,6 +194,13 @@ def checked_grace(given: object) -> float:
     if not isinstance(given, (int, float)) or isinstance(given, bool) or not 0 <= given <= 600:
         raise SpecError("not a number of seconds")
     return float(given)
+
+
+def _limits(given: object) -> Limits:
+    try:
+        return parse_limits(given)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
 
 
 def _path(given: object) -> str:

@@ -105,7 +105,7 @@ def anchors(text: str) -> set[str]:
 
 def commands() -> dict[str, click.Command]:
     """By name; an alias is not a command of its own."""
-    return {name: command for name, command in cli.commands.items() if command.name == name}
+    return {name: command for name, command in cli.commands.items() if command.name == name and not command.hidden}
 
 
 def options_of(command: click.Command) -> set[str]:

@@ -16,9 +16,15 @@ from nblauncher import fork_requests, wire
 from nblauncher.cgroups import Group, Kind
 from nblauncher.fork_requests import Place, Request, RequestError
 from nblauncher.forkserver import preload, trusted
-from nblauncher.model import Account
+from nblauncher.model import Account, Limits
 from nblauncher.preflight import system
+from nblauncher.sandbox import Sandbox
 
+SANDBOX = Sandbox(
+    Group(Kind.V2, Path("/sys/fs/cgroup/x"), (("memory", Path("/sys/fs/cgroup/memory/x")),)),
+    Limits(memory=10**9, cpus=0.5),
+    Path("/run/nblauncher/x/namespaces/20001"),
+)
 ADA = Account("ada", 20001, 20001, Path("/home/ada"))
 GOOD = {
     "id": 1,
@@ -27,7 +33,7 @@ GOOD = {
     "gid": 20001,
     "home": "/home/ada",
     "environment": {"HOME": "/home/ada"},
-    "group": ["none", "."],
+    "sandbox": Sandbox(Group(Kind.NONE, Path())).to_json(),
     "tls": False,
 }
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs files of several owners")
@@ -41,7 +47,7 @@ def link():
 
 
 def test_a_request_arrives_as_it_was_sent_with_its_descriptors(link):
-    request = Request(7, Place(ADA, Group(Kind.V2, Path("/sys/fs/cgroup/x"))), {"LANG": "C.UTF-8"}, has_tls=True)
+    request = Request(7, Place(ADA, SANDBOX), {"LANG": "C.UTF-8"}, has_tls=True)
     reader, writer = os.pipe()
     socket.send_fds(link[0], [request.pack(1)], [writer])
     os.close(writer)
@@ -68,8 +74,13 @@ def test_a_request_arrives_as_it_was_sent_with_its_descriptors(link):
         {"environment": {"A": 1}},
         {"environment": ["A=1"]},
         {"environment": {"A": "\0"}},
-        {"group": ["no such kind", "/"]},
-        {"group": "none"},
+        {"sandbox": "none"},
+        {"sandbox": {**SANDBOX.to_json(), "kind": "no such kind"}},
+        {"sandbox": {**SANDBOX.to_json(), "path": None}},
+        {"sandbox": {**SANDBOX.to_json(), "beside": {"memory": "x"}}},
+        {"sandbox": {**SANDBOX.to_json(), "namespace": "ns"}},
+        {"sandbox": {**SANDBOX.to_json(), "limits": {"memory": 1}}},
+        {"sandbox": {**SANDBOX.to_json(), "limits": {"memory": -1, "cpus": None, "processes": None, "disk": None}}},
     ],
     ids=str,
 )
@@ -95,7 +106,9 @@ def test_a_packet_of_garbage_costs_only_itself(link, packet):
 
 
 def test_a_request_too_long_for_a_packet_is_not_sent(link):
-    request = Request(1, Place(ADA, Group(Kind.NONE, Path())), {"A": "x" * fork_requests.MAX_PACKET}, has_tls=False)
+    request = Request(
+        1, Place(ADA, Sandbox(Group(Kind.NONE, Path()))), {"A": "x" * fork_requests.MAX_PACKET}, has_tls=False
+    )
     with pytest.raises(ValueError, match="a request of"):
         request.pack(0)
 

@@ -22,6 +22,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *(
             "descriptors",
             "children",
+            "limits",
+            "quotas",
+            "namespaces",
+            "sandbox",
             "root_files",
             "memory",
             "reasons",
@@ -63,6 +67,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "server",
         "server_activity",
         "server_auth",
+        "server_channels",
         "server_config",
         "kernel",
         "forkserver",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nblauncher import settings
 from nblauncher.errors import InputError
-from nblauncher.model import Material
+from nblauncher.model import Limits, Material
 from nblauncher.settings import (
     AccountSettings,
     HistorySettings,
@@ -65,6 +65,7 @@ def test_the_sample_and_the_reference_name_every_key_that_the_settings_have() ->
         "web": WebSettings,
         "tls": TlsSettings,
         "notebook": NotebookSettings,
+        "limits": Limits,
     }
     top = {field.name for field in dataclasses.fields(Settings)} - {*sections, "file"}
     below = {f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)}
@@ -96,6 +97,8 @@ def test_all_values_can_be_set() -> None:
         web: {names: [lab.example.org, 192.0.2.1], bind: ["2001:DB8::1"], port: 9000, frontend: direct}
         tls: {mode: files, certificate: a.pem, key: b.pem, share_key_with_students: true}
         notebook: {interface: lab, spawner: process, environment: {OMP_NUM_THREADS: "1"}, start_deadline: 60}
+        limits: {memory: 2 GB, cpus: 2, processes: none, disk: 5 GB}
+        isolation: off
         """
     )
     assert found == Settings(
@@ -110,6 +113,8 @@ def test_all_values_can_be_set() -> None:
         web=WebSettings(("lab.example.org", "192.0.2.1"), ("2001:db8::1",), 9000, "direct"),
         tls=TlsSettings("files", Path("/srv/class/a.pem"), Path("/srv/class/b.pem"), True),
         notebook=NotebookSettings("lab", "process", {"OMP_NUM_THREADS": "1"}, 60),
+        limits=Limits(2_000_000_000, 2.0, None, 5_000_000_000),
+        isolation=False,
         file=FILE,
     )
 
@@ -124,7 +129,7 @@ def test_a_group_whose_keys_are_all_commented_out_is_its_defaults() -> None:
 
 def test_every_problem_is_named_at_once_with_its_line() -> None:
     assert problems(
-        "cours: x\nport: 80\ncourse: Bad\ncourse: b\nweb:\n  prot: 1\n  port: x\ntls: {mode: on}\nlimits: {memory: 1}\n"
+        "cours: x\nport: 80\ncourse: Bad\ncourse: b\nweb:\n  prot: 1\n  port: x\ntls: {mode: on}\nlimit: {memory: 1}\n"
     ) == (
         'notebooks.cfg line 1: unknown key "cours"; did you mean course?',
         'notebooks.cfg line 2: unknown key "port"; did you mean web.port?',
@@ -133,7 +138,7 @@ def test_every_problem_is_named_at_once_with_its_line() -> None:
         'notebooks.cfg line 6: unknown key "web.prot"; did you mean web.port?',
         'notebooks.cfg line 7: web.port: "x" is not a whole number',
         'notebooks.cfg line 8: tls.mode: "on" is not one of class-ca, files or off',
-        'notebooks.cfg line 9: unknown key "limits"',
+        'notebooks.cfg line 9: unknown key "limit"; did you mean limits?',
     )
 
 

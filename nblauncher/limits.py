@@ -1,0 +1,218 @@
+"""What one student's processes may take together, and what came of it: by the controllers of cgroups.
+
+Memory, CPU and processes are limited where the student's group has the controller (v2, or v1 beside it); resource
+limits of each process are the floor everywhere (setrlimit(2)). Everything here runs as root but `own_memory_kills`,
+which a student's server asks about itself.
+Sources: Documentation/admin-guide/cgroup-v2.rst; cgroup-v1/memory.rst, pids.rst; scheduler/sched-bwc.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import memory
+from nblauncher.cgroups import Group, Groups, Kind, offered
+from nblauncher.errors import HostError
+from nblauncher.model import Limits
+
+OPEN_FILES = 4096
+"""The soft limit; the hard one stays the host's."""
+
+SPARE_PROCESSES = 128
+"""What RLIMIT_NPROC, which counts everything of a uid's, allows beside the class: logins, editors."""
+
+_PERIOD = 100_000
+"""Microseconds in which a student gets their part of the CPUs."""
+
+OURS, SERVER, KERNEL = 0, 100, 400
+"""oom_score_adj of what runs in a class: what is a student's goes before what serves everybody, and a kernel before its
+server, unless that takes 30 % of the memory more (proc(5)). The score can always be raised, by anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What a student's group ran into since it was made."""
+
+    memory_kills: int = 0
+    """Processes that the kernel ended because the student's memory was used up."""
+    refused_processes: int = 0
+    throttled_seconds: float = 0.0
+    """For how long somebody in it was kept from a CPU."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def words(self, limits: Limits) -> list[str]:
+        """As `status` says it. What is no trouble is left out; a CPU that was shared is some after a while only."""
+        found = []
+        if self.memory_kills:
+            room = "" if limits.memory is None else f" of {memory.words(limits.memory)}"
+            found.append(f"memory{room} ran out {_times(self.memory_kills)}")
+        if self.refused_processes:
+            found.append(f"wanted more than {limits.processes} processes {_times(self.refused_processes)}")
+        if self.throttled_seconds >= 10:
+            found.append(f"wanted more than {limits.cpus:g} CPUs for {self.throttled_seconds:.0f} s")
+        return found
+
+
+def apply(group: Group, limits: Limits) -> None:
+    """Set the limits of this group, which is there. HostError when the host does not take one that it offers."""
+    try:
+        for file, value in _settings(group, limits):
+            file.write_text(value)
+    except OSError as error:
+        raise HostError(
+            f"the limits of {group.path.name} cannot be set: {error.strerror} ({error.filename})"
+        ) from error
+
+
+def pressure(group: Group) -> Pressure:
+    """What this group ran into. Nothing where there is no controller, or no such group."""
+    return Pressure(
+        _count(_file_of(group, "memory", "memory.events", "memory.oom_control"), "oom_kill"),
+        _count(_file_of(group, "pids", "pids.events", "pids.events"), "max"),
+        _throttled(group),
+    )
+
+
+def settle(group: Group, limits: Limits, score: int = OURS) -> None:
+    """The resource limits of the calling process, a forked child as root, and of whatever it starts.
+
+    Memory is limited by each process's data only where the group has no controller for it: a kernel may reserve more
+    than it uses.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, OPEN_FILES, is_hard=False)
+    if limits.processes is not None:
+        _lower(resource.RLIMIT_NPROC, limits.processes + SPARE_PROCESSES)
+    if limits.memory is not None and not _has_memory_controller(group):
+        _lower(resource.RLIMIT_DATA, limits.memory)
+    with contextlib.suppress(OSError):
+        _write_score(score)
+
+
+def protect() -> None:
+    """When the host's memory is used up the calling process, root's, is among the last to go (proc(5))."""
+    with contextlib.suppress(OSError):  # a container whose root may not
+        _write_score(-900)
+
+
+def go_first() -> None:
+    """When the student's memory is used up the calling process, a kernel, goes before the server."""
+    with contextlib.suppress(OSError):
+        _write_score(KERNEL)
+
+
+def mechanism(groups: Groups) -> dict[str, str]:
+    """By what each limit is held on this host: memory, cpus, processes; looks only."""
+    beside, has = dict(groups.beside), offered(groups)
+
+    def by(controller: str, floor: str) -> str:
+        if controller in beside:
+            return "cgroup v1"
+        return groups.kind.value if controller in has else floor
+
+    return {
+        "memory": by("memory", "RLIMIT_DATA"),
+        "cpus": by("cpu", ""),
+        "processes": by("pids", "RLIMIT_NPROC"),
+    }
+
+
+def own_memory_kills() -> int:
+    """How many processes of the caller's own group were ended for want of memory; 0 where nobody counts."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return 0
+    for _number, controllers, path in sorted(lines, key=lambda line: "memory" not in line[1].split(",")):
+        is_v1 = "memory" in controllers.split(",")
+        if controllers and not is_v1:
+            continue
+        kind, name = ("cgroup", "memory.oom_control") if is_v1 else ("cgroup2", "memory.events")
+        for mount in mounts:
+            if mount[2] == kind and (not is_v1 or "memory" in mount[3].split(",")):
+                return _count(Path(mount[1] + path) / name, "oom_kill")
+    return 0
+
+
+def _settings(group: Group, limits: Limits) -> Iterator[tuple[Path, str]]:
+    """What is to be written where."""
+    if limits.memory is not None:
+        v1 = dict(group.beside).get("memory")
+        if v1 is not None:
+            yield from _in_v1_order(v1, limits.memory)
+        elif (file := group.path / "memory.max").exists():
+            yield file, str(limits.memory)
+            if (swap := group.path / "memory.swap.max").exists():
+                yield swap, "0"
+    if limits.cpus is not None:
+        quota = round(limits.cpus * _PERIOD)
+        v1 = dict(group.beside).get("cpu")
+        if v1 is not None:
+            yield v1 / "cpu.cfs_period_us", str(_PERIOD)
+            yield v1 / "cpu.cfs_quota_us", str(quota)
+        elif (file := group.path / "cpu.max").exists():
+            yield file, f"{quota} {_PERIOD}"
+    if limits.processes is not None:
+        file = dict(group.beside).get("pids", group.path) / "pids.max"
+        if file.exists():
+            yield file, str(limits.processes)
+
+
+def _in_v1_order(folder: Path, size: int) -> Iterator[tuple[Path, str]]:
+    """Memory with swap must never be less than memory alone: which is written first depends on what is there."""
+    both = [folder / "memory.limit_in_bytes"]
+    swap = folder / "memory.memsw.limit_in_bytes"
+    if swap.exists():
+        is_more = size > int(swap.read_text())
+        both = [swap, *both] if is_more else [*both, swap]
+    yield from ((file, str(size)) for file in both)
+
+
+def _file_of(group: Group, controller: str, v2: str, v1: str) -> Path:
+    beside = dict(group.beside)
+    return beside[controller] / v1 if controller in beside else group.path / v2
+
+
+def _has_memory_controller(group: Group) -> bool:
+    return "memory" in dict(group.beside) or (group.path / "memory.max").exists()
+
+
+def _count(file: Path, name: str) -> int:
+    """The number beside this word."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+def _throttled(group: Group) -> float:
+    if group.kind is Kind.NONE and not group.beside:
+        return 0.0
+    file = _file_of(group, "cpu", "cpu.stat", "cpu.stat")
+    return _count(file, "throttled_usec") / 1e6 or _count(file, "throttled_time") / 1e9
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _lower(which: int, wanted: int, *, is_hard: bool = True) -> None:
+    """Never above the host's own hard limit."""
+    _soft, hard = resource.getrlimit(which)
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(which, (soft, soft if is_hard else hard))
+
+
+def _write_score(score: int) -> None:
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(score))
+        file.flush()
