@@ -90,6 +90,20 @@ class CoursePaths:
         return self.run / "kernels"
 
     @property
+    def http(self) -> Path:
+        """0750 root, the proxy's group: the unix sockets of the students' servers and of the front page."""
+        return self.run / "http"
+
+    @property
+    def front_socket(self) -> Path:
+        return self.http / "front.sock"
+
+    @property
+    def proxy(self) -> Path:
+        """0750 root, the proxy's group: its config, certificate and key."""
+        return self.run / "proxy"
+
+    @property
     def students_run(self) -> Path:
         """0711 root: holds `UID/`, 0700 of the student (JUPYTER_RUNTIME_DIR)."""
         return self.run / "student"

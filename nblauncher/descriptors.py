@@ -79,7 +79,7 @@ class Listener:
 
 
 def describe(listening: socket.socket) -> Listener:
-    return Listener(int(listening.getsockname()[1]), int(listening.family), os.fstat(listening.fileno()).st_ino)
+    return Listener(_port_of(listening), int(listening.family), os.fstat(listening.fileno()).st_ino)
 
 
 def take_listener(pidfd: int, pid: int, wanted: Listener) -> socket.socket | None:
@@ -150,6 +150,11 @@ def open_private_folder(parent: int, name: str, owner: Account) -> int:
     return folder
 
 
+def _port_of(listening: socket.socket) -> int:
+    """0 for a unix socket, which its inode tells from all others."""
+    return 0 if listening.family == socket.AF_UNIX else int(listening.getsockname()[1])
+
+
 def _is_our_listener(taken: socket.socket, wanted: Listener) -> bool:
     facts = os.fstat(taken.fileno())
     return (
@@ -157,7 +162,7 @@ def _is_our_listener(taken: socket.socket, wanted: Listener) -> bool:
         and facts.st_uid == 0
         and int(taken.family) == wanted.family
         and taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-        and taken.getsockname()[1] == wanted.port
+        and _port_of(taken) == wanted.port
     )
 
 

@@ -15,6 +15,7 @@ from nblauncher.course import CoursePaths, host_database
 from nblauncher.errors import RefusedError
 from nblauncher.frontends import FrontEnd
 from nblauncher.frontends.direct import direct, survey_host_names
+from nblauncher.frontends.nginx import nginx
 from nblauncher.ledger import CourseLedger, HistoryLedger, HostLedger
 from nblauncher.model import Account
 from nblauncher.objects import ObjectStore
@@ -79,7 +80,7 @@ def this_host(settings: Settings, owner: Account) -> Host:
         settings=settings,
         owner=owner,
         accounts=LinuxAccounts(),
-        frontend=direct(settings, survey_host_names()),
+        frontend=(nginx if settings.web.frontend == "nginx" else direct)(settings, survey_host_names()),
         ledger=HostLedger(host_database()),
         course_ledger=CourseLedger(paths.ledger),
         paths=paths,

@@ -86,6 +86,7 @@ class StudentServer(ServerApp):
         self._http_server = PlainHttpRedirect(
             self.web_app,
             ssl_options=self.inherited.tls,
+            xheaders=self.inherited.config.is_behind_proxy,
             max_body_size=self.max_body_size,
             max_buffer_size=self.max_buffer_size,
         )

@@ -90,8 +90,8 @@ class TicketHandler(LoginForm):
 
     pool: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(2, thread_name_prefix="ticket")
 
-    def initialize(self, front_port: int, tickets_socket: Path) -> None:
-        self._front_port, self._tickets_socket = front_port, tickets_socket
+    def initialize(self, front_port: int, tickets_socket: Path, own_label: str) -> None:
+        self._front_port, self._tickets_socket, self._own_label = front_port, tickets_socket, own_label
 
     def check_xsrf_cookie(self) -> None:
         """The form is another page's and has no cookie of ours: `is_from_front_page` and the ticket replace it."""
@@ -116,12 +116,14 @@ class TicketHandler(LoginForm):
         self.redirect(self.base_url, status=303)
 
     def is_from_front_page(self) -> bool:
-        """The same host, on the front page's port. A request with neither header comes from no browser."""
+        """The same host without the student's own label, on the front page's port. A request with neither header comes
+        from no browser.
+        """
         origin = self.request.headers.get("Origin")
         site = self.request.headers.get("Sec-Fetch-Site")
         if origin is None:
             return site is None
-        host = _PORT.sub("", self.request.host)
+        host = _PORT.sub("", self.request.host).lower().removeprefix(self._own_label)
         default = {"https": 443, "http": 80}[self.request.protocol]
         port = "" if self._front_port == default else f":{self._front_port}"
         return site != "cross-site" and origin.lower() == f"{self.request.protocol}://{host}{port}".lower()
@@ -147,7 +149,11 @@ class BeginHandler(JupyterHandler):
 
 def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """What nblauncher adds to a notebook server."""
-    entrance = {"front_port": config.front_port, "tickets_socket": Path(config.tickets_socket)}
+    entrance = {
+        "front_port": config.front_port,
+        "tickets_socket": Path(config.tickets_socket),
+        "own_label": config.own_label,
+    }
     begin = {"interface": config.interface, "home": Path(config.home), "target": config.target}
     return [
         (f"{config.base_url}nblauncher/ticket", TicketHandler, entrance),

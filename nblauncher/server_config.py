@@ -23,6 +23,10 @@ class ServerConfig:
     interface: str = "notebook"
     idle_stop: float = 0.0
     """Seconds without anything to do after which it ends; 0: never."""
+    is_behind_proxy: bool = False
+    """Its socket is reached by the class's proxy alone, whose headers about the client are believed."""
+    own_label: str = ""
+    """What stands before the front page's host in the server's own, with its dot."""
 
     @property
     def base_url(self) -> str:

@@ -122,7 +122,7 @@ def ensure_leaf(
     Not fsynced, unlike the CA: what a power cut damages is issued again.
     """
     now = now or datetime.now(timezone.utc)
-    names, addresses = sorted_names(names), sorted_addresses(addresses)
+    names, addresses = sorted_names(names, has_wildcards=True), sorted_addresses(addresses)
     found = read_leaf(folder, name)
     if found is not None and _leaf_fits(found, ca, names, addresses, now):
         return found
@@ -197,13 +197,15 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _general_names(names: Iterable[str], addresses: Iterable[str]) -> list[x509.GeneralName]:
-    listed: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted_names(names)]
+    listed: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted_names(names, has_wildcards=True)]
     return listed + [x509.IPAddress(ipaddress.ip_address(address)) for address in sorted_addresses(addresses)]
 
 
-def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+def sorted_names(names: Iterable[str], *, has_wildcards: bool = False) -> tuple[str, ...]:
+    """In one spelling; a wildcard is the first label as a whole (RFC 6125, section 6.4.3). InputError."""
     wanted = sorted({name.lower().removesuffix(".") for name in names})
-    bad = [name for name in wanted if not name or not name.isascii() or name.startswith(("*", "."))]
+    plain = {name: name.removeprefix("*.") if has_wildcards else name for name in wanted}
+    bad = [name for name, rest in plain.items() if not rest or not rest.isascii() or rest.startswith(("*", "."))]
     if bad:
         raise InputError([f"web.names: {name!r} cannot stand in the class's certificate" for name in bad])
     return tuple(wanted)

@@ -14,7 +14,7 @@ from types import TracebackType
 import click
 
 from nblauncher import __version__, logs, render
-from nblauncher.cli import deadlines, foreground, history, talk
+from nblauncher.cli import deadlines, foreground, history, service, talk
 from nblauncher.cli.asked import time_of
 from nblauncher.cli.call import Call, acts_on_students, names
 from nblauncher.cli.carry_out import (
@@ -41,6 +41,7 @@ from nblauncher.commands import (
     setup,
     shutdown,
     status,
+    trial,
 )
 from nblauncher.errors import NblauncherError
 from nblauncher.host import Host
@@ -77,11 +78,17 @@ def init_command(call: Call, folder: Path) -> int:
 @cli.command("check")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[STUDENTS.CSV] [CONFIG]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.option("--security", is_flag=True, help="Attack a throw-away student, beside the class that runs.")
 @click.pass_obj
-def check_command(call: Call, files: tuple[Path, ...], as_json: bool) -> int:
+def check_command(call: Call, files: tuple[Path, ...], as_json: bool, security: bool) -> int:
     """Say whether a class can start here, and what to do where it cannot. Changes nothing."""
     call.command, call.files, call.as_json = "check", files, as_json
-    findings = known.findings(session.caller(os.environ), call.config, files)
+    if security:
+        opened = open_session(call)
+        session.require_root(opened.caller, "check --security")
+        findings = trial.findings(opened.host)
+    else:
+        findings = known.findings(session.caller(os.environ), call.config, files)
     is_good = check.is_good(findings)
     problems = [f"{one.subject}: {one.message}" for one in findings if one.level == "problem"]
     talk.answer(
@@ -141,9 +148,14 @@ def send_command(call: Call, restore_deleted: bool, only_new: bool) -> int:
 @click.option("--background", is_flag=True, help="Return when the class is ready; `shutdown` ends it.")
 @click.option("--on-demand", is_flag=True, help="Start a server when its student comes (also: notebook.start).")
 @click.option("--front-page-only", metavar="COURSE", hidden=True, help="What the supervisor runs when the page died.")
+@click.option("--service", "service_of", metavar="COURSE", hidden=True, help="What systemd runs.")
 @acts_on_students
-def launch_command(call: Call, background: bool, on_demand: bool, front_page_only: str | None) -> int:
+def launch_command(
+    call: Call, background: bool, on_demand: bool, front_page_only: str | None, service_of: str | None
+) -> int:
     """Start a notebook server per student and the front page; what still runs is adopted."""
+    if service_of is not None:
+        return service.serve(call, service_of)
     if front_page_only is not None:
         front_page.revive(open_accepted(call, front_page_only).host)
         return 0
@@ -277,6 +289,7 @@ def retrieve_command(
 for command in (
     history.snapshot_command,
     history.watch_disks_command,
+    service.service_command,
     history.history_command,
     history.restore_command,
     deadlines.verify_receipt_command,

@@ -104,7 +104,7 @@ def _show(words: str) -> None:
 
 def _ended(host: Host) -> int:
     """A shutdown leaves nobody up; a supervisor that was killed leaves the wish."""
-    if "up" not in host.course_ledger.desired().values():
+    if set(host.course_ledger.desired().values()) <= {"down"}:
         _say("The class was shut down.")
         return 0
     raise HostError("the supervisor is gone", "Run `nblauncher launch` again: it finds the servers that still run.")

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nblauncher import classfiles, hashes, survey, tls, tls_files
+from nblauncher.commands import proxy
 from nblauncher.errors import HostError, InputError
+from nblauncher.frontends import is_address
 from nblauncher.host import Host
 from nblauncher.model import Account, TlsFiles
 from nblauncher.server_config import ServerConfig
@@ -52,8 +54,13 @@ def server_order(host: Host, username: str, port: int, hashed_password: str | No
         settings_folder=str(classfiles.settings_folder(host.paths.run)),
         interface=notebook.interface,
         idle_stop=60.0 * notebook.idle_stop,
+        is_behind_proxy=host.frontend.is_proxy,
+        own_label=f"{username}." if host.frontend.is_proxy and host.settings.web.routing == "hosts" else "",
     )
-    return ServerOrder(_spec(host, account, port), config.to_bytes(), issue(username))
+    spec = _spec(host, account, port)
+    if host.frontend.is_proxy:
+        return ServerOrder(spec, config.to_bytes(), None, str(host.paths.http / f"{account.uid}.sock"))
+    return ServerOrder(spec, config.to_bytes(), issue(username))
 
 
 def outdated(host: Host, running: Collection[str]) -> list[str]:
@@ -91,7 +98,7 @@ def issuer(host: Host) -> Issue:
     def issue(username: str) -> TlsFiles:
         folder, name = _leaf(host, username)
         try:
-            return tls.ensure_leaf(authority, folder, name, names, addresses)
+            return tls.ensure_leaf(authority, folder, name, host.frontend.leaf_names, addresses)
         except OSError as error:
             raise _unwritable(error) from error
 
@@ -107,7 +114,10 @@ def own_files(host: Host) -> TlsFiles:
     settings = host.settings.tls
     if settings.certificate is None or settings.key is None:
         raise InputError("tls.mode is files, and tls.certificate or tls.key is missing")
-    return tls_files.load_files(settings.certificate, settings.key, host.settings.web.names)
+    members = host.ledger.members(host.settings.course)
+    hosts = host.frontend.certified({name: member.port for name, member in members.items()})
+    names = dict.fromkeys((*host.settings.web.names, *(hosts if host.frontend.is_proxy else ())))
+    return tls_files.load_files(settings.certificate, settings.key, [one for one in names if not is_address(one)])
 
 
 def front_page_inputs(host: Host, certificate: TlsFiles | None) -> bytes:
@@ -121,6 +131,8 @@ def front_page_inputs(host: Host, certificate: TlsFiles | None) -> bytes:
         ca_pem=None,
         ca_fingerprint=None,
         students=enrolled(host),
+        routing=host.settings.web.routing if host.frontend.is_proxy else "",
+        host=host.frontend.host,
     )
     if certificate is not None and host.settings.tls.mode == "class-ca":
         authority = tls.read_regular(host.paths.tls / "ca.pem")
@@ -137,14 +149,14 @@ def expected_digest(host: Host) -> str | None:
         if certificate is None:
             return None
     try:
-        return digest(front_page_inputs(host, certificate), certificate)
+        return digest(front_page_inputs(host, certificate), certificate, proxy.digest(host))
     except FileNotFoundError:
         return None
 
 
-def digest(config: bytes, certificate: TlsFiles | None) -> str:
+def digest(config: bytes, certificate: TlsFiles | None, proxy: bytes) -> str:
     """Of everything that a front page is told. It gives nothing away: generated passwords cannot be guessed."""
-    return hashlib.sha256(config + (certificate.certificate if certificate else b"")).hexdigest()
+    return hashlib.sha256(config + (certificate.certificate if certificate else b"") + proxy).hexdigest()
 
 
 def _order_digest(host: Host, order: ServerOrder) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nblauncher import credentials, hashes
-from nblauncher.commands import front_page, shutdown
+from nblauncher.commands import front_page, service, shutdown
 from nblauncher.errors import HostError, InputError
 from nblauncher.host import Host
 from nblauncher.model import ServerState
@@ -76,6 +76,7 @@ class EndCourse:
             return
         shutdown.end_class(host)
         host.accounts.remove_group(host.group, locks=host.locks)
+        service.remove(host.settings.course)
         # The record goes last: as long as it is there, the next `remove` finishes what a crash left.
         host.remove_state()
         host.ledger.forget_course(host.settings.course)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nblauncher import hashes
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import classroom
+from nblauncher.commands import classroom, proxy
 from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.model import Account, ServerState
@@ -70,15 +70,20 @@ def revive(host: Host) -> None:
 def _start(host: Host, supervisor: Client) -> None:
     certificate = classroom.issuer(host)("")
     config = classroom.front_page_inputs(host, certificate)
-    supervisor.start_front_page(
-        FrontPageSpec(_front_account(), host.settings.web.port, _revival(host)), config, certificate
-    )
+    account, has_proxy = _front_account(), host.frontend.is_proxy
+    spec = FrontPageSpec(account, host.settings.web.port, _revival(host))
+    if supervisor.front_page().handle is None:
+        supervisor.start_front_page(spec, config, None if has_proxy else certificate)
+    if has_proxy:
+        proxy.start(host, supervisor, account, certificate, _revival(host))
     report = supervisor.wait_for_front_page(DEADLINE)
+    if has_proxy and report.state is ServerState.READY:
+        report = proxy.wait(host, supervisor, DEADLINE)
     if report.state is not ServerState.READY:
         last = f": {report.last_lines[-1]}" if report.last_lines else ""
         reason = report.reason or "it does not answer"
         raise HostError(f"the front page did not start: {reason}{last}", f"See {host.paths.logs}/_front-page.log.")
-    hashes.write_private(_digest_file(host), classroom.digest(config, certificate).encode("ascii"))
+    hashes.write_private(_digest_file(host), classroom.digest(config, certificate, proxy.digest(host)).encode("ascii"))
 
 
 def _front_account() -> Account:

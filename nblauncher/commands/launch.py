@@ -15,7 +15,7 @@ from typing import Any
 
 from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, disks, front_page, shutdown
+from nblauncher.commands import appointments, classroom, disks, front_page, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -47,6 +47,7 @@ def prepare(
     """
     require_kernels(host)
     require_isolation(host)
+    require_proxy(host)
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
     reports = shutdown.reports(host)
@@ -85,6 +86,13 @@ def require_isolation(host: Host) -> None:
             f"students cannot be kept apart on this host: {why}",
             "Set `isolation: off` in the config if you know your students, or use another host.",
         )
+
+
+def require_proxy(host: Host) -> None:
+    """As proxy.require, and for a certificate of the administrator's."""
+    proxy.require(host)
+    if host.settings.tls.mode == "files":
+        classroom.own_files(host)
 
 
 def refuse_what_does_not_fit(plan: Plan, spawner: str) -> None:
@@ -189,7 +197,7 @@ class HoldPorts:
             notebook = host.settings.notebook
             first_use = notebook.preload_when == "first-use"
             supervisor.prepare(notebook.spawner, at_first_use=first_use, kernels=kernels.preload(host.settings))
-            _hold_front_port(supervisor, host.settings)
+            _hold_front_port(supervisor, host)
             _write_classfiles(host)
             claims = host.ledger.claims()
             seats = [
@@ -197,7 +205,7 @@ class HoldPorts:
                 for member in host.ledger.members(host.settings.course).values()
                 if member.username in claims
             ]
-            errors, _notes = supervisor.bind(seats, host.settings.web.bind)
+            errors, _notes = supervisor.bind(seats, host.settings.web.bind, proxy.wanted(host))
         for username, error in errors.items():
             log.warning("%s: %s", username, error.problem)
         if failures := {name: errors[name].problem for name in self.starting if name in errors}:
@@ -216,7 +224,7 @@ class StartServers:
         return f"start {shutdown.servers_of(self.usernames)}{when}"
 
     def apply(self, host: Host) -> None:
-        host.course_ledger.set_desired(self.usernames, "up")
+        host.course_ledger.set_desired(self.usernames, "asleep" if self.on_demand else "up")
         orders, failures = self._orders(host)
 
         def known(outcome: Outcome) -> None:
@@ -293,7 +301,7 @@ def _warnings(settings: Settings) -> tuple[str, ...]:
     warnings = []
     if settings.tls.mode == "off":
         warnings.append("tls.mode is off: passwords and work cross the network in the clear")
-    if settings.tls.mode == "files":
+    if settings.tls.mode == "files" and settings.web.frontend == "direct":
         warnings.append("tls.share_key_with_students is on: every student can read the key of tls.key")
     if not settings.web.bind and bind_trouble(socket.AF_INET6, "::", 0) in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
         warnings.append(NO_IPV6)
@@ -322,10 +330,11 @@ def _ensure_system_accounts(host: Host) -> None:
         host.accounts.ensure_system_accounts(locks=locks)
 
 
-def _hold_front_port(supervisor: Client, settings: Settings) -> None:
+def _hold_front_port(supervisor: Client, host: Host) -> None:
     """First of all, and alone: where students cannot arrive, nothing is begun."""
-    errors, _notes = supervisor.bind([PortWanted(settings.web.port)], settings.web.bind)
-    if not errors:
+    web = host.settings.web
+    errors, _notes = supervisor.bind([PortWanted(web.port)], web.bind, proxy.wanted(host))
+    if "" not in errors:
         return
     states = [report.state for report in supervisor.servers()] + [supervisor.front_page().state]
     if not any(state in shutdown.RUNNING for state in states):

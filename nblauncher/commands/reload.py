@@ -69,4 +69,4 @@ class WantServers:
 
 def _was_cut_short(report: ServerReport, desired: str) -> bool:
     """Whether a killed `reload` held the port and did not come to start the server."""
-    return desired == "up" and report.state is ServerState.STOPPED and report.started_at == 0
+    return desired != "down" and report.state is ServerState.STOPPED and report.started_at == 0

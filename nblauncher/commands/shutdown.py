@@ -23,7 +23,7 @@ def prepare(host: Host, usernames: Sequence[str], *, everybody: bool) -> Plan:
     members = host.ledger.members(host.settings.course)
     with_class = has_class(host)
     running = {report.username for report in reports(host) if report.state in RUNNING}
-    wanted_up = {name for name, desired in host.course_ledger.desired().items() if desired == "up"}
+    wanted_up = {name for name, desired in host.course_ledger.desired().items() if desired != "down"}
     stopping = [name for name in usernames if name in members and (name in running or name in wanted_up)]
     return Plan(
         (

@@ -70,7 +70,7 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
         "reason": "",
     }
     if report is None:
-        if is_orphaned and desired == "up":
+        if is_orphaned and desired != "down":
             entry["server"] = ServerState.UNKNOWN.value
             entry["reason"] = "the supervisor was killed; `nblauncher launch` finds the server again"
         return entry

@@ -121,12 +121,12 @@ class Kernel:
         account = self.place.account
         nothing = os.open(os.devnull, os.O_WRONLY)
         children.settle(Child(account, (), {}, (connection.fileno(),), account.home, self.place.sandbox), nothing)
-        limits.go_first()
         # Written to line by line, unlike the one that `settle` made; where it leads, the request says.
         sys.stderr = sys.__stderr__
         # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
         privileges.set_dumpable(True)
         privileges.set_name("kernel")
+        limits.go_first()  # not before: /proc/self was root's
 
     def _read(self, connection: socket.socket) -> tuple[Request, list[int]]:
         """What is wanted, and where its output goes: two descriptors. A connection without a request ends with us."""

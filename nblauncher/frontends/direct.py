@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -44,6 +44,23 @@ class DirectFrontEnd:
 
     def route(self, username: str, port: int) -> Route:
         return Route(username, port, f"{self.scheme}://{in_url(self.host)}:{port}/user/{username}/")
+
+    @property
+    def is_proxy(self) -> bool:
+        return False
+
+    @property
+    def leaf_names(self) -> tuple[str, ...]:
+        return self.names
+
+    def public_ports(self, students: Mapping[str, int]) -> dict[int, str]:
+        return {self.front_port: "", **{port: username for username, port in students.items()}}
+
+    def require(self, usernames: Iterable[str]) -> None:
+        """Everybody can have a port."""
+
+    def certified(self, students: Mapping[str, int]) -> tuple[str, ...]:
+        return (self.host,)
 
     @property
     def names(self) -> tuple[str, ...]:

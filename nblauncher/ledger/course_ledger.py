@@ -108,7 +108,7 @@ class CourseLedger:
         return frozenset(row["username"] for row in rows)
 
     def desired(self) -> dict[str, str]:
-        """What each student's server should be: `up` or `down`."""
+        """What each student's server should be: `up`, `asleep` (it starts when somebody comes) or `down`."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT username, desired FROM students").fetchall()
         return {row["username"]: row["desired"] for row in rows}

@@ -28,6 +28,8 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
             "notebook.requirements",
             "notebook.requirements: kernel_python names another Python; choose one",
         )
+    if settings.web.routing != "ports" and settings.web.frontend != "nginx":
+        yield "web.routing", f"web.routing: {settings.web.routing} needs `frontend: nginx`"
     yield from _limit_violations(settings)
     yield from _tls_violations(settings)
     yield from _folder_violations(settings)

@@ -104,7 +104,18 @@ SCHEMA: Mapping[str, Key] = {
         "8000",
         "The port of the front page. Students get the following ones, one each, and keep them.",
     ),
-    "web.frontend": Key(kinds.choice("direct"), "direct", "direct: every student's server has a port of its own."),
+    "web.frontend": Key(
+        kinds.choice("direct", "nginx"),
+        "direct",
+        "direct: every student's server has a port of its own. nginx: an nginx of the class's own is in front of all "
+        "servers, with the only key.",
+    ),
+    "web.routing": Key(
+        kinds.choice("ports", "hosts", "paths"),
+        "ports",
+        "With nginx: ports, one for each student; hosts, NAME.HOST for each, which separates them best and needs a "
+        "wildcard in the name service; paths, one port for all of them.",
+    ),
     "tls.mode": Key(
         kinds.choice("class-ca", "files", "off"),
         "class-ca",

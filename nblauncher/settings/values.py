@@ -56,6 +56,9 @@ class WebSettings:
     port: int = 8000
     """The front page's port; students get the following ones."""
     frontend: str = "direct"
+    """direct | nginx"""
+    routing: str = "ports"
+    """ports | hosts | paths: with nginx."""
 
 
 @dataclass(frozen=True, slots=True)

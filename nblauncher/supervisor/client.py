@@ -28,6 +28,7 @@ from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
 from nblauncher.spawners import Preload
 from nblauncher.supervisor.appointments import Wanted
+from nblauncher.supervisor.proxy import ProxySpec, ProxyWanted
 from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
 
 START_DEADLINE = 60.0
@@ -53,6 +54,8 @@ class ServerOrder:
     spec: ServerSpec
     config: bytes = field(repr=False)
     tls: TlsFiles | None = field(repr=False, default=None)
+    socket: str = ""
+    """Where it listens behind the proxy; empty: on its port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +137,16 @@ class Client:
         return Hello(answer["version"], answer["pid"], answer["started_at"], answer["groups"])
 
     def bind(
-        self, ports: Sequence[PortWanted], addresses: Sequence[str] = ()
+        self, ports: Sequence[PortWanted], addresses: Sequence[str] = (), proxy: ProxyWanted | None = None
     ) -> tuple[dict[str, HostError], tuple[str, ...]]:
-        """Hold these ports; those held already are left alone. `addresses` are web.bind.
+        """Hold these ports; those held already are left alone. `addresses` are web.bind. With a proxy its ports are
+        held, and for everybody a socket behind it.
 
         Returns what could not be held, by username ("" for the front page), and notes for the teacher.
         """
         wanted = [{"port": one.port, "username": one.username, "uid": one.uid} for one in ports]
-        answer = self._ask("bind", {"ports": wanted, "addresses": list(addresses)})
+        asked = {"ports": wanted, "addresses": list(addresses), "proxy": None if proxy is None else proxy.to_json()}
+        answer = self._ask("bind", asked)
         errors = {username: HostError(*words) for username, words in answer["errors"].items()}
         return errors, tuple(answer["notes"])
 
@@ -197,6 +202,10 @@ class Client:
         with _memory_files(config, tls, spec.account) as descriptors:
             answer = self._ask("start_front_page", {"front": spec.to_json()}, descriptors)
         return _front_report(answer["front"])
+
+    def start_proxy(self, spec: ProxySpec) -> None:
+        """Start the class's nginx, or a new one in place of the one that runs. Does not wait until it answers."""
+        self._ask("start_proxy", {"proxy": spec.to_json()})
 
     def wait_for_front_page(self, deadline: float) -> FrontPageReport:
         """Until it answers or died, at most `deadline` seconds."""

@@ -32,10 +32,11 @@ from nblauncher.supervisor.appointments import Appointments, Wanted
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.proxy import Proxy, ProxySpec, ProxyWanted
 from nblauncher.supervisor.registry import Registry
 from nblauncher.supervisor.requests import Answer, Handler
 from nblauncher.supervisor.sandboxes import Sandboxes
-from nblauncher.supervisor.seat import Seat
+from nblauncher.supervisor.seat import Behind, Seat
 from nblauncher.supervisor.seats import Seats
 from nblauncher.supervisor.specs import (
     FrontPageSpec,
@@ -91,6 +92,7 @@ class Course:
         self._sandboxes = Sandboxes(groups, paths.students_run)
         self.seats = Seats(loop, spawners, self._kernels, self._sandboxes, paths.logs)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
+        self.proxy = Proxy(loop, groups, paths.logs)
         self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
         self._started_at = time.time()
@@ -114,6 +116,7 @@ class Course:
     def remember(self) -> None:
         """Write servers.json when something changed."""
         if self.seats.changed:
+            self.seats.show()
             try:
                 self.registry.save(self.seats.remembered())
             except OSError as error:
@@ -125,6 +128,7 @@ class Course:
         if not (
             self.seats.child_ended(pid, status)
             or self.front.child_ended(pid, status)
+            or self.proxy.child_ended(pid, status)
             or self._fork_server.child_ended(pid)
             or self._kernels.child_ended(pid)
             or self.appointments.child_ended(pid, status)
@@ -142,12 +146,13 @@ class Course:
             self._loop.stop()
 
         self.appointments.close()
-        self.front.stop(lambda: self._stop_all(list(self.seats), grace, is_over))
+        self.proxy.stop(lambda: self.front.stop(lambda: self._stop_all(list(self.seats), grace, is_over)))
 
     def close(self) -> None:
         """Let go of everything; the class is over."""
         self.seats.close()
         self.front.close()
+        self.proxy.close()
         self._fork_server.close()
         self._kernels.close()
         self._sandboxes.close()
@@ -167,6 +172,7 @@ class Course:
             "start_front_page": self._start_front_page,
             "stop_front_page": self._stop_front_page,
             "front_page": self._front_page,
+            "start_proxy": self._start_proxy,
             "appoint": self._appoint,
             "end": self._end,
         }
@@ -180,14 +186,20 @@ class Course:
         addresses = _words(asked.get("addresses", []))
         errors: dict[str, list[str]] = {}
         notes: list[str] = []
+        behind = None
+        if asked.get("proxy") is not None:
+            wanted = ProxyWanted.from_json(asked["proxy"])
+            behind = Behind(self._paths.http, wanted.gid)
+            failed, notes = self.proxy.bind(wanted.ports, addresses)
+            errors = {name: [error.problem, error.hint] for name, error in failed.items()}
         for one in _list(asked.get("ports")):
             username, port = one.get("username"), checked_port(one.get("port"))
             try:
                 if username is None:
-                    notes += self.front.bind(port, addresses)
+                    notes += self.front.bind(port, addresses, behind)
                 else:
                     uid = checked_number(one.get("uid"), 1, 2**32 - 2)
-                    notes += self.seats.bind(checked_username(username), uid, port, addresses)
+                    notes += self.seats.bind(checked_username(username), uid, port, addresses, behind)
             except HostError as error:
                 errors[username or ""] = [error.problem, error.hint]
         answer({"errors": errors, "notes": list(dict.fromkeys(notes))})
@@ -199,7 +211,7 @@ class Course:
 
     def _servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         chosen = self._chosen(asked)
-        answer({"servers": [self.seats.report(seat).to_json() for seat in chosen], "front": self.front.report()})
+        answer({"servers": [self.seats.report(seat).to_json() for seat in chosen], "front": self._front_report()})
 
     def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """A class is about to be started with this spawner, now or when the first student comes."""
@@ -310,13 +322,17 @@ class Course:
         spec = FrontPageSpec.from_json(asked.get("front"))
         _check_memory_files(descriptors)
         self.front.start(spec, self._tickets, descriptors)
-        answer({"front": self.front.report()})
+        answer({"front": self._front_report()})
 
     def _stop_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        self.front.stop(lambda: answer({"front": self.front.report()}))
+        self.front.stop(lambda: answer({"front": self._front_report()}))
 
     def _front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        answer({"front": self.front.report()})
+        answer({"front": self._front_report()})
+
+    def _start_proxy(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
+        self.proxy.start(ProxySpec.from_json(asked.get("proxy")))
+        answer({"front": self._front_report()})
 
     def _appoint(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """Keep these appointments, or say which are kept."""
@@ -332,6 +348,14 @@ class Course:
             answer({"servers": [self.seats.report(seat).to_json() for seat in everybody]})
 
         self.end(checked_grace(asked.get("grace")), over)
+
+    def _front_report(self) -> dict[str, Any]:
+        """Students arrive where both are: the page, and the proxy if there is one."""
+        page, proxy = self.front.report(), self.proxy.report()
+        if self.proxy.state is ServerState.FAILED and self.front.state is ServerState.READY:
+            about = {"reason": f"nginx: {proxy['reason']}", "last_lines": proxy["last_lines"]}
+            return {**page, "state": ServerState.FAILED.value, **about}
+        return page
 
     def _chosen(self, asked: Asked) -> list[Seat]:
         """Those who are named, or everybody where nobody is. Who has no seat is left out."""

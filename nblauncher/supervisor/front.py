@@ -24,6 +24,7 @@ from nblauncher.sandbox import Sandbox
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.loop import WRITE, Loop, Timer, exit_words
+from nblauncher.supervisor.seat import Behind
 from nblauncher.supervisor.specs import FrontPageSpec
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class FrontPage:
         self.handle: Handle | None = None
         self.sockets: list[socket.socket] = []
         self.port = 0
+        self._behind: Behind | None = None
         self._spec: FrontPageSpec | None = None
         self._output: CappedLog | None = None
         self._link: socket.socket | None = None
@@ -67,15 +69,20 @@ class FrontPage:
         self.last_lines: tuple[str, ...] = ()
         self._deadlines: Sequence[tuple[str, int]] = ()
 
-    def bind(self, port: int, addresses: Sequence[str]) -> list[str]:
-        """Hold the front page's port; notes for the teacher. HostError when somebody else has it."""
-        if self.sockets and self.port == port:
+    def bind(self, port: int, addresses: Sequence[str], behind: Behind | None = None) -> list[str]:
+        """Hold the front page's port, or its socket behind the proxy; notes for the teacher. HostError when somebody
+        else has it.
+        """
+        if self.sockets and self.port == port and self._behind == behind:
             return []
         if self.handle is not None:
             raise HostError(f"the front page still runs on port {self.port}", "Stop it first: nblauncher shutdown")
-        sockets, notes = ports.open_port(port, addresses)
+        if behind is None:
+            sockets, notes = ports.open_port(port, addresses)
+        else:
+            sockets, notes = ports.open_socket(behind.folder / "front.sock", behind.gid), []
         self._close_sockets()
-        self.sockets, self.port = sockets, port
+        self.sockets, self.port, self._behind = sockets, port, behind
         return notes
 
     def start(self, spec: FrontPageSpec, tickets: socket.socket, memory_files: Sequence[int]) -> None:

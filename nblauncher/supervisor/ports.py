@@ -6,6 +6,7 @@ listen. SO_REUSEPORT is never set, so nobody can share. Sources: socket(7), ip(7
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -14,10 +15,13 @@ import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nblauncher.descriptors import unix_listener
 from nblauncher.errors import HostError
 from nblauncher.printable import printable
 
 BACKLOG = 128
+HIDDEN = ".down"
+_LONGEST_PATH = 107
 
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
 NO_IPV6 = "IPv6 is off on this host: the ports are open on IPv4 only"
@@ -46,6 +50,35 @@ def open_port(port: int, addresses: Sequence[str] = ()) -> tuple[list[socket.soc
     return opened, notes
 
 
+def open_socket(path: Path, gid: int) -> list[socket.socket]:
+    """A listening unix socket that only this group, the proxy's, can reach. Runs as root. HostError.
+
+    The folder keeps everybody else out, its owner too: the student who listens cannot connect.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(mode=0o750)
+    os.chown(path.parent, 0, gid)
+    path.parent.chmod(0o750)
+    path.with_name(f"{path.name}{HIDDEN}").unlink(missing_ok=True)
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise HostError(f"{path} is too long for a socket", "Choose a shorter course name.")
+    one = unix_listener(path, 0o660)
+    os.chown(path, 0, gid)
+    one.setblocking(False)
+    return [one]
+
+
+def show(sockets: Iterable[socket.socket], *, is_shown: bool) -> None:
+    """Give unix sockets their names, or take them away: whoever connects then hears at once that nobody is there."""
+    for one in sockets:
+        if one.family == socket.AF_UNIX:
+            path = Path(one.getsockname())
+            hidden = path.with_name(f"{path.name}{HIDDEN}")
+            source, target = (hidden, path) if is_shown else (path, hidden)
+            if source.exists():
+                source.rename(target)
+
+
 def listen_again(sockets: Iterable[socket.socket]) -> None:
     """A student can shutdown(2) the inherited socket, which is ours as well: then nobody would hold the port.
 
@@ -53,10 +86,12 @@ def listen_again(sockets: Iterable[socket.socket]) -> None:
     """
     for one in sockets:
         if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            address, port = one.getsockname()[:2]
             try:
                 one.listen(BACKLOG)
             except OSError as error:
+                if one.family == socket.AF_UNIX:
+                    raise HostError(f"cannot listen on {one.getsockname()}: {error.strerror}") from error
+                address, port = one.getsockname()[:2]
                 raise _told(port, address, error) from error
 
 

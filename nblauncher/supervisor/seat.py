@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from nblauncher.cgroups import Group
 from nblauncher.descriptors import Listener, describe
@@ -49,6 +50,14 @@ class Waker:
     """When it is looked whether somebody signed in."""
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The proxy that a server is behind: where its socket is, and the group of who connects."""
+
+    folder: Path
+    gid: int
+
+
 @dataclass
 class Seat:
     """`watch` is a pidfd for a server that is not our child (it was adopted), else -1."""
@@ -88,6 +97,11 @@ class Seat:
     @property
     def is_up(self) -> bool:
         return self.state in _UP
+
+    def is_at(self, behind: Behind | None) -> bool:
+        """Whether the sockets that are held are of this kind."""
+        kind = socket.AF_INET if behind is None else socket.AF_UNIX
+        return any(one.family == kind or (behind is None and one.family == socket.AF_INET6) for one in self.sockets)
 
     def keep_order(self, order: Order, spawner: str) -> None:
         """Duplicates of its memory files, so that a server can be started again; those of the last order are closed."""

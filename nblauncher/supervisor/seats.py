@@ -23,7 +23,7 @@ from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.restarts import PAUSES, Restarts
 from nblauncher.supervisor.sandboxes import Sandboxes
-from nblauncher.supervisor.seat import Seat, Stopping
+from nblauncher.supervisor.seat import Behind, Seat, Stopping
 from nblauncher.supervisor.specs import DEFAULT_GRACE, ServerReport
 from nblauncher.supervisor.waking import Waking
 
@@ -71,25 +71,40 @@ class Seats:
     def get(self, username: str) -> Seat | None:
         return self._seats.get(username)
 
-    def bind(self, username: str, uid: int, port: int, addresses: Sequence[str]) -> list[str]:
-        """Hold this port for this student; notes for the teacher. Nothing happens when it is held already.
+    def bind(
+        self, username: str, uid: int, port: int, addresses: Sequence[str], behind: Behind | None = None
+    ) -> list[str]:
+        """Hold this port for this student, or the socket behind the proxy; notes for the teacher. Nothing happens when
+        it is held already.
 
         HostError when somebody else has it, or while the student's server runs on another one.
         """
         seat = self._seats.get(username)
-        if seat is not None and (seat.uid, seat.port) == (uid, port) and seat.sockets:
+        if seat is not None and (seat.uid, seat.port) == (uid, port) and seat.is_at(behind):
             ports.listen_again(seat.sockets)
             return []
         if seat is not None and (seat.is_up or seat.stopping):
             raise HostError(f"{username}'s server still runs on port {seat.port}", "Stop it first: nblauncher shutdown")
-        sockets, notes = ports.open_port(port, addresses)
+        if behind is None:
+            sockets, notes = ports.open_port(port, addresses)
+        else:
+            sockets, notes = ports.open_socket(behind.folder / f"{uid}.sock", behind.gid), []
         if seat is None or (seat.uid, seat.port) != (uid, port):
             if seat is not None:
                 self._close(seat)
             seat = self._seats[username] = Seat(username, uid, port, self._sandboxes.group(uid))
+        for one in seat.sockets:
+            one.close()
         seat.sockets = sockets
         self.changed.add(username)
         return notes
+
+    def show(self) -> None:
+        """Behind a proxy: whoever has a server, or gets one by coming, can be reached."""
+        for username in self.changed:
+            seat = self._seats.get(username)
+            if seat is not None:
+                ports.show(seat.sockets, is_shown=seat.is_up or seat.state is ServerState.ASLEEP)
 
     def drop(self, username: str) -> None:
         """Let go of a student's port. HostError while the server runs."""

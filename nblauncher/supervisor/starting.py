@@ -119,31 +119,45 @@ def answers(
     The other side is a student's process: one short line is read, within `timeout` seconds in all, and nothing is
     parsed but its status. The certificate is not checked here; what is asked is whether TLS works at all.
     """
+    return _answers(port, f"/user/{username}/api", has_tls, addresses, timeout)
+
+
+def page_answers(port: int, *, has_tls: bool, addresses: Sequence[str] = (), timeout: float = ATTEMPT) -> bool:
+    """The same for the front page."""
+    return _answers(port, "/", has_tls, addresses, timeout)
+
+
+def _answers(port: int, path: str, has_tls: bool, addresses: Sequence[str], timeout: float) -> bool:
     until = time.monotonic() + timeout
     for host in addresses or ("127.0.0.1",):
         # A wildcard of web.bind listens on loopback too.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         try:
-            return _ask(host, port, f"/user/{username}/api", has_tls, until)
+            return _ask(host, port, path, has_tls, until)
         except (OSError, ValueError):
             continue
     return False
 
 
 def _ask(host: str, port: int, path: str, has_tls: bool, until: float) -> bool:
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n".encode("ascii")
     with socket.create_connection((host, port), timeout=_rest(until)) as plain:
-        # Without blocking, because a timeout counts anew for every byte that the other side lets through.
         plain.setblocking(False)
         connection = _with_tls(plain, until) if has_tls else plain
         with connection:
-            _until_done(connection, lambda: connection.sendall(request), until)
-            line = b""
-            while b"\n" not in line and len(line) < _MAX_STATUS_LINE:
-                part = _until_done(connection, lambda: connection.recv(_MAX_STATUS_LINE), until)
-                if not part:
-                    break
-                line += part
+            return _get(connection, f"localhost:{port}", path, until)
+
+
+def _get(connection: socket.socket, host: str, path: str, until: float) -> bool:
+    """Without blocking, because a timeout counts anew for every byte that the other side lets through."""
+    connection.setblocking(False)
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii")
+    _until_done(connection, lambda: connection.sendall(request), until)
+    line = b""
+    while b"\n" not in line and len(line) < _MAX_STATUS_LINE:
+        part = _until_done(connection, lambda: connection.recv(_MAX_STATUS_LINE), until)
+        if not part:
+            break
+        line += part
     return line.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 "))
 
 
@@ -183,13 +197,27 @@ def _begin(
     return _Waiting(order, report, time.monotonic() + deadline, was_running, _check(order, addresses, pool))
 
 
+def answers_at(path: str, username: str, *, timeout: float = ATTEMPT) -> bool:
+    """As `answers`, for a server behind the proxy."""
+    until = time.monotonic() + timeout
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(_rest(until))
+            connection.connect(path)
+            return _get(connection, "localhost", f"/user/{username}/api", until)
+    except (OSError, ValueError):
+        return False
+
+
 def _check(
     order: ServerOrder, addresses: Sequence[str], pool: ThreadPoolExecutor, *, pause: float = 0.0
 ) -> Future[bool]:
-    username, port, has_tls = order.spec.username, order.spec.port, order.tls is not None
+    username, port, has_tls, path = order.spec.username, order.spec.port, order.tls is not None, order.socket
 
     def check() -> bool:
         time.sleep(pause)
+        if path:
+            return answers_at(path, username)
         return answers(username, port, has_tls=has_tls, addresses=addresses)
 
     return pool.submit(check)

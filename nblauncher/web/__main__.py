@@ -78,7 +78,7 @@ def take_over(given: argparse.Namespace) -> Inherited:
         os.set_inheritable(descriptor, False)
     class_page = parse_config(read_and_close(given.config))
     tls = None
-    if class_page.has_tls:
+    if class_page.has_tls and not class_page.routing:
         tls = server_context(TlsFiles(read_and_close(given.tls_certificate), read_and_close(given.tls_key)))
     return Inherited(
         class_page,
@@ -97,7 +97,8 @@ async def serve(inherited: Inherited) -> None:
     supervisor = await SupervisorLink.over(inherited.supervisor)
     uids = {username: student.uid for username, student in of.students.items()}
     redemptions = Redemptions(inherited.desk, book, uids, supervisor.ended.set)
-    door = Door(application(FrontPage(of, checker, Guesses(), book, supervisor)), inherited.tls)
+    pages = application(FrontPage(of, checker, Guesses(), book, supervisor))
+    door = Door(pages, inherited.tls, is_behind_proxy=bool(of.routing))
     door.open(inherited.listening)
     _end_when_asked(supervisor)
     supervisor.say_ready()

@@ -57,7 +57,7 @@ class Visit:
     """One connection, from accept to close."""
 
     def __init__(self, door: Door, connection: socket.socket, address: Any) -> None:
-        self.group = address_group(str(address[0]))
+        self.group = address_group(str(address[0])) if isinstance(address, tuple) else "the proxy"
         self.stage = Stage.ARRIVING
         self._door = door
         self._address = address
@@ -202,8 +202,12 @@ class Door:
         *,
         max_connections: int = MAX_CONNECTIONS,
         max_per_address: int = MAX_PER_ADDRESS,
+        is_behind_proxy: bool = False,
     ) -> None:
+        """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
         self.tls = tls
+        if is_behind_proxy:
+            max_per_address = max_connections
         self.server = HTTPServer(
             _Reception(application),
             idle_connection_timeout=IDLE,
@@ -211,6 +215,7 @@ class Door:
             max_header_size=MAX_HEADER,
             max_body_size=MAX_BODY,
             max_buffer_size=2 * MAX_HEADER,
+            xheaders=is_behind_proxy,
         )
         self._max_connections = min(max_connections, _descriptors() - _SPARE_DESCRIPTORS)
         self._max_per_address = max_per_address

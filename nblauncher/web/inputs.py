@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nblauncher.model import TlsFiles
+from nblauncher.web.visitors import Arrival, form_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,20 @@ class ClassPage:
     ca_pem: bytes | None
     ca_fingerprint: str | None
     students: Mapping[str, Enrolled]
+    routing: str = ""
+    """ports | hosts | paths: behind a proxy, whose headers are believed; empty: there is none."""
+    host: str = ""
+    """The one that stands in every address."""
+
+    def server_of(self, username: str, came: Arrival) -> tuple[str, str]:
+        """Origin of the student's server for a browser that came in this way, and the CSP source for it."""
+        if self.routing == "hosts":
+            origin = f"{self.scheme}://{username}.{self.host}:{self.front_port}"
+            return origin, origin
+        if self.routing == "paths":
+            return f"{self.scheme}://{came.authority}", "'self'"
+        port = self.students[username].port
+        return f"{self.scheme}://{came.in_url}:{port}", form_target(self.scheme, came.host, port)
 
     @property
     def scheme(self) -> str:
@@ -52,6 +67,8 @@ def parse_config(content: bytes) -> ClassPage:
         has_tls=bool(given["tls"]),
         ca_pem=None if given["ca_pem"] is None else str(given["ca_pem"]).encode("ascii"),
         ca_fingerprint=given["ca_fingerprint"],
+        routing=str(given["routing"]),
+        host=str(given["host"]),
         students={
             username: Enrolled(int(one["uid"]), int(one["port"]), str(one["hash"]))
             for username, one in given["students"].items()
@@ -69,6 +86,8 @@ def render_config(page: ClassPage) -> bytes:
         "tls": page.has_tls,
         "ca_pem": None if page.ca_pem is None else page.ca_pem.decode("ascii"),
         "ca_fingerprint": page.ca_fingerprint,
+        "routing": page.routing,
+        "host": page.host,
         "students": {
             username: {"uid": student.uid, "port": student.port, "hash": student.hashed}
             for username, student in page.students.items()

@@ -31,7 +31,7 @@ from nblauncher.web.door import ANSWER, Stage, visit_of
 from nblauncher.web.guesses import Guesses
 from nblauncher.web.inputs import ClassPage
 from nblauncher.web.supervisor_link import SupervisorLink
-from nblauncher.web.visitors import Arrival, arrival, form_target, is_foreign
+from nblauncher.web.visitors import Arrival, arrival, is_foreign
 
 log = logging.getLogger(__name__)
 
@@ -265,12 +265,12 @@ class SignIn(Page):
         return state
 
     def _open(self, username: str) -> None:
-        of, port = self.front_page.of, self.front_page.of.students[username].port
+        origin, source = self.front_page.of.server_of(username, self.arrival)
         self.show(
             "opening.html",
-            form_action=form_target(of.scheme, self.arrival.host, port),
+            form_action=source,
             script=True,
-            target=f"{of.scheme}://{self.arrival.in_url}:{port}/user/{username}/nblauncher/ticket",
+            target=f"{origin}/user/{username}/nblauncher/ticket",
             ticket=self.front_page.tickets.issue(username),
         )
 

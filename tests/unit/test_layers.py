@@ -68,6 +68,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "server_activity",
         "server_auth",
         "server_channels",
+        "attacks",
         "server_config",
         "kernel",
         "forkserver",

@@ -1,0 +1,100 @@
+"""service install|remove, and what the unit runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+
+import click
+
+from nblauncher.cli import talk
+from nblauncher.cli.call import Call
+from nblauncher.cli.carry_out import EXIT_PARTIAL, Deed, change, open_accepted, open_session
+from nblauncher.commands import launch, service, session, shutdown
+from nblauncher.commands.session import Session
+from nblauncher.errors import HostError
+from nblauncher.host import Host
+from nblauncher.plan import Plan, Report
+from nblauncher.supervisor import client
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 5.0
+
+
+@click.command("service")
+@click.argument("action", type=click.Choice(["install", "remove"]), metavar="install|remove")
+@click.pass_obj
+def service_command(call: Call, action: str) -> int:
+    """Have the class come back by itself when the host is started again (systemd)."""
+    opened = open_session(call)
+    session.require_root(opened.caller, "service")
+    course = opened.settings.course
+    if action == "install":
+        words = service.install(opened.host)
+    elif service.remove(course):
+        words = f"{service.unit_of(course)} is removed. A class that runs goes on; `nblauncher shutdown` ends it."
+    else:
+        words = f"there is no {service.unit_of(course)}: nothing to do."
+    talk.answer(call, words, 0)
+    return 0
+
+
+def serve(call: Call, course: str) -> int:
+    """Bring the class back as it was, tell systemd, and stay until it is over. SIGTERM ends the class, in order."""
+    is_over = threading.Event()
+
+    def received(_number: int, _frame: FrameType | None) -> None:
+        is_over.set()
+
+    opened = open_accepted(call, course)
+    host = opened.host
+    previous = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        up, asleep = service.wanted(host)
+        if not up and not asleep:
+            service.notify("READY=1\nSTATUS=The class was shut down: nothing to start.")
+            return 0
+        worst = 0
+        for names, on_demand in ((up, False), (asleep, True)):
+            if names and not is_over.is_set():
+                service.notify(f"STATUS=Starting {shutdown.servers_of(names)}")
+                worst = max(worst, _bring_back(call, opened, names, on_demand=on_demand))
+        if worst not in (0, EXIT_PARTIAL) and client.connect(host.paths) is None:
+            return worst
+        service.notify(f"READY=1\nSTATUS={len(up)} students up, {len(asleep)} when they come")
+        return _stay(host, is_over)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _bring_back(call: Call, opened: Session, names: tuple[str, ...], *, on_demand: bool) -> int:
+    call.only = frozenset(names)
+
+    def make_plan(host: Host) -> Plan:
+        return launch.prepare(host, names, (), on_demand=on_demand)
+
+    def summary(_host: Host, report: Report) -> str:
+        return launch.served_words(report)
+
+    return change(call, opened, make_plan, Deed("started", summary=summary, enrich=launch.student_details))
+
+
+def _stay(host: Host, is_over: threading.Event) -> int:
+    while not is_over.wait(_LOOK_EVERY):
+        supervisor = client.connect(host.paths)
+        if supervisor is None:
+            up, asleep = service.wanted(host)
+            if not up and not asleep:
+                return 0
+            raise HostError("the supervisor is gone", "systemd starts the class again; what still runs is found.")
+        supervisor.close()
+    service.notify("STOPPING=1")
+    supervisor = client.connect(host.paths)
+    if supervisor is not None:
+        with supervisor:
+            supervisor.end()  # what each server should be stays in the ledger
+    return 0

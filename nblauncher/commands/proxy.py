@@ -1,0 +1,162 @@
+"""web.frontend: nginx. The class's own nginx is told what is where, and started with a key of its own."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import logging
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nblauncher import processes
+from nblauncher.accounts import SYSTEM_ACCOUNTS
+from nblauncher.errors import RefusedError
+from nblauncher.frontends import Proxied, ProxiedStudent, away_page, render_nginx
+from nblauncher.host import Host
+from nblauncher.model import Account, ServerState, TlsFiles
+from nblauncher.preflight.finding import PATH
+from nblauncher.preflight.ports import bind_trouble
+from nblauncher.supervisor import starting
+from nblauncher.supervisor.client import Client, FrontPageReport
+from nblauncher.supervisor.ports import WILDCARDS
+from nblauncher.supervisor.proxy import ProxySpec, ProxyWanted
+
+log = logging.getLogger(__name__)
+
+LEAST = (1, 18)
+"""The version from which on what the config says is known."""
+
+_HTTP2_DIRECTIVE = (1, 25, 1)
+
+
+def require(host: Host) -> None:
+    """RefusedError or InputError when the class is to be behind nginx and cannot be."""
+    if host.frontend.is_proxy:
+        _program()
+        host.frontend.require(host.ledger.members(host.settings.course))
+
+
+def version() -> tuple[str, tuple[int, ...]]:
+    """The program and its version. RefusedError when there is none, or one that is too old."""
+    program = shutil.which("nginx", path=PATH)
+    hint = "Install it (apt-get install nginx-light, dnf install nginx), or set `web.frontend: direct`."
+    if program is None:
+        raise RefusedError("web.frontend is nginx, and this host has no nginx", hint)
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", _words_of(program))
+    numbers = tuple(map(int, found.groups())) if found else (0,)
+    if numbers < LEAST:
+        raise RefusedError(f"{program} is version {'.'.join(map(str, numbers))}, and 1.18 is the least", hint)
+    return program, numbers
+
+
+def _words_of(program: str) -> str:
+    """nginx says its version on stderr."""
+    try:
+        done = subprocess.run(
+            [program, "-v"], capture_output=True, text=True, env=processes.ENVIRONMENT, timeout=15, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RefusedError(f"{program} cannot be run: {error}", "Install nginx again.") from error
+    return done.stderr
+
+
+def _program() -> str:
+    return version()[0]
+
+
+def proxied(host: Host) -> Proxied:
+    """The class as nginx must know it; looks only."""
+    claims = host.ledger.claims()
+    students = tuple(
+        ProxiedStudent(member.username, member.port, host.paths.http / f"{claims[member.username].account.uid}.sock")
+        for member in host.ledger.members(host.settings.course).values()
+        if member.username in claims
+    )
+    return Proxied(
+        routing=host.settings.web.routing,
+        front_port=host.settings.web.port,
+        front_socket=host.paths.front_socket,
+        addresses=tuple(_addresses(host)),
+        hosts=host.frontend.names,
+        has_tls=host.settings.tls.mode != "off",
+        http2_is_directive=version()[1] >= _HTTP2_DIRECTIVE,
+        students=students,
+    )
+
+
+def wanted(host: Host) -> ProxyWanted | None:
+    """The ports that nginx shall have; None without one."""
+    if not host.frontend.is_proxy:
+        return None
+    members = host.ledger.members(host.settings.course)
+    ports = host.frontend.public_ports({name: member.port for name, member in members.items()})
+    return ProxyWanted(pwd.getpwnam(SYSTEM_ACCOUNTS[0]).pw_gid, ports)
+
+
+def digest(host: Host) -> bytes:
+    """Of what nginx would be told today; empty without a proxy."""
+    return hashlib.sha256(repr(proxied(host)).encode()).digest() if host.frontend.is_proxy else b""
+
+
+def start(
+    host: Host, supervisor: Client, account: Account, certificate: TlsFiles | None, restart: tuple[str, ...]
+) -> None:
+    """A new nginx with what is so now; one that runs goes when its connections end. HostError."""
+    folder = host.paths.proxy
+    _make_folders(folder, account)
+    name = next(one for one in map("nginx-{}".format, itertools.count(1)) if not (folder / f"{one}.conf").exists())
+    _write(folder / "away.html", away_page().encode(), account)
+    if certificate is not None:
+        _write(folder / f"{name}.pem", certificate.certificate, account)
+        _write(folder / f"{name}.key", certificate.key, account)
+    config = folder / f"{name}.conf"
+    _write(config, render_nginx(proxied(host), folder, name).encode(), account)
+    supervisor.start_proxy(ProxySpec(_program(), account, str(config), restart))
+    for old in folder.glob("nginx-*"):
+        if not old.name.startswith(f"{name}."):
+            old.unlink()
+
+
+def wait(host: Host, supervisor: Client, deadline: float) -> FrontPageReport:
+    """Until students can arrive through it, or it died."""
+    until = time.monotonic() + deadline
+    port, has_tls = host.settings.web.port, host.settings.tls.mode != "off"
+    while (report := supervisor.front_page()).state is ServerState.READY and time.monotonic() < until:
+        if starting.page_answers(port, has_tls=has_tls, addresses=host.settings.web.bind):
+            return report
+        time.sleep(0.1)
+    return report
+
+
+def _addresses(host: Host) -> Iterator[str]:
+    if host.settings.web.bind:
+        yield from host.settings.web.bind
+        return
+    for address in WILDCARDS:
+        trouble = bind_trouble(socket.AF_INET6, address, 0) if ":" in address else 0
+        if trouble not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            yield address
+
+
+def _make_folders(folder: Path, account: Account) -> None:
+    """The proxy's is root's, and its group may read it; only what nginx itself writes is nginx's."""
+    for path, uid, mode in ((folder, 0, 0o750), (folder / "tmp", account.uid, 0o700)):
+        path.mkdir(mode=0o700, exist_ok=True)
+        os.chown(path, uid, account.gid)
+        path.chmod(mode)
+
+
+def _write(file: Path, content: bytes, account: Account) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchown(descriptor, 0, account.gid)
+        os.fchmod(descriptor, 0o640)
+        stream.write(content)

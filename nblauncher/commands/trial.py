@@ -1,0 +1,377 @@
+"""check --security: a throw-away class of two with this course's config, in which one student attacks the other.
+
+It is a course of its own, made and removed by the very commands, so that the class that runs loses no port, no uid of
+a student's and no row of its credentials; the sockets and keys of the class that runs are among what is attacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import http.client
+import json
+import logging
+import os
+import pwd
+import re
+import secrets
+import select
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psutil
+import yaml
+
+from nblauncher import namespaces, processes, workers
+from nblauncher.cgroups import Group, Kind, choose
+from nblauncher.children import Child, fork_exec
+from nblauncher.course import CoursePaths
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.host import Host
+from nblauncher.model import Account
+from nblauncher.namespaces import Namespaces
+from nblauncher.preflight.finding import Finding, ok, problem, warning
+from nblauncher.sandbox import Sandbox
+from nblauncher.supervisor import client
+
+log = logging.getLogger(__name__)
+
+COURSE = "nbl-trial"
+ATTACKER, VICTIM = "nbl-trial-a", "nbl-trial-b"
+_LONGEST = 300.0
+_SECRET = "secret.txt"  # noqa: S105
+_SEEN = "seen-cookies"
+
+_SPY = """\
+import tornado.httputil as _http
+_began = _http.HTTPServerRequest.__init__
+def _spy(self, *arguments, **keywords):
+    _began(self, *arguments, **keywords)
+    with open({seen!r}, "a") as file:
+        file.write(str(self.headers.get("Cookie", "")) + "\\n")
+_http.HTTPServerRequest.__init__ = _spy
+"""
+"""A student's own jupyter_server_config.py: it runs in the student's server."""
+
+_ADMITTED = {
+    "receive the other's cookie at the own port": "docs/security.md, What `direct` ports cannot promise",
+    "hold a key that is good for the class's name": "docs/security.md, What `direct` ports cannot promise",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The throw-away class while it runs."""
+
+    paths: CoursePaths
+    port: int
+    accounts: Mapping[str, Account]
+    servers: Mapping[str, int]
+    """pids"""
+    passwords: Mapping[str, str]
+    ports: Mapping[str, int]
+
+
+def findings(host: Host) -> list[Finding]:
+    """Every attack, and whether it was held. RefusedError when there is no class that runs; HostError when the
+    throw-away class cannot be made, which is taken away in any case.
+    """
+    if client.connect(host.paths) is None:
+        raise RefusedError("the class does not run: there is nothing to attack", "Run `nblauncher launch` first.")
+    with _throw_away(host) as pair:
+        found = []
+        for place, sandbox in (("a notebook", _sandbox(pair)), ("a login", None)):
+            said = _attack(host, pair, sandbox)
+            found += [_judged(place, name, got, host) for name, got in said.items() if (place, name) != _ALLOWED]
+        found += _over_the_web(host, pair)
+    return found
+
+
+def _judged(place: str, attack: str, got: str, host: Host) -> Finding:
+    subject = f"from {place}"
+    if not got:
+        return ok(subject, f"held: {attack}")
+    if attack in _ADMITTED and not host.frontend.is_proxy:
+        return warning(subject, f"not held: {attack}: {got}", f"Known: {_ADMITTED[attack]}. Use `frontend: nginx`.")
+    if place == "a login" and attack in _OF_A_LOGIN:
+        return warning(subject, f"not held: {attack}: {got}", _OF_A_LOGIN[attack])
+    if attack in _BY_ISOLATION and not (host.settings.isolation and namespaces.hides_processes()):
+        return warning(subject, f"not held: {attack}: {got}", "Set `isolation: on` (Linux 5.8 or newer).")
+    return problem(subject, f"NOT HELD: {attack}: {got}", "Report it as SECURITY.md says.")
+
+
+_BY_ISOLATION = ("see the processes in /proc", "see files in /tmp, /var/tmp, /dev/shm")
+
+_ALLOWED = ("a login", "become more by sudo, crontab or at")
+"""What the host lets every account use is the administrator's to say."""
+
+_OF_A_LOGIN = {
+    "see the processes in /proc": "A login sees the host's /proc: mount it with hidepid=2 if that matters.",
+}
+
+
+@contextlib.contextmanager
+def _throw_away(host: Host) -> Iterator[_Pair]:
+    folder = Path(tempfile.mkdtemp(prefix="nblauncher-trial-", dir="/run"))
+    try:
+        port = _free_ports()
+        _write_inputs(host, folder, port)
+        _nblauncher(folder, "setup", "--yes")
+        _nblauncher(folder, "launch", "--background")
+        yield _look(host, folder, port)
+    finally:
+        with contextlib.suppress(HostError):
+            _nblauncher(folder, "remove", "--yes")
+        paths = CoursePaths(COURSE)
+        left = [str(one) for one in (paths.run, paths.state) if os.path.lexists(one)]
+        if left:
+            log.error("the throw-away class could not be removed; it is described in %s", folder)
+        else:
+            shutil.rmtree(folder)
+            shutil.rmtree(paths.logs, ignore_errors=True)
+
+
+def _write_inputs(host: Host, folder: Path, port: int) -> None:
+    """This course's config, but for what makes it a course of its own."""
+    settings = host.settings
+    config = {
+        "course": COURSE,
+        "owner": "root",
+        "accounts": {
+            "home": str(settings.accounts.home),
+            "shell": settings.accounts.shell,
+            "uid_range": f"{settings.accounts.uid_range.start}-{settings.accounts.uid_range.stop - 1}",
+        },
+        "material": {"source": "material", "target": "trial"},
+        "retrieve": {"target": "retrieved"},
+        "web": {
+            "port": port,
+            "frontend": settings.web.frontend,
+            "routing": settings.web.routing,
+            "names": list(settings.web.names),
+            "bind": list(settings.web.bind),
+        },
+        "tls": {"mode": "off" if settings.tls.mode == "off" else "class-ca"},
+        "notebook": {"spawner": settings.notebook.spawner, "preload": []},
+        "limits": {
+            "memory": "none" if settings.limits.memory is None else f"{settings.limits.memory} B",
+            "processes": settings.limits.processes or "none",
+            "cpus": settings.limits.cpus or "none",
+        },
+        "isolation": settings.isolation,
+    }
+    (folder / "notebooks.cfg").write_text(yaml.safe_dump(config), encoding="ascii")
+    (folder / "students.csv").write_text(f"username\n{ATTACKER}\n{VICTIM}\n", encoding="ascii")
+    (folder / "material").mkdir()
+
+
+def _nblauncher(folder: Path, *words: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SUDO_", "NOTIFY_"))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "nblauncher", *words],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"`nblauncher {words[0]}` of the throw-away class took more than {_LONGEST:.0f} s") from error
+    if done.returncode:
+        raise HostError(f"the throw-away class: {processes.last_words(done.stderr) or done.returncode}")
+    return done.stdout
+
+
+def _look(host: Host, folder: Path, port: int) -> _Pair:
+    """Who they are, and a secret of the victim's in every place where a neighbour might look."""
+    paths = CoursePaths(COURSE)
+    supervisor = client.connect(paths)
+    if supervisor is None:
+        raise HostError("the throw-away class ended at once")
+    with supervisor:
+        reports = {report.username: report for report in supervisor.servers()}
+    entries = {name: pwd.getpwnam(name) for name in (ATTACKER, VICTIM)}
+    accounts = {
+        name: Account(name, one.pw_uid, one.pw_gid, Path(one.pw_dir), one.pw_shell) for name, one in entries.items()
+    }
+    with (folder / "credentials.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    pair = _Pair(
+        paths,
+        port,
+        accounts,
+        {name: report.handle.pid for name, report in reports.items() if report.handle},
+        {row["username"]: row["notebook_password"] for row in rows},
+        {name: report.port for name, report in reports.items()},
+    )
+    _run_in(pair, VICTIM, _PLANT.format(secret=_SECRET))
+    seen = str(accounts[ATTACKER].home / _SEEN)
+    workers.run_as(accounts[ATTACKER], _write_spy, _SPY.format(seen=seen), timeout=30)
+    _nblauncher(folder, "shutdown", "--only", ATTACKER)
+    _nblauncher(folder, "launch", "--background", "--only", ATTACKER)
+    with client.start(paths) as again:
+        servers = {report.username: report.handle.pid for report in again.servers() if report.handle}
+    return replace(pair, servers=servers)
+
+
+_PLANT = """
+import os, pathlib
+pathlib.Path.home().joinpath({secret!r}).write_text("mine")
+for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+    pathlib.Path(folder, "nbl-trial-secret").write_text("mine")
+"""
+
+
+def _write_spy(text: str) -> None:
+    """Runs as the attacker."""
+    folder = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".jupyter"
+    folder.mkdir(exist_ok=True)
+    (folder / "jupyter_server_config.py").write_text(text, encoding="utf-8")
+
+
+def _sandbox(pair: _Pair, username: str = ATTACKER) -> Sandbox:
+    """What the student's server is in; the namespace only if root made it."""
+    account = pair.accounts[username]
+    held = Namespaces(pair.paths.students_run)
+    held.adopt(account.uid, pair.servers[username])
+    return Sandbox(choose(COURSE).group(f"student-{account.uid}"), namespace=held.path(account.uid))
+
+
+def _run_in(pair: _Pair, username: str, code: str) -> str:
+    return _run(pair.accounts[username], _sandbox(pair, username), ("-I", "-c", code))
+
+
+def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
+    victim, account = pair.accounts[VICTIM], pair.accounts[ATTACKER]
+    groups = [choose(COURSE).group(f"student-{victim.uid}"), Group(choose(COURSE).kind, choose(COURSE).root.parent)]
+    run = pair.paths.students_run / str(victim.uid)
+    facts = {
+        "home": str(victim.home),
+        "secret": _SECRET,
+        "pid": pair.servers[VICTIM],
+        "temporary": [f"{folder}/nbl-trial-secret" for folder in ("/tmp", "/var/tmp", "/dev/shm")],  # noqa: S108
+        "ports": [pair.ports[VICTIM], pair.port, host.settings.web.port],
+        "runtime": str(run),
+        "kernel_sockets": [str(one) for one in run.glob("kernel-*")] or [str(run / "kernel-x-ipc-1")],
+        "sockets": [
+            *(str(paths.http / f"{victim.uid}.sock") for paths in (pair.paths, host.paths)),
+            *(str(paths.front_socket) for paths in (pair.paths, host.paths)),
+            *(str(paths.supervisor_socket) for paths in (pair.paths, host.paths)),
+        ],
+        "tickets": str(pair.paths.tickets_socket),
+        "ticket": _ticket(host, pair),
+        "keys": [
+            str(file)
+            for paths in (pair.paths, host.paths)
+            for file in (*paths.tls.rglob("*.key"), *paths.proxy.glob("*.key"), paths.hashes)
+        ],
+        "groups": [f"{path}/cgroup.procs" for group in groups for path in (group.path, *dict(group.beside).values())],
+    }
+    said = _run(account, sandbox, ("-I", "-m", "nblauncher.attacks", json.dumps(facts)))
+    try:
+        return {str(name): str(got) for name, got in json.loads(said).items()}
+    except ValueError as error:
+        raise HostError(f"the attacker said nothing that can be read: {said[-300:]}") from error
+
+
+def _run(account: Account, sandbox: Sandbox | None, arguments: tuple[str, ...]) -> str:
+    """What a Python of the student's prints; `sandbox` None: as a login would run it."""
+    held = sandbox or Sandbox(Group(Kind.NONE, Path()))
+    environment = {"HOME": str(account.home), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    handle, output = fork_exec(Child(account, (sys.executable, *arguments), environment, (), account.home, held))
+    said, until = b"", time.monotonic() + 60
+    try:
+        while time.monotonic() < until:
+            if select.select([output], [], [], 1)[0]:
+                part = os.read(output, 65536)
+                if not part:
+                    break
+                said += part
+    finally:
+        os.close(output)
+        processes.send_signal(handle, 9)
+        os.waitpid(handle.pid, 0)
+    return said.decode("utf-8", "replace")
+
+
+def _over_the_web(host: Host, pair: _Pair) -> Iterator[Finding]:
+    """Cookies and keys, as the victim's browser and the attacker's server see them."""
+    victims = f"nblauncher-{VICTIM}-{pair.ports[VICTIM]}"
+    cookie = f"{victims}=of-the-victim; other=1"
+    where = f"/user/{VICTIM}/api"
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        _get(host, pair, ATTACKER, where, {"Cookie": cookie})
+        _get(host, pair, ATTACKER, f"/user/{ATTACKER}/api", {"Cookie": cookie})
+    seen = str(workers.run_as(pair.accounts[ATTACKER], _read_seen, timeout=30))
+    lured = "the server saw it" if victims in seen else ""
+    yield _judged("a web page", "receive the other's cookie at the own port", lured, host)
+    has_key = host.settings.tls.mode != "off" and not host.frontend.is_proxy
+    got = "the own server's certificate is for the class's name" if has_key else ""
+    yield _judged("the own server", "hold a key that is good for the class's name", got, host)
+    status, _body = _get(host, pair, VICTIM, f"/user/{VICTIM}/api/status", {"Cookie": f"nblauncher-{ATTACKER}-1=x"})
+    yield _judged("a web page", "use the own cookie at the other's server", "" if status == 403 else str(status), host)
+
+
+def _read_seen() -> str:
+    """Runs as the attacker."""
+    file = Path(pwd.getpwuid(os.geteuid()).pw_dir) / _SEEN
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")[-100_000:]
+    except FileNotFoundError:
+        return ""
+
+
+def _ticket(host: Host, pair: _Pair) -> str:
+    """One that the front page gave to the victim, as somebody who looked over a shoulder would have it."""
+    body = urlencode({"username": VICTIM, "password": pair.passwords[VICTIM]})
+    for _ in range(20):
+        _status, text = _get(host, pair, "", "/", {"Content-Type": "application/x-www-form-urlencoded"}, body)
+        if found := re.search(r'name="ticket" value="([^"]+)"', text):
+            return found[1]
+        time.sleep(0.5)
+    raise HostError("the throw-away class's front page gives no ticket")
+
+
+def _get(
+    host: Host, pair: _Pair, whose: str, path: str, headers: Mapping[str, str], body: str | None = None
+) -> tuple[int, str]:
+    """A request to the front page (whose: "") or to a student's server, through whatever front end there is."""
+    routing = host.settings.web.routing if host.frontend.is_proxy else "ports"
+    port = pair.ports[whose] if whose and routing == "ports" else pair.port
+    name = f"{whose}.{host.frontend.host}" if whose and routing == "hosts" else host.frontend.host
+    address = next(iter(host.settings.web.bind), "127.0.0.1")
+    plain = socket.create_connection((address, port), timeout=10)
+    connection: http.client.HTTPConnection = http.client.HTTPConnection(name, port, timeout=10)
+    connection.sock = plain
+    if host.settings.tls.mode != "off":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection.sock = context.wrap_socket(plain, server_hostname=name)
+    with contextlib.closing(connection):
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, body, {"Host": f"{name}:{port}", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read(200_000).decode("utf-8", "replace")
+
+
+def _free_ports() -> int:
+    """A front page's port with two free ones behind it."""
+    taken = {one.laddr[1] for one in psutil.net_connections("tcp") if one.laddr}
+    for _ in range(200):
+        port = 20_000 + secrets.randbelow(10_000)
+        if not taken & {port, port + 1, port + 2}:
+            return port
+    raise HostError("there are no three free ports between 20000 and 30000")

@@ -1,0 +1,192 @@
+"""The config of a class's own nginx: one file, root's, made anew for each instance. Pure.
+
+What is in it comes from the ledger and from settings that were checked: usernames, ports, addresses, paths of ours.
+Sources: nginx.org/en/docs (ngx_http_core, proxy, ssl, map, limit_conn), RFC 6265 for cookies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nblauncher.frontends.direct import in_url
+
+MAX_PER_ADDRESS = 500
+"""Connections. A whole classroom can be one NAT address."""
+
+AWAY = "away.html"
+
+_HTTP = """\
+daemon off;
+worker_processes {workers};
+worker_rlimit_nofile 8192;
+error_log stderr warn;
+pid {folder}/tmp/{name}.pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  server_tokens off;
+  default_type application/octet-stream;
+  client_body_temp_path {folder}/tmp/body;
+  proxy_temp_path {folder}/tmp/proxy;
+  fastcgi_temp_path {folder}/tmp/fastcgi;
+  uwsgi_temp_path {folder}/tmp/uwsgi;
+  scgi_temp_path {folder}/tmp/scgi;
+  client_header_timeout 10s;
+  client_body_timeout 30s;
+  send_timeout 60s;
+  keepalive_timeout 65s;
+  reset_timedout_connection on;
+  large_client_header_buffers 4 16k;
+  client_max_body_size 0;
+  limit_conn_zone $binary_remote_addr zone=address:4m;
+  limit_conn address {per_address};
+  map_hash_bucket_size 256;
+  server_names_hash_bucket_size 256;
+  # A request that wants no upgrade keeps its connection to the student's server.
+  map $http_upgrade $upgrade {{ default upgrade; "" ""; }}
+  map $http_cookie $own_xsrf {{ default ""; "~(?:^|; ?)(?<xsrf>_xsrf=[^;]*)" $xsrf; }}
+  proxy_http_version 1.1;
+  proxy_request_buffering off;
+  proxy_max_temp_file_size 0;
+  proxy_buffers 16 16k;
+  proxy_buffer_size 32k;
+  proxy_busy_buffers_size 64k;
+  proxy_read_timeout 1d;
+  proxy_send_timeout 60s;
+  proxy_set_header Host $http_host;
+  proxy_set_header X-Real-IP $remote_addr;
+  proxy_set_header X-Forwarded-For "";
+  proxy_set_header X-Forwarded-Proto $scheme;
+  proxy_set_header X-Scheme $scheme;
+  proxy_set_header Upgrade $http_upgrade;
+  proxy_set_header Connection $upgrade;
+"""
+
+_TLS = """\
+  ssl_certificate {certificate};
+  ssl_certificate_key {key};
+  ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_session_cache shared:nblauncher:4m;
+  ssl_session_timeout 1h;
+  ssl_session_tickets off;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """Who has a server: the port in the ledger, and the socket that it listens on."""
+
+    username: str
+    port: int
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Proxied:
+    """A class as its nginx must know it."""
+
+    routing: str
+    front_port: int
+    front_socket: Path
+    addresses: tuple[str, ...]
+    """To listen on: web.bind, or the wildcards that the host has."""
+    hosts: tuple[str, ...]
+    """By which the front page is reached."""
+    has_tls: bool
+    http2_is_directive: bool
+    """Since nginx 1.25.1 `http2 on;`, before it a word of `listen`."""
+    students: tuple[Student, ...] = field(default_factory=tuple)
+
+
+def render(proxied: Proxied, folder: Path, name: str, *, workers: int = 2) -> str:
+    """The whole file. `folder` is the proxy's own; certificate and key are in it by this instance's `name`."""
+    parts = [_HTTP.format(folder=folder, name=name, workers=workers, per_address=MAX_PER_ADDRESS)]
+    if proxied.has_tls:
+        parts.append(_TLS.format(certificate=folder / f"{name}.pem", key=folder / f"{name}.key"))
+    parts.append(f"  upstream front {{ server unix:{proxied.front_socket}; keepalive 16; }}\n")
+    for number, student in enumerate(proxied.students):
+        parts.append(_upstream(number, student))
+    parts += _servers(proxied, folder)
+    return "".join(parts) + "}\n"
+
+
+def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
+    numbered = list(enumerate(proxied.students))
+    front = (
+        f'    location / {{\n      proxy_set_header Cookie "";\n{_HEADERS}'
+        "      client_max_body_size 16k;\n      proxy_pass http://front;\n    }\n"
+    )
+    locations = {number: _location(number, student) for number, student in numbered}
+    inside = "".join(locations.values()) if proxied.routing == "paths" else ""
+    yield _server(proxied, folder, proxied.front_port, "default_server", "_", front + inside)
+    if proxied.routing == "ports":
+        for number, student in numbered:
+            home = f"    location = / {{ return 302 /user/{student.username}/; }}\n    location / {{ return 404; }}\n"
+            yield _server(proxied, folder, student.port, "default_server", "_", home + locations[number])
+    if proxied.routing == "hosts":
+        for number, student in numbered:
+            names = " ".join(f"{student.username}.{host}" for host in proxied.hosts)
+            home = f"    location = / {{ return 302 /user/{student.username}/; }}\n    location / {{ return 404; }}\n"
+            yield _server(proxied, folder, proxied.front_port, "", names, home + locations[number])
+
+
+def _server(proxied: Proxied, folder: Path, port: int, default: str, names: str, locations: str) -> str:
+    words = " ".join(filter(None, (default, "ssl" if proxied.has_tls else "")))
+    old_http2 = " http2" if proxied.has_tls and not proxied.http2_is_directive else ""
+    lines = []
+    for address in proxied.addresses:
+        only = " ipv6only=on" if ":" in address and default else ""
+        lines.append(f"    listen {in_url(address)}:{port} {words}{old_http2}{only};\n")
+    if proxied.has_tls and proxied.http2_is_directive:
+        lines.append("    http2 on;\n")
+    if proxied.has_tls:
+        # Plain HTTP to a TLS port: the same place, encrypted. Nothing that outlives the class (no 301, no HSTS).
+        lines.append("    error_page 497 =307 https://$http_host$request_uri;\n")
+    return (
+        f"  server {{\n{''.join(lines)}    server_name {names};\n"
+        f"    error_page 502 504 =503 /nblauncher-{AWAY};\n"
+        f"    location = /nblauncher-{AWAY} {{ internal; alias {folder}/{AWAY}; default_type text/html;"
+        f" add_header Cache-Control no-store always; }}\n{locations}  }}\n"
+    )
+
+
+def _upstream(number: int, student: Student) -> str:
+    """Only what is the student's goes to the student's server: the login cookie, and Jupyter's _xsrf."""
+    cookie = f"nblauncher-{student.username}-{student.port}"
+    return (
+        f"  upstream student{number} {{ server unix:{student.socket}; keepalive 4; }}\n"
+        f'  map $http_cookie $login{number} {{ default ""; "~(?:^|; ?)(?<of{number}>{cookie}=[^;]*)" $of{number}; }}\n'
+    )
+
+
+def _location(number: int, student: Student) -> str:
+    return (
+        f"    location /user/{student.username}/ {{\n"
+        f'      proxy_set_header Cookie "$login{number}; $own_xsrf";\n'
+        f"{_HEADERS}      proxy_pass http://student{number};\n    }}\n"
+    )
+
+
+_HEADERS = "".join(
+    f"      {line.strip()}\n"
+    for line in _HTTP.splitlines()
+    if line.strip().startswith("proxy_set_header") and " {{" not in line
+)
+"""A location with one header of its own inherits none (ngx_http_proxy_module, proxy_set_header)."""
+
+
+def away_page() -> str:
+    """What a student sees whose server is not there: it looks again by itself, and Jupyter's server wakes by that."""
+    return """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>One moment</title>
+<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:12vh auto;padding:0 1.2rem;color:#1b2733}
+h1{font-size:1.5rem}@media(prefers-color-scheme:dark){body{background:#14191f;color:#e4e9ee}}</style></head>
+<body><h1>Your notebook server is not there at the moment</h1>
+<p>This page looks again every five seconds, and goes on by itself when the server is back.</p>
+<p>Your saved work is safe. If nothing happens within a minute, sign in again at the class's front page, or tell your
+teacher.</p></body></html>
+"""

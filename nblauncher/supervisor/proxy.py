@@ -1,0 +1,227 @@
+"""The class's own nginx as the supervisor keeps it: it inherits the ports, which the supervisor holds.
+
+A new config is a new nginx beside the old one, on the same listening sockets: the old one takes no more connections,
+serves those that it has until they end, and goes (SIGQUIT). Nobody is disconnected when students come and go.
+Sources: nginx.org/en/docs/control.html (signals), ngx_add_inherited_sockets (the variable NGINX, which an upgrade of
+the program uses; it is the only way to hand sockets over, and tests/system/test_server_nginx.py holds it down).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nblauncher import limits, processes
+from nblauncher.cgroups import Groups
+from nblauncher.children import Child, fork_exec
+from nblauncher.errors import HostError
+from nblauncher.model import Account, Handle, ServerState
+from nblauncher.sandbox import Sandbox
+from nblauncher.supervisor import ports
+from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.loop import Loop, Timer, exit_words
+from nblauncher.supervisor.specs import SpecError, checked_number, checked_port, checked_username
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSE = 10.0
+_SWEEP_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySpec:
+    """An nginx to be started: the program, as whom, with which config of root's, and how it is made again."""
+
+    program: str
+    account: Account
+    config: str
+    restart_argv: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        account = self.account
+        return {
+            "program": self.program,
+            "username": account.username,
+            "uid": account.uid,
+            "gid": account.gid,
+            "config": self.config,
+            "restart_argv": list(self.restart_argv),
+        }
+
+    @classmethod
+    def from_json(cls, given: Any) -> ProxySpec:
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("program", "config")):
+            raise SpecError("that is no proxy")
+        restart = given.get("restart_argv")
+        if not isinstance(restart, list) or not all(isinstance(word, str) for word in restart):
+            raise SpecError("restart_argv is no list of words")
+        uid, gid = (checked_number(given.get(key), 1, 2**32 - 2) for key in ("uid", "gid"))
+        account = Account(checked_username(given.get("username")), uid, gid, Path("/"))
+        return cls(given["program"], account, given["config"], tuple(restart))
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyWanted:
+    """The ports that the proxy shall have, whose each is ("" is the front page's), and the proxy's group."""
+
+    gid: int
+    ports: Mapping[int, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"gid": self.gid, "ports": list(self.ports.items())}
+
+    @classmethod
+    def from_json(cls, given: Any) -> ProxyWanted:
+        if not isinstance(given, dict) or not isinstance(given.get("ports"), list):
+            raise SpecError("those are no ports")
+        if not all(isinstance(one, list) and len(one) == 2 for one in given["ports"]):
+            raise SpecError("those are no ports")
+        ports = {checked_port(port): str(whose) for port, whose in given["ports"]}
+        return cls(checked_number(given.get("gid"), 1, 2**32 - 2), ports)
+
+
+@dataclass
+class _Instance:
+    handle: Handle
+    output: CappedLog
+
+
+class Proxy:
+    """One per course; without `start` it is nothing."""
+
+    def __init__(self, loop: Loop, groups: Groups, logs: Path) -> None:
+        self._loop, self._logs = loop, logs
+        self._group = groups.group("proxy")
+        self._sockets: dict[int, list[socket.socket]] = {}
+        self._now: _Instance | None = None
+        self._old: dict[int, _Instance] = {}
+        self._spec: ProxySpec | None = None
+        self._timer: Timer | None = None
+        self._restarted_at = float("-inf")
+        self._stopping: list[Callable[[], None]] | None = None
+        self.state, self.reason = ServerState.STOPPED, ""
+        self.last_lines: tuple[str, ...] = ()
+
+    def bind(self, wanted: Mapping[int, str], addresses: Sequence[str]) -> tuple[dict[str, HostError], list[str]]:
+        """Hold these ports and no others: what could not be held, by whose it is, and notes for the teacher."""
+        errors: dict[str, HostError] = {}
+        notes: list[str] = []
+        for port in self._sockets.keys() - wanted.keys():
+            self._close(self._sockets.pop(port))
+        for port, whose in wanted.items():
+            if port in self._sockets:
+                continue
+            try:
+                self._sockets[port], about = ports.open_port(port, addresses)
+                notes += about
+            except HostError as error:
+                errors[whose] = error
+        return errors, notes
+
+    def start(self, spec: ProxySpec) -> None:
+        """Start one with this config; the one that runs serves its connections to their end. HostError."""
+        listening = [one.fileno() for several in self._sockets.values() for one in several]
+        if not listening:
+            raise HostError("no port is held for the proxy")
+        self._cancel()
+        self._group.create()
+        argv = (spec.program, "-p", str(Path(spec.config).parent), "-e", "stderr", "-c", spec.config)
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NGINX": "".join(f"{one};" for one in listening)}
+        sandbox = Sandbox(self._group, score=limits.OURS)
+        child = Child(spec.account, argv, environment, tuple(listening), Path("/"), sandbox)
+        handle, output = fork_exec(child)
+        if self._now is not None:
+            processes.send_signal(self._now.handle, signal.SIGQUIT)
+            self._old[self._now.handle.pid] = self._now
+        self._now = _Instance(handle, CappedLog(self._loop, output, self._logs / "_proxy.log"))
+        self._spec, self.state, self.reason, self.last_lines = spec, ServerState.READY, "", ()
+        log.info("started nginx, pid %d, with %s", handle.pid, spec.config)
+
+    def child_ended(self, pid: int, status: int) -> bool:
+        """A child of ours ended: whether it was one of these."""
+        old = self._old.pop(pid, None)
+        if old is not None:
+            old.output.close()
+            return True
+        if self._now is None or self._now.handle.pid != pid:
+            return False
+        log.info("nginx, pid %d, ended: %s", pid, exit_words(status))
+        self._now.output.close()
+        self.last_lines, self._now = self._now.output.last_lines(), None
+        if self._stopping is None:
+            self.state, self.reason = ServerState.FAILED, exit_words(status)
+            pause = max(0.0, self._restarted_at + RESTART_PAUSE - time.monotonic())
+            self._timer = self._loop.later(pause, self._start_again)
+        return True
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """End all of them now, with the connections that they have."""
+        if self._stopping is not None:
+            self._stopping.append(done)
+            return
+        self._cancel()
+        self._stopping = [done]
+        for one in (*self._old.values(), *([self._now] if self._now else [])):
+            processes.send_signal(one.handle, signal.SIGTERM)
+        self._timer = self._loop.later(_SWEEP_PAUSE, self._sweep)
+
+    def close(self) -> None:
+        for several in self._sockets.values():
+            self._close(several)
+        self._sockets = {}
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "state": self.state.value,
+            "reason": self.reason,
+            "pid": self._now.handle.pid if self._now else None,
+            "last_lines": list(self.last_lines),
+        }
+
+    def _sweep(self) -> None:
+        if self._now is not None or self._old or not self._group.is_empty():
+            self._group.kill()
+            self._timer = self._loop.later(_SWEEP_PAUSE, self._sweep)
+            return
+        self._group.remove()
+        calls, self._stopping = self._stopping or [], None
+        self.state, self.reason = ServerState.STOPPED, ""
+        for call in calls:
+            call()
+
+    def _start_again(self) -> None:
+        """By a command that makes config and key anew."""
+        self._timer = None
+        if self._spec is None or not self._spec.restart_argv or self._now is not None:
+            return
+        self._restarted_at = time.monotonic()
+        try:
+            subprocess.Popen(
+                self._spec.restart_argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=processes.ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.error("nginx cannot be started again: %s", error)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self, several: Sequence[socket.socket]) -> None:
+        for one in several:
+            with contextlib.suppress(OSError):
+                one.close()

@@ -1,0 +1,110 @@
+"""A Debian with systemd in a container, for what only a boot can show. Made once (minutes), kept for the next run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+KEPT = Path(sys.prefix).parent / "cache" / "tree"
+"""Beside the environment that the tests run in: neither a student's nor in anybody's way."""
+
+PACKAGES = "systemd,dbus,ca-certificates,python3-venv,git,curl"
+_MIRROR = "http://deb.debian.org/debian"
+_JOB = """\
+[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+ExecStart=/root/job.sh
+ExecStopPost=/bin/systemctl --no-block poweroff
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Booted:
+    """One machine: `run` boots it, runs a script and waits until it is off."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def made(cls) -> Booted:
+        """Skips, and says why, where no such machine can be made."""
+        for tool in ("systemd-nspawn", "debootstrap"):
+            if shutil.which(tool) is None:
+                pytest.skip(f"NO BOOT TEST: {tool} is missing (apt-get install systemd-container debootstrap)")
+        if not (KEPT / "complete").exists():
+            _make()
+        machine = cls(KEPT / "root")
+        machine._install()
+        return machine
+
+    def run(self, script: str, *, timeout: float = 280) -> str:
+        """What the script said, as root, after the boot. The machine has no network."""
+        job = self.root / "root/job.sh"
+        job.write_text(f"#!/bin/bash\nexec > /root/job.log 2>&1\ncd /root\n{script}\nsync\n")
+        job.chmod(0o755)
+        said = self.root / "root/job.log"
+        said.unlink(missing_ok=True)
+        booted = ["--boot", "--private-network", "--console=pipe", "--capability=all"]
+        # What nspawn forbids by default and a kernel on iron allows.
+        booted.append("--system-call-filter=pidfd_getfd kcmp")
+        done = self._nspawn(*booted, timeout=timeout)
+        assert said.exists(), done
+        return said.read_text()
+
+    def _install(self) -> None:
+        """This checkout, as its users do."""
+        source = self.root / "root/src"
+        shutil.rmtree(source, ignore_errors=True)
+        subprocess.run(["cp", "-a", str(CHECKOUT), str(source)], check=True)
+        said = self._nspawn("--resolv-conf=copy-host", *_pip(self.root), "/root/src/install.sh", timeout=580)
+        assert (self.root / "usr/local/bin/nblauncher").exists(), said
+
+    def _nspawn(self, *arguments: str, timeout: float) -> str:
+        command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "-D", str(self.root), *arguments]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return (done.stdout + done.stderr)[-4000:]
+
+
+def _make() -> None:
+    shutil.rmtree(KEPT, ignore_errors=True)
+    KEPT.mkdir(parents=True)
+    command = ["debootstrap", f"--include={PACKAGES}", "stable", str(KEPT / "root"), _MIRROR]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    if done.returncode:
+        pytest.skip(f"NO BOOT TEST: debootstrap cannot make a Debian: {(done.stdout + done.stderr)[-300:]}")
+    unit = KEPT / "root/etc/systemd/system/job.service"
+    unit.write_text(_JOB)
+    wants = unit.parent / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / unit.name).symlink_to(f"../{unit.name}")
+    (KEPT / "complete").touch()
+
+
+def _pip(root: Path) -> list[str]:
+    """The packages come from where this host's pip gets them: its settings, and folders that they name."""
+    options = ["--setenv=PIP_DISABLE_PIP_VERSION_CHECK=1"]
+    for file in map(Path, ("/etc/pip.conf", "/etc/xdg/pip")):
+        if file.exists():
+            options.append(f"--bind-ro={file}")
+    certificate = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    if certificate and Path(certificate).exists():
+        options.append(f"--bind-ro={certificate}:/etc/ssl/certs/ca-certificates.crt")
+    known = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    for folder in {
+        word for line in known.splitlines() for word in line.replace("'", " ").replace("file://", "").split()
+    }:
+        if folder.startswith("/opt/") and Path(folder).is_dir():
+            options.append(f"--bind-ro={folder}")
+    return options

@@ -1,0 +1,225 @@
+"""A class behind an nginx of its own: every way of routing, who may reach what, and that nobody is disconnected."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from nblauncher import cgroups
+from tests import launched
+from tests.classroom import Classroom
+from tests.jupyter_client import JupyterClient
+from tests.running import eventually
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="NO NGINX: install nginx-light"
+    ),
+]
+
+ADA, BOB, EVE = "nbtjada", "nbtjbob", "nbtjeve"
+PORT = 18640
+FIRST_UID = 26450
+HOST = "class.example.org"
+
+
+@pytest.fixture(scope="module", params=["ports", "hosts", "paths"])
+def room(request) -> Iterator[Classroom]:
+    made = Classroom("nbtj-nginx", [ADA, BOB], port=PORT, first_uid=FIRST_UID)
+    try:
+        made.write(web={"port": PORT, "frontend": "nginx", "routing": request.param, "names": [HOST]})
+        made.run("setup")
+        made.run("launch", "--background")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def names_lead_here(monkeypatch):
+    """As the name service would say it: every name of the class is this host."""
+    real = socket.getaddrinfo
+
+    def lead(host, *arguments, **keywords):
+        name = host.decode() if isinstance(host, bytes) else host
+        return real("127.0.0.1" if name and name.endswith("example.org") else host, *arguments, **keywords)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lead)
+
+
+def routing(room: Classroom) -> str:
+    return room.config["web"]["routing"]
+
+
+def port_of(room: Classroom, username: str) -> int:
+    return room.port + 1 + room.names.index(username) if routing(room) == "ports" else room.port
+
+
+def host_of(room: Classroom, username: str) -> str:
+    return f"{username}.{HOST}" if routing(room) == "hosts" else HOST
+
+
+def client(room: Classroom, username: str) -> JupyterClient:
+    one = JupyterClient(username, port_of(room, username), room.paths.tls / "ca.pem", host_of(room, username))
+    one.sign_in(room.credentials[username]["notebook_password"])
+    return one
+
+
+def nginx_of(room: Classroom) -> list[psutil.Process]:
+    """Masters, and workers, which are in the same control group."""
+    group = cgroups.choose(room.course).group("proxy")
+    return [psutil.Process(pid) for pid in group.pids()]
+
+
+def test_a_student_signs_in_at_the_front_page_and_works(room):
+    urls = {one["username"]: one["url"] for one in room.json("status")["students"]}
+    assert urls[ADA] == f"https://{host_of(room, ADA)}:{port_of(room, ADA)}/user/{ADA}/"
+    with client(room, ADA) as one:
+        one.http.cookies.clear()
+        front = f"https://{HOST}:{room.port}"
+        typed = {"username": ADA, "password": room.credentials[ADA]["notebook_password"]}
+        answer = one.http.post(f"{front}/", data=typed)
+        target = re.search(r'<form method="post" action="([^"]+)"', answer.text)
+        ticket = re.search(r'name="ticket" value="([^"]+)"', answer.text)
+        assert target and ticket, answer.text
+        assert target[1] == f"{urls[ADA]}nblauncher/ticket" and "set-cookie" not in answer.headers
+        foreign = one.http.post(target[1], data={"ticket": ticket[1]}, headers={"Origin": "https://else.example.org"})
+        assert foreign.status_code == 403
+        landed = one.http.post(target[1], data={"ticket": ticket[1]}, headers={"Origin": front}, follow_redirects=True)
+        assert landed.status_code == 200 and str(landed.url).startswith(urls[ADA])
+        assert one.run("6 * 7") == "42"
+        assert "here I am" in one.terminal("echo here I ''am | tr -s ' '", "here I am")
+
+
+def test_http2_is_spoken_and_plain_http_is_led_to_https(room):
+    context = ssl.create_default_context(cafile=str(room.paths.tls / "ca.pem"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    plain = socket.create_connection(("127.0.0.1", room.port))
+    with context.wrap_socket(plain, server_hostname=HOST) as secure:
+        assert secure.selected_alpn_protocol() == "h2"
+    answer = httpx.get(f"http://{HOST}:{room.port}/{ADA}")
+    assert answer.status_code == 307 and answer.headers["location"] == f"https://{HOST}:{room.port}/{ADA}"
+
+
+def test_only_the_proxy_reaches_the_servers_and_it_is_not_root(room):
+    folder = room.paths.http
+    facts = folder.stat()
+    assert (facts.st_uid, grp.getgrgid(facts.st_gid).gr_name, facts.st_mode & 0o777) == (0, "nblauncher", 0o750)
+    ada = pwd.getpwnam(ADA)
+    own = folder / f"{ada.pw_uid}.sock"
+    code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(own)!r})"
+    who = ["setpriv", f"--reuid={ada.pw_uid}", f"--regid={ada.pw_gid}", "--clear-groups"]
+    tried = subprocess.run([*who, "/usr/bin/python3", "-c", code], capture_output=True, text=True)
+    assert "PermissionError" in tried.stderr
+    assert nginx_of(room) and {one.username() for one in nginx_of(room)} == {"nblauncher"}
+    for file in room.paths.proxy.glob("nginx-*"):
+        assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (0, 0o640)
+    assert not (room.paths.tls / "servers").exists()  # one key, the proxy's
+
+
+def test_a_neighbours_cookie_is_of_no_use(room):
+    with client(room, ADA) as one:
+        mine = f"nblauncher-{ADA}-{room.port + 1 + room.names.index(ADA)}"
+        assert mine in one.http.cookies
+        answer = one.http.get("api/status", headers={"Cookie": f"{mine}={one.http.cookies[mine]}; other=secret"})
+        assert answer.status_code == 200
+        # Without the own cookie nobody is signed in, whatever else is sent.
+        with httpx.Client(verify=ssl.create_default_context(cafile=str(room.paths.tls / "ca.pem"))) as stranger:
+            url = f"{one.origin}{one.base}api/status"
+            hers = f"nblauncher-{BOB}-{room.port + 2}={one.http.cookies[mine]}"
+            assert stranger.get(url, headers={"Cookie": hers}).status_code == 403
+
+
+def test_who_is_not_there_has_a_page_that_looks_again(room):
+    try:
+        room.run("shutdown", "--only", BOB)
+        with httpx.Client(verify=ssl.create_default_context(cafile=str(room.paths.tls / "ca.pem"))) as visitor:
+            url = f"https://{host_of(room, BOB)}:{port_of(room, BOB)}/user/{BOB}/tree"
+            answer = visitor.get(url)
+            assert answer.status_code == 503 and "looks again" in answer.text
+            assert 'http-equiv="refresh"' in answer.text and answer.headers["cache-control"] == "no-store"
+            room.run("launch", "--background", "--only", BOB)
+            assert visitor.get(url, follow_redirects=True).status_code == 200
+    finally:
+        room.run("launch", "--background", "--only", BOB)
+
+
+def test_nobody_is_disconnected_when_a_student_comes_and_goes(room):
+    with client(room, ADA) as one:
+        kernel = one.start_kernel()
+        with one.notebook(kernel) as tab:
+            assert tab.run("x = 42; print(x)") == "42\n"
+            before = {process.pid for process in nginx_of(room)}
+            room.write([ADA, BOB, EVE])
+            room.run("reload")
+            assert {process.pid for process in nginx_of(room)} - before
+            assert tab.run("print(x)") == "42\n"  # over the same connection, in the old nginx
+            with client(room, EVE) as newcomer:
+                assert newcomer.run("6 * 7") == "42"
+            assert tab.run("print(x + 1)") == "43\n"
+    eventually(lambda: not before & {process.pid for process in nginx_of(room)}, patience=30)
+
+
+def test_an_nginx_that_dies_is_started_again_and_the_ports_stay_ours(room):
+    for process in nginx_of(room):
+        process.kill()
+    with pytest.raises(OSError), socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", room.port))
+        squatter.listen()
+    eventually(lambda: nginx_of(room) and launched.said_states(room)[""] == "ready", patience=60)
+    with client(room, ADA) as one:
+        assert one.http.get("api/status").status_code == 200
+
+
+def test_a_sleeper_wakes_when_somebody_comes(room):
+    room.run("shutdown")
+    room.run("launch", "--background", "--on-demand")
+    assert {one["server"] for one in room.json("status")["students"]} == {"asleep"}
+    with client(room, ADA) as one:
+        assert one.run("6 * 7") == "42"
+    states = {one["username"]: one["server"] for one in room.json("status")["students"]}
+    assert states[ADA] == "ready" and states[BOB] == "asleep"
+
+
+def test_after_shutdown_nothing_is_left(room):
+    room.run("shutdown")
+    assert nginx_of(room) == []
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", room.port))
+
+
+def test_trouble_is_one_clear_message_and_nothing_is_begun(tmp_path: Path):
+    made = Classroom("nbtj-bad", ["nbtj_x"], port=PORT + 10, first_uid=FIRST_UID)
+    try:
+        made.write(web={"port": PORT + 10, "frontend": "nginx", "routing": "hosts", "names": [HOST]})
+        made.run("setup")
+        refused = made.run("launch", "--background", expect=3)
+        assert "nbtj_x cannot be a host name" in refused.stderr
+        made.write(web={"port": PORT + 10, "frontend": "direct", "routing": "paths"})
+        assert "web.routing: paths needs `frontend: nginx`" in made.run("launch", "--background", expect=3).stderr
+        made.write(web={"port": PORT + 10, "frontend": "nginx"})
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", PORT + 10))
+            taken.listen()
+            assert f"port {PORT + 10} is already used" in made.run("launch", "--background", expect=None).stderr
+        assert json.loads(made.run("status", "--json").stdout)["students"][0]["server"] == "stopped"
+        assert nginx_of(made) == []
+    finally:
+        made.close()
+        assert not os.path.lexists(made.paths.run)
