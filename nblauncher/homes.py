@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import deletion, files, gathering, receiving, store, workers
+from nblauncher import deletion, files, gathering, leftovers, receiving, store, workers
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, Exclusion, Work
 from nblauncher.scope import Scope
 from nblauncher.settings import RetrieveSettings
 from nblauncher.store import Staging
 
-TEMPORARY = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 — where a student's leftovers are looked for
+TEMPORARY = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", "/var/crash")))  # noqa: S108
+"""Folders that everybody may write to: where a student's leftovers are looked for."""
+
 MAIL = Path("/var/mail")
 TEMPORARY_PATIENCE = 60.0
 """Seconds for one of these folders, where others can make files faster than we look at them."""
@@ -100,7 +102,7 @@ def used(account: Account, *, longest: float) -> int:
 def delete_temporary(
     account: Account, folders: Sequence[Path] = TEMPORARY, mail: Path = MAIL, *, longest: float = 600.0
 ) -> tuple[str, ...]:
-    """Delete, as the student, what the uid owns in these folders and its mail; lists what is gone or could not go.
+    """Delete, as the student, what the uid owns in these folders, its mail and IPC; lists what is gone or could not go.
 
     Others' files are in the way there: a folder is searched for TEMPORARY_PATIENCE at most. The uid is never given to
     somebody else, so what is left is nobody's.
@@ -174,7 +176,7 @@ def _delete_temporary(folders: tuple[Path, ...], spool: Path) -> list[str]:
         lines += [f"{folder}/{path}" for path in deleted.gone]
         lines += [f"not deleted: {folder}/{path}" for path in deleted.left]
         os.close(root)
-    return lines + _delete_mail(spool)
+    return lines + _delete_mail(spool) + leftovers.delete_ipc()
 
 
 def _used(home: Path, longest: float) -> int:

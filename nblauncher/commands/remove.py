@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nblauncher import homes, runtime_folders, survey
+from nblauncher import homes, leftovers, runtime_folders, survey
 from nblauncher.commands import retrieve, shutdown
 from nblauncher.commands.forgetting import EndCourse, LeaveCourse, LetGo, forget_student
 from nblauncher.commands.retrieve import Run
@@ -106,12 +106,18 @@ def summary(run: Run, host: Host, report: Report) -> str:
     if run.folder:
         lines.append(f"What was in the homes is in {host.settings.retrieve.target / run.folder}")
     others = [f"  {student.username}: {path}" for student in report.done for path in _deleted_elsewhere(student)]
-    return "\n".join([*lines, *(["Deleted outside of the homes:", *map(printable, others)] if others else [])])
+    if others:
+        lines += ["Deleted outside of the homes:", *map(printable, others)]
+    if report.done and (elsewhere := leftovers.unsearched((host.settings.accounts.home, *homes.TEMPORARY))):
+        lines.append("Not searched, and perhaps with files of theirs (`find FOLDER -xdev -nouser`):")
+        lines += [f"  {printable(folder)}" for folder in elsewhere]
+    return "\n".join(lines)
 
 
 def _deleted_elsewhere(student: StudentReport) -> Sequence[str]:
     deleted: Sequence[str] = student.details.get("deleted", ())
-    return deleted[1:]
+    schedules: Sequence[str] = student.details.get("schedules", ())
+    return [*schedules, *deleted[1:]]
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,13 @@ class EndProcesses:
     def describe(self) -> str:
         return f"end every process of {self.username}"
 
-    def apply(self, host: Host) -> None:
+    def apply(self, host: Host) -> Mapping[str, Details]:
         account = survey.claimed_account(host, self.username)
-        host.accounts.remove_schedules(account)
+        schedules = host.accounts.remove_schedules(account)
         host.accounts.kill_everything(account)
         # Not before: a student with a file system of their own (FUSE) could mount it again and again.
         _refuse_mounts(host, account)
+        return {self.username: {"schedules": list(schedules)}}
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _upstream(number: int, student: Student) -> str:
     """Only what is the student's goes to the student's server: the login cookie, and Jupyter's _xsrf."""
     cookie = f"nblauncher-{student.username}-{student.port}"
     return (
-        f"  upstream student{number} {{ server unix:{student.socket}; keepalive 4; }}\n"
+        f"  upstream student{number} {{ server unix:{student.socket}; keepalive 32; }}\n"
         f'  map $http_cookie $login{number} {{ default ""; "~(?:^|; ?)(?<of{number}>{cookie}=[^;]*)" $of{number}; }}\n'
     )
 

@@ -148,6 +148,39 @@ def test_processes_and_schedules_of_the_student_end(room):
     assert not launched.processes_of(entry.pw_uid)
 
 
+def test_nothing_is_left_in_memory_and_it_is_said_where_nobody_looked(room, tmp_path: Path):
+    uid = pwd.getpwnam(ADA).pw_uid
+    code = (
+        "import ctypes\nlibc = ctypes.CDLL(None)\n"
+        "assert min(libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)) >= 0\n"
+        "open('/run/lock/nbtm-left', 'w').close()"
+    )
+    as_student(ADA, sys.executable, "-I", "-c", code)
+    as_student(ADA, "crontab", "-", input="* * * * * true\n")
+    assert [_ipc_of(uid, table) for table in ("shm", "sem", "msg")] == [1, 1, 1]
+    disk, folder = tmp_path / "disk", tmp_path / "elsewhere"
+    folder.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(folder)], check=True)
+    try:
+        said = room.run("remove", "--yes", "--only", ADA).stdout
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert [_ipc_of(uid, table) for table in ("shm", "sem", "msg")] == [0, 0, 0]
+    assert not Path("/run/lock/nbtm-left").exists()
+    for words in ("shared memory", "semaphores", "message queue", "/run/lock/nbtm-left", "crontab"):
+        assert f"{ADA}: {words}" in said
+    assert f"\n  {folder}\n" in f"{said}\n"
+
+
+def _ipc_of(uid: int, table: str) -> int:
+    head, *lines = Path("/proc/sysvipc", table).read_text().splitlines()
+    column = head.split().index("uid")
+    return sum(int(line.split()[column]) == uid for line in lines)
+
+
 def _jobs_of(uid: int) -> list[Path]:
     folders = (Path("/var/spool/cron/atjobs"), Path("/var/spool/at"))
     return [file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.stat().st_uid == uid]

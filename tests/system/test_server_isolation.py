@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +138,25 @@ def held_by(course) -> int:
     """How many mount namespaces the supervisor has open."""
     folder = Path(f"/proc/{course.supervisor.hello().pid}/fd")
     return sum(os.readlink(one).startswith("mnt:") for one in folder.iterdir())
+
+
+def test_a_home_that_is_full_lets_server_and_kernel_start(course, ada):
+    course.supervisor.stop_servers([ada.username], grace=5)
+    options = f"size=200k,mode=0700,uid={ada.uid},gid={ada.gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "nbtv", str(ada.home)], check=True)
+    try:
+        filler = ada.home / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        os.chown(filler, ada.uid, ada.gid)
+        assert os.statvfs(ada.home).f_bavail == 0
+        course.ready((ada, ADA), **OPTIONS)
+        with visitor(course, ada, ADA) as client:
+            assert client.run("6 * 7") == "42"
+        course.supervisor.stop_servers([ada.username], grace=5)
+    finally:
+        subprocess.run(["umount", "-l", str(ada.home)], check=True)
 
 
 def test_other_students_runtime_folders_are_not_there(course, ada, bob):

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "descriptors",
             "children",
             "limits",
+            "leftovers",
             "quotas",
             "namespaces",
             "sandbox",
