@@ -74,11 +74,11 @@ def _start(host: Host, supervisor: Client) -> None:
     spec = FrontPageSpec(account, host.settings.web.port, _revival(host))
     if supervisor.front_page().handle is None:
         supervisor.start_front_page(spec, config, None if has_proxy else certificate)
-    if has_proxy:
-        proxy.start(host, supervisor, account, certificate, _revival(host))
     report = supervisor.wait_for_front_page(DEADLINE)
-    if has_proxy and report.state is ServerState.READY:
-        report = proxy.wait(host, supervisor, DEADLINE)
+    if has_proxy and supervisor.front_page().handle is not None:
+        told = proxy.start(host, supervisor, account, certificate, _revival(host))
+        report = proxy.wait(host, supervisor, told, DEADLINE)
+        proxy.tidy(host, told)
     if report.state is not ServerState.READY:
         last = f": {report.last_lines[-1]}" if report.last_lines else ""
         reason = report.reason or "it does not answer"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from nblauncher import processes
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.errors import RefusedError
+from nblauncher.errors import HostError, RefusedError
 from nblauncher.frontends import Proxied, ProxiedStudent, away_page, render_nginx
 from nblauncher.host import Host
-from nblauncher.model import Account, ServerState, TlsFiles
+from nblauncher.model import Account, TlsFiles
 from nblauncher.preflight.finding import PATH
 from nblauncher.preflight.ports import bind_trouble
 from nblauncher.supervisor import starting
@@ -108,8 +108,8 @@ def digest(host: Host) -> bytes:
 
 def start(
     host: Host, supervisor: Client, account: Account, certificate: TlsFiles | None, restart: tuple[str, ...]
-) -> None:
-    """A new nginx with what is so now; one that runs goes when its connections end. HostError."""
+) -> str:
+    """A new nginx with what is so now; one that runs goes when its connections end. Its config. HostError."""
     folder = host.paths.proxy
     _make_folders(folder, account)
     name = next(one for one in map("nginx-{}".format, itertools.count(1)) if not (folder / f"{one}.conf").exists())
@@ -120,20 +120,32 @@ def start(
     config = folder / f"{name}.conf"
     _write(config, render_nginx(proxied(host), folder, name).encode(), account)
     supervisor.start_proxy(ProxySpec(_program(), account, str(config), restart))
-    for old in folder.glob("nginx-*"):
-        if not old.name.startswith(f"{name}."):
+    return str(config)
+
+
+def tidy(host: Host, config: str) -> None:
+    """Delete what earlier ones were started with, keys too; they have read it."""
+    for old in host.paths.proxy.glob("nginx-*"):
+        if not old.name.startswith(f"{Path(config).stem}."):
             old.unlink()
 
 
-def wait(host: Host, supervisor: Client, deadline: float) -> FrontPageReport:
-    """Until students can arrive through it, or it died."""
+def wait(host: Host, supervisor: Client, config: str, deadline: float) -> FrontPageReport:
+    """Until students can arrive through the nginx with this config. HostError when it is not taken; what served before
+    goes on.
+    """
     until = time.monotonic() + deadline
     port, has_tls = host.settings.web.port, host.settings.tls.mode != "off"
-    while (report := supervisor.front_page()).state is ServerState.READY and time.monotonic() < until:
-        if starting.page_answers(port, has_tls=has_tls, addresses=host.settings.web.bind):
-            return report
-        time.sleep(0.1)
-    return report
+    while time.monotonic() < until:
+        report = supervisor.front_page()
+        if report.proxy_config == config:
+            if starting.page_answers(port, has_tls=has_tls, addresses=host.settings.web.bind):
+                return report
+        elif not report.proxy_is_starting:
+            break
+        time.sleep(0.05)
+    last = f": {report.last_lines[-1]}" if report.last_lines else ""
+    raise HostError(f"nginx did not start with {config}{last}", f"See {host.paths.logs}/_proxy.log.")
 
 
 def _addresses(host: Host) -> Iterator[str]:

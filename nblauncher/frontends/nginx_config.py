@@ -12,18 +12,18 @@ from pathlib import Path
 
 from nblauncher.frontends.direct import in_url
 
-MAX_PER_ADDRESS = 500
-"""Connections. A whole classroom can be one NAT address."""
+MAX_PER_ADDRESS = 2000
+"""Connections, and with HTTP/2 requests at the same time. A whole classroom can be one NAT address."""
 
 AWAY = "away.html"
 
 _HTTP = """\
 daemon off;
 worker_processes {workers};
-worker_rlimit_nofile 8192;
+worker_rlimit_nofile 16384;
 error_log stderr warn;
 pid {folder}/tmp/{name}.pid;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 8192; }}
 http {{
   access_log off;
   server_tokens off;
@@ -40,6 +40,7 @@ http {{
   reset_timedout_connection on;
   large_client_header_buffers 4 16k;
   client_max_body_size 0;
+  absolute_redirect off;
   limit_conn_zone $binary_remote_addr zone=address:4m;
   limit_conn address {per_address};
   map_hash_bucket_size 256;

@@ -67,6 +67,9 @@ class FrontPageReport:
     port: int
     handle: Handle | None
     last_lines: tuple[str, ...]
+    proxy_config: str = ""
+    """What the nginx in front of it was started with."""
+    proxy_is_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +323,8 @@ def _memory_files(config: bytes, tls: TlsFiles | None, owner: Account) -> Iterat
 def _front_report(given: Mapping[str, Any]) -> FrontPageReport:
     handle = None if given["pid"] is None else Handle(int(given["pid"]), int(given["start_time"]))
     state = ServerState(given["state"])
-    return FrontPageReport(state, given["reason"], given["port"], handle, tuple(given["last_lines"]))
+    about = state, given["reason"], given["port"], handle, tuple(given["last_lines"])
+    return FrontPageReport(*about, given["proxy_config"], given["proxy_is_starting"])
 
 
 def log_file(paths: CoursePaths, username: str) -> Path:

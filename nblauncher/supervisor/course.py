@@ -352,10 +352,10 @@ class Course:
     def _front_report(self) -> dict[str, Any]:
         """Students arrive where both are: the page, and the proxy if there is one."""
         page, proxy = self.front.report(), self.proxy.report()
+        about = {"proxy_config": proxy["config"], "proxy_is_starting": proxy["is_starting"]}
         if self.proxy.state is ServerState.FAILED and self.front.state is ServerState.READY:
-            about = {"reason": f"nginx: {proxy['reason']}", "last_lines": proxy["last_lines"]}
-            return {**page, "state": ServerState.FAILED.value, **about}
-        return page
+            about |= {"state": proxy["state"], "reason": f"nginx: {proxy['reason']}"}
+        return {**page, **about, "last_lines": proxy["last_lines"] or page["last_lines"]}
 
     def _chosen(self, asked: Asked) -> list[Seat]:
         """Those who are named, or everybody where nobody is. Who has no seat is left out."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import limits, processes
-from nblauncher.cgroups import Groups
+from nblauncher.cgroups import Group, Groups, Kind
 from nblauncher.children import Child, fork_exec
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle, ServerState
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RESTART_PAUSE = 10.0
 _SWEEP_PAUSE = 0.05
+_LOOK_AGAIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ class ProxySpec:
     account: Account
     config: str
     restart_argv: tuple[str, ...]
+
+    @property
+    def pid_file(self) -> str:
+        """As the config names it."""
+        config = Path(self.config)
+        return str(config.parent / "tmp" / f"{config.stem}.pid")
 
     def to_json(self) -> dict[str, Any]:
         account = self.account
@@ -90,20 +97,35 @@ class ProxyWanted:
 
 @dataclass
 class _Instance:
+    """One nginx: master and workers are in a control group of their own."""
+
+    spec: ProxySpec
     handle: Handle
     output: CappedLog
+    group: Group
+
+    @property
+    def works(self) -> bool:
+        """nginx writes its pid when it has taken config, certificate and sockets."""
+        return Path(self.spec.pid_file).exists()
+
+    def end(self) -> None:
+        """Workers outlive a master that was killed, and would take connections for ever."""
+        self.output.close()
+        self.group.kill()
 
 
 class Proxy:
     """One per course; without `start` it is nothing."""
 
     def __init__(self, loop: Loop, groups: Groups, logs: Path) -> None:
-        self._loop, self._logs = loop, logs
-        self._group = groups.group("proxy")
+        self._loop, self._logs, self._groups = loop, logs, groups
         self._sockets: dict[int, list[socket.socket]] = {}
         self._now: _Instance | None = None
-        self._old: dict[int, _Instance] = {}
-        self._spec: ProxySpec | None = None
+        self._next: _Instance | None = None
+        """One that has not shown yet that it works; until then the last one serves."""
+        self._old: list[_Instance] = []
+        self._count = 0
         self._timer: Timer | None = None
         self._restarted_at = float("-inf")
         self._stopping: list[Callable[[], None]] | None = None
@@ -127,39 +149,51 @@ class Proxy:
         return errors, notes
 
     def start(self, spec: ProxySpec) -> None:
-        """Start one with this config; the one that runs serves its connections to their end. HostError."""
+        """Start one with this config. When it works the one that runs takes no more connections, and serves those that
+        it has to their end; when it does not, that one goes on. HostError.
+        """
         listening = [one.fileno() for several in self._sockets.values() for one in several]
         if not listening:
             raise HostError("no port is held for the proxy")
+        if self._next is not None:
+            raise HostError("another nginx is just starting", "Try again in a moment.")
         self._cancel()
-        self._group.create()
+        self._count += 1
+        group = self._groups.group(f"proxy-{self._count}")
+        group.create()
         argv = (spec.program, "-p", str(Path(spec.config).parent), "-e", "stderr", "-c", spec.config)
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NGINX": "".join(f"{one};" for one in listening)}
-        sandbox = Sandbox(self._group, score=limits.OURS)
-        child = Child(spec.account, argv, environment, tuple(listening), Path("/"), sandbox)
+        child = Child(spec.account, argv, environment, tuple(listening), Path("/"), Sandbox(group, score=limits.OURS))
         handle, output = fork_exec(child)
-        if self._now is not None:
-            processes.send_signal(self._now.handle, signal.SIGQUIT)
-            self._old[self._now.handle.pid] = self._now
-        self._now = _Instance(handle, CappedLog(self._loop, output, self._logs / "_proxy.log"))
-        self._spec, self.state, self.reason, self.last_lines = spec, ServerState.READY, "", ()
+        self._next = _Instance(spec, handle, CappedLog(self._loop, output, self._logs / "_proxy.log"), group)
+        if self._now is None:
+            self.state, self.reason = ServerState.STARTING, ""
+        self.last_lines = ()
         log.info("started nginx, pid %d, with %s", handle.pid, spec.config)
+        self._look()
 
     def child_ended(self, pid: int, status: int) -> bool:
         """A child of ours ended: whether it was one of these."""
-        old = self._old.pop(pid, None)
-        if old is not None:
-            old.output.close()
-            return True
-        if self._now is None or self._now.handle.pid != pid:
+        known = [*self._old, *filter(None, (self._now, self._next))]
+        instance = next((one for one in known if one.handle.pid == pid), None)
+        if instance is None:
             return False
         log.info("nginx, pid %d, ended: %s", pid, exit_words(status))
-        self._now.output.close()
-        self.last_lines, self._now = self._now.output.last_lines(), None
-        if self._stopping is None:
+        instance.end()
+        if instance in self._old:
+            self._old.remove(instance)
+            instance.group.remove()
+            return True
+        self.last_lines = instance.output.last_lines()
+        if instance is self._next:
+            self._next = None
+        else:
+            self._now = None
+        if self._now is None and self._next is None and self._stopping is None:
             self.state, self.reason = ServerState.FAILED, exit_words(status)
+            self._cancel()
             pause = max(0.0, self._restarted_at + RESTART_PAUSE - time.monotonic())
-            self._timer = self._loop.later(pause, self._start_again)
+            self._timer = self._loop.later(pause, lambda: self._start_again(instance.spec))
         return True
 
     def stop(self, done: Callable[[], None]) -> None:
@@ -169,9 +203,7 @@ class Proxy:
             return
         self._cancel()
         self._stopping = [done]
-        for one in (*self._old.values(), *([self._now] if self._now else [])):
-            processes.send_signal(one.handle, signal.SIGTERM)
-        self._timer = self._loop.later(_SWEEP_PAUSE, self._sweep)
+        self._sweep()
 
     def close(self) -> None:
         for several in self._sockets.values():
@@ -179,33 +211,55 @@ class Proxy:
         self._sockets = {}
 
     def report(self) -> dict[str, Any]:
+        """`config` is what the one that serves was started with."""
         return {
             "state": self.state.value,
             "reason": self.reason,
-            "pid": self._now.handle.pid if self._now else None,
+            "config": self._now.spec.config if self._now else "",
+            "is_starting": self._next is not None,
             "last_lines": list(self.last_lines),
         }
 
+    def _look(self) -> None:
+        """Whether the new one works."""
+        self._timer = None
+        if self._next is None:
+            return
+        if not self._next.works:
+            self._timer = self._loop.later(_LOOK_AGAIN, self._look)
+            return
+        if self._now is not None:
+            processes.send_signal(self._now.handle, signal.SIGQUIT)
+            self._old.append(self._now)
+        self._now, self._next = self._next, None
+        self.state, self.reason = ServerState.READY, ""
+
     def _sweep(self) -> None:
-        if self._now is not None or self._old or not self._group.is_empty():
-            self._group.kill()
+        groups = [self._groups.group(name) for name in self._groups.names() if name.startswith("proxy-")]
+        if self._now or self._next or self._old or not all(group.is_empty() for group in groups):
+            for group in groups:
+                group.kill()
+            if self._groups.kind is Kind.NONE:
+                for one in (*self._old, *filter(None, (self._now, self._next))):
+                    processes.send_signal(one.handle, signal.SIGTERM)
             self._timer = self._loop.later(_SWEEP_PAUSE, self._sweep)
             return
-        self._group.remove()
+        for group in groups:
+            group.remove()
         calls, self._stopping = self._stopping or [], None
         self.state, self.reason = ServerState.STOPPED, ""
         for call in calls:
             call()
 
-    def _start_again(self) -> None:
+    def _start_again(self, spec: ProxySpec) -> None:
         """By a command that makes config and key anew."""
         self._timer = None
-        if self._spec is None or not self._spec.restart_argv or self._now is not None:
+        if not spec.restart_argv or self._now is not None or self._next is not None:
             return
         self._restarted_at = time.monotonic()
         try:
             subprocess.Popen(
-                self._spec.restart_argv,
+                spec.restart_argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

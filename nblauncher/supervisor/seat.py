@@ -124,6 +124,13 @@ class Seat:
             self.timer.cancel()
             self.timer = None
 
+    def end_output(self) -> None:
+        """The log is closed, and its last lines are kept."""
+        if self.output is not None:
+            self.output.close()
+            self.last_lines = self.output.last_lines()
+            self.output = None
+
     def close(self) -> None:
         """Let go of the port and of what a server is started with."""
         self.cancel_timer()

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import cgroups, limits, memory, processes, reasons, server_activity
+from nblauncher import limits, memory, processes, reasons, server_activity
 from nblauncher.cgroups import Kind
 from nblauncher.errors import HostError
 from nblauncher.fork_requests import Place
-from nblauncher.model import Handle, ServerState
+from nblauncher.model import ServerState
 from nblauncher.spawners import KernelForkServer, Order, Spawner, Started
 from nblauncher.supervisor import adoption, ports
 from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.ending import Ending
 from nblauncher.supervisor.loop import Loop, exit_words
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.restarts import PAUSES, Restarts
@@ -29,15 +30,8 @@ from nblauncher.supervisor.waking import Waking
 
 log = logging.getLogger(__name__)
 
-SWEEP_DEADLINE = 10.0
-"""Seconds that killed processes may take to be gone."""
-
 PATIENCE = 120.0
 """Seconds that a server which the supervisor starts by itself may take until it listens."""
-
-_SWEEP_PAUSE = 0.05
-_QUIET_ROUNDS = 6
-"""Without groups, a process that forks and exits all the time can be missed by a look at /proc, not by so many."""
 
 _UP = (ServerState.STARTING.value, ServerState.READY.value)
 _MOST_NEWS = 16
@@ -62,6 +56,7 @@ class Seats:
         self.waking = Waking(loop, self, self._wake, self._fall_asleep)
         self.changed: set[str] = set()
         """Whose facts to be remembered are new; whoever remembers them empties it."""
+        self._ending = Ending(loop, kernels, sandboxes, self.waking.lay_down, self.changed)
         self._memory_kills = memory.kills()
         """As of the last time that a server ended."""
 
@@ -293,10 +288,10 @@ class Seats:
             log.info("stopping %s's server, pid %d", seat.username, seat.handle.pid)
             seat.state, seat.reason = ServerState.STOPPED, "is being stopped"
             self._spawners[seat.spawner].stop(seat.handle)
-            seat.stopping.deadline = self._loop.later(grace, lambda: self._sweep(seat))
+            seat.stopping.deadline = self._loop.later(grace, lambda: self._ending.sweep(seat))
             self.changed.add(seat.username)
         else:
-            self._sweep(seat)
+            self._ending.sweep(seat)
 
     def child_ended(self, pid: int, status: int) -> bool:
         """A child of ours ended: whether it was a student's server."""
@@ -390,12 +385,12 @@ class Seats:
             os.close(seat.watch)
             seat.watch = -1
         leader, seat.handle = seat.handle, None
-        self._end_output(seat)
+        seat.end_output()
         self._hear_last_words(seat)
         seat.cancel_timer()
         self.changed.add(seat.username)
         if seat.stopping is not None:
-            self._sweep(seat, leader)
+            self._ending.sweep(seat, leader)
             return
         was_ready = seat.state is ServerState.READY
         seat.state = ServerState.STOPPED if status == 0 else ServerState.FAILED
@@ -407,7 +402,7 @@ class Seats:
             then.append(self._start_again(seat))
         # Everything that came from it goes first: its kernels are nobody's any more.
         seat.stopping = Stopping(seat.state, seat.reason, done=then)
-        self._sweep(seat, leader)
+        self._ending.sweep(seat, leader)
 
     def _words(self, seat: Seat, status: int | None) -> str:
         """How a server ended. Who did a SIGKILL is not told to anybody; that memory ran out meanwhile is."""
@@ -447,69 +442,6 @@ class Seats:
                 seat.timer = self._loop.later(pause, begin)
 
         return swept
-
-    def _sweep(self, seat: Seat, leader: Handle | None = None) -> None:
-        """End everything that came from the server; once nobody is left, the stop is done."""
-        stopping = seat.stopping
-        if stopping is None:
-            return
-        if stopping.deadline is not None:
-            stopping.deadline.cancel()
-        leader = leader or seat.handle
-        if stopping.sweeping_since == 0.0:
-            stopping.sweeping_since = time.monotonic()
-            self._kernels.forget(seat.uid)
-        # Asked first: once it has forgotten, nobody new comes into the group.
-        has_forgotten = self._kernels.has_forgotten(seat.uid)
-        left = self._left(seat, leader)
-        is_empty = has_forgotten and not left and seat.group.is_empty()
-        stopping.quiet_rounds = stopping.quiet_rounds + 1 if is_empty else 0
-        is_quiet = stopping.quiet_rounds >= (_QUIET_ROUNDS if seat.group.kind is Kind.NONE else 1)
-        is_overdue = time.monotonic() - stopping.sweeping_since > SWEEP_DEADLINE
-        if (not is_quiet or seat.handle is not None) and not is_overdue:
-            self._kill(seat, leader)
-            stopping.deadline = self._loop.later(_SWEEP_PAUSE, lambda: self._sweep(seat, leader))
-            return
-        self._stopped(seat, stopping, left)
-
-    def _stopped(self, seat: Seat, stopping: Stopping, left: tuple[int, ...]) -> None:
-        seat.state, seat.reason, seat.stopping = stopping.final_state, stopping.reason, None
-        if left or seat.handle is not None:
-            seat.state, seat.reason = ServerState.FAILED, f"processes do not end, not even by SIGKILL: {left}"
-            log.error("%s: %s", seat.username, seat.reason)
-        if seat.group.kind is Kind.NONE:
-            seat.unproven = cgroups.of_user(seat.uid)
-        self._end_output(seat)
-        if seat.state is ServerState.ASLEEP:
-            self._lie_down(seat)
-        keeps_runtime = seat.state in (ServerState.STARTING, ServerState.ASLEEP)
-        self._sandboxes.take_away(seat.uid, keeps_runtime=keeps_runtime)
-        self.changed.add(seat.username)
-        for call in stopping.done:
-            call()
-
-    def _lie_down(self, seat: Seat) -> None:
-        try:
-            self.waking.lay_down(seat, seat.reason)
-        except HostError as error:
-            seat.state, seat.reason = ServerState.FAILED, error.problem
-
-    def _left(self, seat: Seat, leader: Handle | None) -> tuple[int, ...]:
-        if seat.group.kind is not Kind.NONE:
-            return seat.group.pids()
-        return cgroups.provable(seat.uid, leader.pid if leader else 0, os.getpid())
-
-    def _kill(self, seat: Seat, leader: Handle | None) -> None:
-        if seat.group.kind is not Kind.NONE:
-            seat.group.kill()
-        else:
-            cgroups.kill_proven(seat.uid, leader.pid if leader else 0, os.getpid())
-
-    def _end_output(self, seat: Seat) -> None:
-        if seat.output is not None:
-            seat.output.close()
-            seat.last_lines = seat.output.last_lines()
-            seat.output = None
 
     def _log_file(self, seat: Seat) -> Path:
         return self._logs / f"{seat.username}.log"

@@ -19,6 +19,9 @@ import psutil
 import pytest
 
 from nblauncher import cgroups
+from nblauncher.model import Account, ServerState
+from nblauncher.supervisor.client import Client, connect
+from nblauncher.supervisor.proxy import ProxySpec
 from tests import launched
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
@@ -81,8 +84,10 @@ def client(room: Classroom, username: str) -> JupyterClient:
 
 def nginx_of(room: Classroom) -> list[psutil.Process]:
     """Masters, and workers, which are in the same control group."""
-    group = cgroups.choose(room.course).group("proxy")
-    return [psutil.Process(pid) for pid in group.pids()]
+    groups = cgroups.choose(room.course)
+    return [
+        psutil.Process(pid) for name in groups.names() if name.startswith("proxy-") for pid in groups.group(name).pids()
+    ]
 
 
 def test_a_student_signs_in_at_the_front_page_and_works(room):
@@ -174,9 +179,31 @@ def test_nobody_is_disconnected_when_a_student_comes_and_goes(room):
     eventually(lambda: not before & {process.pid for process in nginx_of(room)}, patience=30)
 
 
-def test_an_nginx_that_dies_is_started_again_and_the_ports_stay_ours(room):
-    for process in nginx_of(room):
-        process.kill()
+def test_a_config_that_nginx_does_not_take_leaves_the_last_one_in_charge(room):
+    before = {process.pid for process in nginx_of(room)}
+    (room.paths.proxy / "nginx-99.conf").write_text("nonsense;")
+    with client_of(room) as supervisor:
+        account = Account("nblauncher", pwd.getpwnam("nblauncher").pw_uid, grp.getgrnam("nblauncher").gr_gid, Path("/"))
+        supervisor.start_proxy(ProxySpec("/usr/sbin/nginx", account, str(room.paths.proxy / "nginx-99.conf"), ()))
+        eventually(lambda: not supervisor.front_page().proxy_is_starting)
+        report = supervisor.front_page()
+        assert report.state is ServerState.READY and "nonsense" in report.last_lines[-1]
+    assert {process.pid for process in nginx_of(room)} == before
+    with client(room, ADA) as one:
+        assert one.http.get("api/status").status_code == 200
+
+
+def client_of(room: Classroom) -> Client:
+    supervisor = connect(room.paths)
+    assert supervisor is not None
+    return supervisor
+
+
+def test_an_nginx_whose_master_dies_is_started_again_and_the_ports_stay_ours(room):
+    orphans = nginx_of(room)
+    next(process for process in orphans if "master" in " ".join(process.cmdline())).kill()
+    psutil.wait_procs(orphans, timeout=10)
+    assert not any(process.is_running() for process in orphans)  # workers go with their master
     with pytest.raises(OSError), socket.socket() as squatter:
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         squatter.bind(("127.0.0.1", room.port))
