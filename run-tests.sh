@@ -18,8 +18,8 @@ Usage: ./run-tests.sh [all|check|system|browser] [PYTEST-ARGUMENTS...]
   system   the system tests: real accounts named nbt..., real notebook servers
   browser  the browser tests, with Chromium
 
-Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at, nginx and
-debootstrap, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at, nginx,
+debootstrap and systemd-container, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
 USAGE
 }
 
@@ -81,7 +81,7 @@ install_tools() {
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
-    for tool in chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap; do
+    for tool in chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
     if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}"; then

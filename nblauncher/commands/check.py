@@ -15,7 +15,7 @@ import nblauncher
 from nblauncher import cgroups, limits, memory, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
-from nblauncher.commands import packages
+from nblauncher.commands import packages, proxy
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.forkserver import trusted
@@ -242,8 +242,27 @@ def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -
     )
     yield from firewall.firewall(wanted, ask)
     if known.frontend is not None:
+        yield from front_end(settings, roster, known.frontend)
         yield from web.names(settings.web.names, known.frontend, web.own_addresses())
-        yield from web.certificate(settings.tls, settings.web.names or (web.host_of(known.frontend),))
+        hosts = settings.web.names or (web.host_of(known.frontend),)
+        if known.frontend.is_proxy:
+            hosts = (*hosts, *known.frontend.certified(dict.fromkeys(roster.usernames if roster else (), 0)))
+        yield from web.certificate(settings.tls, hosts)
+
+
+def front_end(settings: Settings, roster: Roster | None, frontend: FrontEnd) -> Iterator[Finding]:
+    """Whether nginx can be what it shall be."""
+    if not frontend.is_proxy:
+        return
+    try:
+        program, numbers = proxy.version()
+        frontend.require(roster.usernames if roster else ())
+    except (RefusedError, InputError) as error:
+        for words in error.problem.splitlines():
+            yield problem("front end", words, error.hint)
+        return
+    version = ".".join(map(str, numbers))
+    yield ok("front end", f"{program} {version}, routing by {settings.web.routing}")
 
 
 def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:

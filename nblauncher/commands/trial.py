@@ -34,9 +34,10 @@ import yaml
 from nblauncher import namespaces, processes, workers
 from nblauncher.cgroups import Group, Kind, choose
 from nblauncher.children import Child, fork_exec
-from nblauncher.course import CoursePaths
+from nblauncher.course import RUN_ROOT, CoursePaths
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host
+from nblauncher.ledger import locked
 from nblauncher.model import Account
 from nblauncher.namespaces import Namespaces
 from nblauncher.preflight.finding import Finding, ok, problem, warning
@@ -87,7 +88,7 @@ def findings(host: Host) -> list[Finding]:
     """
     if client.connect(host.paths) is None:
         raise RefusedError("the class does not run: there is nothing to attack", "Run `nblauncher launch` first.")
-    with _throw_away(host) as pair:
+    with locked(RUN_ROOT / "trial.lock", "the security check"), _throw_away(host) as pair:
         found = []
         for place, sandbox in (("a notebook", _sandbox(pair)), ("a login", None)):
             said = _attack(host, pair, sandbox)

@@ -66,6 +66,8 @@ class Page:
     def route(self, username: str, port: int) -> Route:
         return Route(username, port, f"https://{self.host}:{port}/user/{username}/")
 
+    is_proxy = False
+
 
 # The whole.
 
