@@ -58,10 +58,16 @@ class Namespaces:
     def provide(self, uid: int, size: int) -> Path:
         """A new one for the student. `size`: bytes that each temporary folder may take. HostError."""
         self.take_away(uid)
-        with _new() as descriptor:
+        with _new():
             for folder in self._of_others(uid):
                 _libc.umount2(os.fsencode(folder), _DETACH | _NOFOLLOW)
-            _furnish(size)
+            # By its descriptor, because /proc is about to become another one.
+            descriptor = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _furnish(size)
+            except BaseException:
+                os.close(descriptor)
+                raise
         self._held[uid] = descriptor
         return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
@@ -136,15 +142,14 @@ def hides_processes() -> bool:
 
 
 @contextlib.contextmanager
-def _new() -> Iterator[int]:
+def _new() -> Iterator[None]:
     """The calling process is in a new namespace inside the block, and back in its own after it, working folder /."""
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _check(_libc.unshare(_NEWNS), "making a mount namespace")
         try:
             _mount("", "/", "", _REC | _SLAVE)
-            # By its descriptor, because /proc is about to become another one.
-            yield os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+            yield
         finally:
             _check(_libc.setns(own, _NEWNS), "coming back from a mount namespace")
     finally:

@@ -15,8 +15,9 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from nblauncher import limits
 
 WORDS = (
-    "The kernel was ended because your memory was used up. What it had computed is gone; your notebook is not. Use "
-    "smaller data, or shut down other kernels (Running Terminals and Kernels), and run the cells again."
+    "The kernel was ended because your memory was used up.\n"
+    "What it had computed is gone; your notebook is not. Use smaller data, or shut down\n"
+    "other kernels (Running Terminals and Kernels), and run the cells again."
 )
 
 

@@ -187,6 +187,8 @@ class Course:
         errors: dict[str, list[str]] = {}
         notes: list[str] = []
         behind = None
+        if asked.get("proxy") is None and self.proxy.is_there:
+            raise HostError("the class still runs behind nginx", "Run `nblauncher shutdown` first.")
         if asked.get("proxy") is not None:
             wanted = ProxyWanted.from_json(asked["proxy"])
             behind = Behind(self._paths.http, wanted.gid)

@@ -132,6 +132,11 @@ class Proxy:
         self.state, self.reason = ServerState.STOPPED, ""
         self.last_lines: tuple[str, ...] = ()
 
+    @property
+    def is_there(self) -> bool:
+        """It holds ports."""
+        return bool(self._sockets)
+
     def bind(self, wanted: Mapping[int, str], addresses: Sequence[str]) -> tuple[dict[str, HostError], list[str]]:
         """Hold these ports and no others: what could not be held, by whose it is, and notes for the teacher."""
         errors: dict[str, HostError] = {}

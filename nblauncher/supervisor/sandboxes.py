@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from nblauncher import cgroups, limits, memory, processes, runtime_folders
@@ -10,6 +11,8 @@ from nblauncher.model import Handle, Limits
 from nblauncher.namespaces import Namespaces
 from nblauncher.sandbox import Sandbox
 from nblauncher.spawners import Order
+
+log = logging.getLogger(__name__)
 
 _OF_THE_HOST = 8
 """Where memory is not limited a temporary folder takes this part of the host's, at most."""
@@ -21,7 +24,8 @@ class Sandboxes:
     def __init__(self, groups: Groups, runtime: Path) -> None:
         self._groups, self._runtime = groups, runtime
         self._namespaces = Namespaces(runtime)
-        cgroups.hand_down(groups)
+        if missing := frozenset(cgroups.CONTROLLERS) - cgroups.hand_down(groups):
+            log.warning("this host has no control groups for %s: limits are those of each process", sorted(missing))
 
     def group(self, uid: int) -> Group:
         return self._groups.group(f"student-{uid}")

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browsing import run_until_it_answers, sync_api
+from tests.browsing import browser_page, require_browser, run_until_it_answers
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook, sources
 from tests.running import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CERTUTIL = shutil.which("certutil")
 STUDENT = "nbtlwalker"
 PORT = 18240
-FLAGS = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 LESSON = "01-first-steps.ipynb"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,8 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
     """The sample class's material, launched for one student."""
-    if CHROMIUM is None or CERTUTIL is None:
-        pytest.skip("NO BROWSER TEST: install chromium and certutil (libnss3-tools)")
+    require_browser()
     made = Classroom("nbtl1", [STUDENT], port=PORT, first_uid=30000)
     try:
         shutil.copytree(EXAMPLES, made.folder / "material", dirs_exist_ok=True)
@@ -58,20 +49,9 @@ def lab(question: str) -> bytes:
 @pytest.fixture
 def page(room: Classroom, tmp_path: Path):
     """A browser in which the class CA was installed, as docs/browser.md says."""
-    store = tmp_path / "home/.pki/nssdb"
-    store.mkdir(parents=True)
-    database = ["-d", f"sql:{store}"]
-    subprocess.run([CERTUTIL, *database, "-N", "--empty-password"], check=True)
-    authority = str(room.paths.tls / "ca.pem")
-    subprocess.run([CERTUTIL, *database, "-A", "-t", "C,,", "-n", "class", "-i", authority], check=True)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(tmp_path / "home")}
-        )
-        context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(60_000)
-        yield context.new_page()
-        chromium.close()
+    viewport = {"width": 1280, "height": 900}
+    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as one:
+        yield one
 
 
 def opened_lesson(room, page, lesson: str, tmp_path: Path):

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browsing import run_until_it_answers, sync_api
+from tests.browsing import browser_page, require_browser, run_until_it_answers, sync_api
 from tests.classroom import Classroom
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CERTUTIL = shutil.which("certutil")
 STUDENT = "nbtdwalker"
 PORT = 19120
 FRONT_PAGE = f"https://localhost:{PORT}/"
 OWN_SERVER = f"https://localhost:{PORT + 1}/user/{STUDENT}/"
-# The new headless mode is the whole browser, with the warning pages that the old one did not have.
-FLAGS = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 NOTEBOOK = Path(__file__).parents[2] / "nblauncher/samples/material/welcome.ipynb"
 
 
 @pytest.fixture(scope="module")
 def classroom() -> Iterator[Classroom]:
     """A launched class of one student."""
-    if CHROMIUM is None or CERTUTIL is None:
-        pytest.skip("NO BROWSER TEST: install chromium and certutil (libnss3-tools)")
+    require_browser()
     made = Classroom("nbtdwarn", [STUDENT], port=PORT, first_uid=29000)
     try:
         shutil.copy(NOTEBOOK, made.folder / "material/welcome.ipynb")
@@ -48,20 +38,10 @@ def classroom() -> Iterator[Classroom]:
 @pytest.fixture(params=["stranger", "trusted"])
 def visit(request, classroom, tmp_path: Path) -> Iterator[Visit]:
     """A fresh Chromium that has never heard of the class, or that was told to trust its CA."""
-    store = tmp_path / "home/.pki/nssdb"
-    store.mkdir(parents=True)
-    subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-N", "--empty-password"], check=True)
-    if request.param == "trusted":
-        authority = classroom.paths.tls / "ca.pem"
-        subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "class", "-i", authority], check=True)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(tmp_path / "home")}
-        )
-        context = chromium.new_context()
-        context.set_default_timeout(60_000)
-        yield Visit(context.new_page(), tmp_path, has_ca=request.param == "trusted")
-        chromium.close()
+    has_ca = request.param == "trusted"
+    authority = classroom.paths.tls / "ca.pem" if has_ca else None
+    with browser_page(tmp_path / "home", authority) as page:
+        yield Visit(page, tmp_path, has_ca=has_ca)
 
 
 class Visit:
