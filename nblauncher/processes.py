@@ -60,6 +60,24 @@ def run(
     return output
 
 
+def begin(argv: Sequence[str]) -> int:
+    """Start a short-lived command of ours in a session of its own; its pid. OSError.
+
+    For a process that reaps whatever ends, as the supervisor does: nobody waits for this one in particular.
+    """
+    process = subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
+    process.returncode = 0
+    return process.pid
+
+
 def last_words(text: str) -> str:
     """The last line that says something, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -25,6 +25,7 @@ from nblauncher.supervisor import client
 from nblauncher.supervisor.client import Client, PortWanted, ServerOrder
 from nblauncher.supervisor.specs import ServerReport, ServerSpec
 from nblauncher.supervisor.starting import Outcome, start_servers
+from tests.jupyter_client import JupyterClient
 
 PASSWORD = "abcd-efgh-jkmn-pqrs"
 TARGET = "tutorial"
@@ -118,6 +119,14 @@ class RunningClass:
         pid = self.supervisor.hello().pid
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+    def visitor(self, account: Account, port: int) -> JupyterClient:
+        """The student, signed in at the own server."""
+        ca = self.paths.run / "ca.pem"
+        ca.write_bytes(self.ca.certificate)
+        one = JupyterClient(account.username, port, ca)
+        one.sign_in(PASSWORD)
+        return one
 
     def leaf(self) -> TlsFiles:
         return tls.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])

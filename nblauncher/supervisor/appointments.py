@@ -6,7 +6,6 @@ The supervisor does none of it: it starts a short-lived command of root's, as it
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -122,19 +121,10 @@ class Appointments:
             return False
         argv = [sys.executable, "-I", "-m", "nblauncher", command, "--unattended", self.course]
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=processes.ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+            pid = processes.begin(argv)
         except OSError as error:
             log.error("%s cannot be started: %s", command, error)
             return False
-        self._running[command] = process.pid
-        process.returncode = 0  # reaped by the supervisor, with all other children
-        log.info("started %s, pid %d", command, process.pid)
+        self._running[command] = pid
+        log.info("started %s, pid %d", command, pid)
         return True

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -182,16 +181,8 @@ class FrontPage:
             return
         self._restarted_at = time.monotonic()
         try:
-            # Reaped with all other children; how it fares shows in whether a front page starts.
-            subprocess.Popen(
-                self._spec.restart_argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=processes.ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+            # How it fares shows in whether a front page starts.
+            processes.begin(self._spec.restart_argv)
         except OSError as error:
             log.error("the front page cannot be started again: %s", error)
 

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,15 +262,7 @@ class Proxy:
             return
         self._restarted_at = time.monotonic()
         try:
-            subprocess.Popen(
-                spec.restart_argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=processes.ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+            processes.begin(spec.restart_argv)
         except OSError as error:
             log.error("nginx cannot be started again: %s", error)
 

@@ -17,8 +17,7 @@ from nblauncher import classfiles, namespaces, privileges
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Limits
 from nblauncher.namespaces import Namespaces
-from tests.jupyter_client import JupyterClient
-from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
+from tests.running import RunningClass, eventually, made_account, running_class
 
 pytestmark = pytest.mark.system
 
@@ -52,14 +51,6 @@ def course(request, tmp_path_factory: pytest.TempPathFactory, ada: Account, bob:
         yield running
 
 
-def visitor(course: RunningClass, account: Account, port: int) -> JupyterClient:
-    ca = course.paths.run / "ca.pem"
-    ca.write_bytes(course.ca.certificate)
-    one = JupyterClient(account.username, port, ca)
-    one.sign_in(PASSWORD)
-    return one
-
-
 def namespace_of(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/mnt")
 
@@ -67,7 +58,7 @@ def namespace_of(pid: int) -> str:
 def test_server_kernel_and_terminal_share_folders_that_nobody_else_sees(course, ada, bob):
     SECRET.write_text("of the host")
     try:
-        with visitor(course, ada, ADA) as client, visitor(course, bob, BOB) as other:
+        with course.visitor(ada, ADA) as client, course.visitor(bob, BOB) as other:
             kernel = client.start_kernel()
             for folder in FOLDERS:
                 mine = f"{folder}/nbtv-mine"
@@ -82,21 +73,21 @@ def test_server_kernel_and_terminal_share_folders_that_nobody_else_sees(course, 
 
 
 def test_a_temporary_folder_has_a_size(course, ada):
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         size = client.run("import os; one = os.statvfs('/tmp'); print(one.f_blocks * one.f_frsize)")
     assert 300_000_000 <= int(size) < 300_100_000
 
 
 def test_nobody_elses_processes_are_seen(course, ada, bob):
     code = "import os; print({os.stat(f'/proc/{pid}').st_uid for pid in os.listdir('/proc') if pid.isdigit()})"
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         assert client.run(code) == f"{{{ada.uid}}}\n"
         assert client.run(f"import os; print(os.path.exists('/proc/{course.handle(bob).pid}'))") == "False\n"
         assert "1234" not in client.terminal("ps -e -o uid= | sort -u | tr '\\n' ' '; echo do''ne", "done")
 
 
 def test_everything_of_a_student_is_in_one_namespace(course, ada, bob):
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         kernel = client.start_kernel()
         server = course.handle(ada).pid
         assert client.run("import os; print(os.readlink('/proc/self/ns/mnt'))", kernel) == f"{namespace_of(server)}\n"
@@ -115,19 +106,19 @@ def test_an_adopted_servers_new_kernels_are_in_its_namespace(course, ada, bob):
     course.reconnect()
     course.supervisor.prepare(course.spawner)
     course.ready((ada, ADA), (bob, BOB), **OPTIONS)
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         kernel = client.start_kernel()
         assert client.run("import os; print(os.readlink('/proc/self/ns/mnt'))", kernel) == f"{before}\n"
 
 
 def test_a_restarted_server_has_new_folders_and_a_stopped_one_leaves_none(course, ada, bob):
     before = course.handle(ada)
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         client.run("open('/tmp/nbtv-left', 'w').close()")
     psutil.Process(before.pid).kill()
     eventually(lambda: course.report(ada).handle not in (None, before))
     course.ready((ada, ADA), **OPTIONS)
-    with visitor(course, ada, ADA) as client:
+    with course.visitor(ada, ADA) as client:
         assert client.run("import os; print(os.path.exists('/tmp/nbtv-left'))") == "False\n"
     held = held_by(course)
     course.supervisor.stop_servers([ada.username], grace=5)
@@ -152,7 +143,7 @@ def test_a_home_that_is_full_lets_server_and_kernel_start(course, ada):
         os.chown(filler, ada.uid, ada.gid)
         assert os.statvfs(ada.home).f_bavail == 0
         course.ready((ada, ADA), **OPTIONS)
-        with visitor(course, ada, ADA) as client:
+        with course.visitor(ada, ADA) as client:
             assert client.run("6 * 7") == "42"
         course.supervisor.stop_servers([ada.username], grace=5)
     finally:

@@ -11,7 +11,7 @@ from nblauncher import cgroups, classfiles, limits
 from nblauncher.model import Account, Limits, ServerState
 from nblauncher.server_channels import WORDS
 from tests.jupyter_client import JupyterClient
-from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
+from tests.running import RunningClass, eventually, made_account, running_class
 
 pytestmark = pytest.mark.system
 
@@ -64,17 +64,9 @@ def course(request, tmp_path_factory: pytest.TempPathFactory, ada: Account, bob:
         yield running
 
 
-def visitor(course: RunningClass, account: Account, port: int) -> JupyterClient:
-    ca = course.paths.run / "ca.pem"
-    ca.write_bytes(course.ca.certificate)
-    one = JupyterClient(account.username, port, ca)
-    one.sign_in(PASSWORD)
-    return one
-
-
 @pytest.fixture
 def client(course: RunningClass, ada: Account) -> Iterator[JupyterClient]:
-    with visitor(course, ada, ADA) as one:
+    with course.visitor(ada, ADA) as one:
         yield one
 
 
@@ -131,7 +123,7 @@ def test_who_goes_first_when_memory_is_used_up(course, client, kernel, ada):
 def test_a_flood_of_output_is_named_and_stops_nobody(course, client, kernel, ada, bob):
     assert client.run(FLOOD, kernel) == "written\n"
     eventually(lambda: "floods the log" in course.report(ada).pressure)
-    with visitor(course, bob, BOB) as other:
+    with course.visitor(bob, BOB) as other:
         assert other.run("6 * 7") == "42"
     assert "floods the log" not in course.report(bob).pressure
 

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from nblauncher import cgroups
+from nblauncher import cgroups, tls
 from nblauncher.model import Account, ServerState
 from nblauncher.supervisor.client import Client, connect
 from nblauncher.supervisor.proxy import ProxySpec
@@ -229,6 +229,38 @@ def test_after_shutdown_nothing_is_left(room):
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", room.port))
+
+
+def test_the_administrators_own_key_is_nginxs_alone_and_must_be_good_for_everybody(tmp_path: Path):
+    made = Classroom("nbtj-files", [ADA], port=PORT + 20, first_uid=FIRST_UID)
+    authority = tls.ensure_class_ca(tmp_path / "ca", [HOST], [], "nbtj-files")
+    web = {"port": PORT + 20, "frontend": "nginx", "names": [HOST]}
+    files = {"mode": "files", "certificate": "server.pem", "key": "server.key"}
+    try:
+        leaf = tls.issue_leaf(authority, [HOST], [])
+        (made.folder / "server.pem").write_bytes(leaf.certificate)
+        (made.folder / "server.key").write_bytes(leaf.key)
+        (made.folder / "server.key").chmod(0o600)
+        made.write(web={**web, "routing": "hosts"}, tls=files)
+        made.run("setup")
+        refused = made.run("launch", "--background", expect=3)
+        assert f"does not cover {ADA}.{HOST}" in refused.stderr
+        assert nginx_of(made) == [] and made.json("status")["students"][0]["server"] == "stopped"
+        made.write(web={**web, "routing": "ports"})
+        made.run("launch", "--background")
+        with JupyterClient(ADA, PORT + 21, tmp_path / "ca/ca.pem", HOST) as one:
+            one.sign_in(made.credentials[ADA]["notebook_password"])
+            assert one.http.get("api/status").status_code == 200
+        uid = pwd.getpwnam(ADA).pw_uid
+        mine = [process for process in psutil.process_iter() if process.uids().real == uid]
+        assert mine and not any("memfd:nblauncher" in line for one in mine for line in _open_files(one.pid))
+    finally:
+        made.close()
+
+
+def _open_files(pid: int) -> list[str]:
+    folder = Path(f"/proc/{pid}/fd")
+    return [os.readlink(folder / name) for name in os.listdir(folder)]
 
 
 def test_trouble_is_one_clear_message_and_nothing_is_begun(tmp_path: Path):
