@@ -52,7 +52,7 @@ def watch_disks_command(call: Call, unattended: str) -> int:
     def make_plan(host: Host) -> Plan:
         return disks.plan_watch(wanted, survey.survey(host, wanted))
 
-    return change(call, opened, make_plan, Deed("measured"))
+    return change(call, opened, make_plan, Deed("measured", lock=disks.lock))
 
 
 @click.command("history")
