@@ -83,7 +83,10 @@ def _start(host: Host, supervisor: Client) -> None:
         last = f": {report.last_lines[-1]}" if report.last_lines else ""
         reason = report.reason or "it does not answer"
         raise HostError(f"the front page did not start: {reason}{last}", f"See {host.paths.logs}/_front-page.log.")
-    hashes.write_private(_digest_file(host), classroom.digest(config, certificate, proxy.digest(host)).encode("ascii"))
+    hashes.write_private(
+        _digest_file(host),
+        classroom.digest(config, certificate, proxy.digest(host, report.proxy_ports)).encode("ascii"),
+    )
 
 
 def _front_account() -> Account:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nblauncher import processes
@@ -72,13 +72,15 @@ def _program() -> str:
     return version()[0]
 
 
-def proxied(host: Host) -> Proxied:
-    """The class as nginx must know it; looks only."""
+def proxied(host: Host, held: Collection[int] | None = None) -> Proxied:
+    """The class as nginx must know it; looks only. `held`: the ports that it has; a student whose port somebody else
+    has is left out, because nginx starts with all its ports or not at all.
+    """
     claims = host.ledger.claims()
     students = tuple(
         ProxiedStudent(member.username, member.port, host.paths.http / f"{claims[member.username].account.uid}.sock")
         for member in host.ledger.members(host.settings.course).values()
-        if member.username in claims
+        if member.username in claims and (held is None or host.settings.web.routing != "ports" or member.port in held)
     )
     return Proxied(
         routing=host.settings.web.routing,
@@ -101,9 +103,9 @@ def wanted(host: Host) -> ProxyWanted | None:
     return ProxyWanted(pwd.getpwnam(SYSTEM_ACCOUNTS[0]).pw_gid, ports)
 
 
-def digest(host: Host) -> bytes:
+def digest(host: Host, held: Collection[int] | None = None) -> bytes:
     """Of what nginx would be told today; empty without a proxy."""
-    return hashlib.sha256(repr(proxied(host)).encode()).digest() if host.frontend.is_proxy else b""
+    return hashlib.sha256(repr(proxied(host, held)).encode()).digest() if host.frontend.is_proxy else b""
 
 
 def start(
@@ -118,7 +120,7 @@ def start(
         _write(folder / f"{name}.pem", certificate.certificate, account)
         _write(folder / f"{name}.key", certificate.key, account)
     config = folder / f"{name}.conf"
-    _write(config, render_nginx(proxied(host), folder, name).encode(), account)
+    _write(config, render_nginx(proxied(host, supervisor.front_page().proxy_ports), folder, name).encode(), account)
     supervisor.start_proxy(ProxySpec(_program(), account, str(config), restart))
     return str(config)
 

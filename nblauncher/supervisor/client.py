@@ -70,6 +70,8 @@ class FrontPageReport:
     proxy_config: str = ""
     """What the nginx in front of it was started with."""
     proxy_is_starting: bool = False
+    proxy_ports: tuple[int, ...] = ()
+    """Those that could be held for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +326,8 @@ def _front_report(given: Mapping[str, Any]) -> FrontPageReport:
     handle = None if given["pid"] is None else Handle(int(given["pid"]), int(given["start_time"]))
     state = ServerState(given["state"])
     about = state, given["reason"], given["port"], handle, tuple(given["last_lines"])
-    return FrontPageReport(*about, given["proxy_config"], given["proxy_is_starting"])
+    proxy = given["proxy_config"], given["proxy_is_starting"], tuple(map(int, given["proxy_ports"]))
+    return FrontPageReport(*about, *proxy)
 
 
 def log_file(paths: CoursePaths, username: str) -> Path:

@@ -355,6 +355,7 @@ class Course:
         """Students arrive where both are: the page, and the proxy if there is one."""
         page, proxy = self.front.report(), self.proxy.report()
         about = {"proxy_config": proxy["config"], "proxy_is_starting": proxy["is_starting"]}
+        about["proxy_ports"] = proxy["ports"]
         if self.proxy.state is ServerState.FAILED and self.front.state is ServerState.READY:
             about |= {"state": proxy["state"], "reason": f"nginx: {proxy['reason']}"}
         return {**page, **about, "last_lines": proxy["last_lines"] or page["last_lines"]}

@@ -221,6 +221,7 @@ class Proxy:
             "reason": self.reason,
             "config": self._now.spec.config if self._now else "",
             "is_starting": self._next is not None,
+            "ports": sorted(self._sockets),
             "last_lines": list(self.last_lines),
         }
 

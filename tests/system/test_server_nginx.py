@@ -263,6 +263,26 @@ def _open_files(pid: int) -> list[str]:
     return [os.readlink(folder / name) for name in os.listdir(folder)]
 
 
+def test_a_students_port_that_somebody_else_has_is_one_students_failure():
+    made = Classroom("nbtj-taken", [ADA, BOB], port=PORT + 30, first_uid=FIRST_UID)
+    try:
+        made.write(web={"port": PORT + 30, "frontend": "nginx", "names": [HOST], "routing": "ports"})
+        made.run("setup")
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(("127.0.0.1", port_of(made, BOB)))
+            taken.listen()
+            failed = made.run("launch", "--background", expect=5)
+            assert BOB in failed.stderr and "already used" in failed.stderr
+            with client(made, ADA) as one:
+                assert one.http.get("api/status").status_code == 200
+        made.run("launch", "--background")
+        with client(made, BOB) as one:
+            assert one.http.get("api/status").status_code == 200
+    finally:
+        made.close()
+
+
 def test_trouble_is_one_clear_message_and_nothing_is_begun(tmp_path: Path):
     made = Classroom("nbtj-bad", ["nbtj_x"], port=PORT + 10, first_uid=FIRST_UID)
     try:
