@@ -85,6 +85,8 @@ class FrontPageProcess:
             "tls": has_tls,
             "ca_pem": self.ca.certificate.decode() if has_tls else None,
             "ca_fingerprint": self.ca.fingerprint if has_tls else None,
+            "routing": "",
+            "host": "localhost",
             "students": {
                 name: {"uid": account.uid, "port": student_port, "hash": hashed}
                 for name, (account, student_port) in students.items()
