@@ -62,7 +62,7 @@ def serve(call: Call, course: str) -> int:
             if names and not is_over.is_set():
                 service.notify(f"STATUS=Starting {shutdown.servers_of(names)}")
                 worst = max(worst, _bring_back(call, opened, names, on_demand=on_demand))
-        if worst not in (0, EXIT_PARTIAL) and client.connect(host.paths) is None:
+        if worst not in (0, EXIT_PARTIAL) and not _has_class(host):
             return worst
         service.notify(f"READY=1\nSTATUS={len(up)} students up, {len(asleep)} when they come")
         return _stay(host, is_over)
@@ -83,12 +83,20 @@ def _bring_back(call: Call, opened: Session, names: tuple[str, ...], *, on_deman
     return change(call, opened, make_plan, Deed("started", summary=summary, enrich=launch.student_details))
 
 
+def _has_class(host: Host) -> bool:
+    supervisor = client.connect(host.paths)
+    if supervisor is None:
+        return False
+    supervisor.close()
+    return True
+
+
 def _stay(host: Host, is_over: threading.Event) -> int:
     while not is_over.wait(_LOOK_EVERY):
         supervisor = client.connect(host.paths)
         if supervisor is None:
-            up, asleep = service.wanted(host)
-            if not up and not asleep:
+            # The course was removed, or shut down: then there is nothing to watch over.
+            if not host.paths.state.is_dir() or not any(service.wanted(host)):
                 return 0
             raise HostError("the supervisor is gone", "systemd starts the class again; what still runs is found.")
         supervisor.close()
