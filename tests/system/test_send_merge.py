@@ -13,6 +13,7 @@ import pytest
 from nbformat.sign import NotebookNotary
 
 from nblauncher.merging.notebooks import WORDS
+from tests.classroom import system_lines
 from tests.homework import as_student
 from tests.notebooks import cell, named, notebook, sources
 from tests.taught import ADA, BOB, NAMES, Taught, taught_class
@@ -284,9 +285,9 @@ def test_a_student_whose_key_cannot_be_used_gets_the_material_all_the_same(taugh
 def test_a_forged_database_of_signatures_harms_nobody(taught):
     folder = taught.home(ADA) / ".local/share/jupyter"
     as_student(ADA, "sh", "-c", f"rm -f {folder}/nbsignatures.db; ln -s /etc/shadow {folder}/nbsignatures.db")
-    before = Path("/etc/shadow").read_bytes()
+    before = system_lines("shadow", ADA)
     teach(taught, "plot.ipynb", notebook(with_script("plot 3", "a"), cell("answer", "b")))
     students = taught.sudo_json("send")
     assert students[ADA]["status"] == "done"
-    assert Path("/etc/shadow").read_bytes() == before
+    assert system_lines("shadow", ADA) == before
     as_student(ADA, "rm", f"{folder}/nbsignatures.db")
