@@ -63,6 +63,12 @@ class LimitDisk:
         quotas.limit(account.home, account.uid, host.settings.limits.disk)
 
 
+def forget(host: Host, account: Account) -> None:
+    """The account is gone: its quota as well."""
+    if host.settings.limits.disk is not None and _has_quotas(host):
+        quotas.limit(host.settings.accounts.home, account.uid, None)
+
+
 def plan_watch(usernames: Sequence[str], facts: Facts) -> Plan:
     """Look through everybody's home."""
     wanted = tuple(name for name in usernames if name in facts.members)

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nblauncher import homes, leftovers, runtime_folders, survey
-from nblauncher.commands import retrieve, shutdown
+from nblauncher.commands import disks, retrieve, shutdown
 from nblauncher.commands.forgetting import EndCourse, LeaveCourse, LetGo, forget_student
 from nblauncher.commands.retrieve import Run
 from nblauncher.errors import HostError, InputError
@@ -246,6 +246,7 @@ class DeleteStudent:
         if not self.is_homeless:
             self._empty(host, account)
         host.accounts.delete(account, locks=host.locks)
+        disks.forget(host, account)
         # On tmpfs, and empty unless somebody else has written there: then it is gone at the next reboot.
         with contextlib.suppress(OSError):
             os.rmdir(_runtime_folder(host, account))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from nblauncher.commands import trial
 from nblauncher.course import CoursePaths
 from tests.classroom import Classroom
+from tests.running import eventually
 
 pytestmark = pytest.mark.system
 
@@ -52,6 +54,17 @@ def test_nothing_succeeds_but_what_the_docs_admit(room):
     assert not any(os.path.lexists(path) for path in (CoursePaths(trial.COURSE).run, CoursePaths(trial.COURSE).state))
     after = room.json("status")["students"], room.credentials
     assert [one["pid"] for one in after[0]] == [one["pid"] for one in before[0]] and after[1] == before[1]
+
+
+def test_after_a_kill_the_next_run_begins_anew_and_leaves_nothing(room):
+    process = room.start("check", "--security")
+    eventually(lambda: CoursePaths(trial.COURSE).supervisor_socket.exists())
+    process.kill()
+    process.communicate()
+    eventually(lambda: pwd.getpwnam(trial.VICTIM))
+    time.sleep(2)  # what it had started goes on by itself
+    assert all(one["level"] != "problem" for one in room.json("check", "--security")["findings"])
+    assert not os.path.lexists(CoursePaths(trial.COURSE).state)
 
 
 def test_what_is_weaker_is_found(room):
