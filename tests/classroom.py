@@ -124,9 +124,12 @@ def set_up_class(course: str, names: list[str], *, port: int, first_uid: int) ->
 
 
 def system_lines(file: str, own: str) -> list[str]:
-    """A file such as /etc/shadow, but for the accounts that tests beside this one make: ours begin with `own`."""
+    """A file such as /etc/shadow, but for accounts and groups that tests beside this one make: ours begin with `own`.
+
+    Theirs are `nbt...`, and what nblauncher itself makes: `nbl-trial-a`, `nbl-COURSE`.
+    """
     lines = Path("/etc", file).read_text().splitlines()
-    return [line for line in lines if not line.startswith("nbt") or line.startswith(own)]
+    return [line for line in lines if not line.startswith(("nbt", "nbl-")) or line.startswith(own)]
 
 
 def remove_account(name: str) -> None:
