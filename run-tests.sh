@@ -19,7 +19,7 @@ Usage: ./run-tests.sh [all|check|system|browser] [PYTEST-ARGUMENTS...]
   browser  the browser tests, with Chromium
 
 Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at, nginx,
-debootstrap and systemd-container, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+debootstrap, systemd-container and qemu-system-x86, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
 USAGE
 }
 
@@ -75,13 +75,15 @@ LOUD
 }
 
 install_tools() {
-    local tool missing=()
+    local tool wanted missing=()
     ensure_python
     [ "$1" != check ] || return 0
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
-    for tool in chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn; do
+    wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn)
+    [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
+    for tool in "${wanted[@]}"; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
     if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}"; then

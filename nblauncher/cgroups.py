@@ -193,22 +193,33 @@ def choose(course: str) -> Groups:
 def hand_down(groups: Groups) -> frozenset[str]:
     """Let the course's groups have every controller that the host offers for limits; which they have now.
 
-    For v2 and a scope it is written from the top down; the course's own folder must have no process in it (cgroups(7),
-    "no internal processes"). A scope has what systemd delegates.
+    For v2 and a scope it is written from the top down; a scope has what systemd delegates. A folder with processes of
+    its own hands nothing down (cgroups(7), "no internal processes"): cpu and pids it could, but then nobody could enter
+    the groups below ("thread mode"). Only the host's root is free of that, which has no cgroup.type.
     """
+    given: set[str] = set()
     if groups.kind in (Kind.V2, Kind.SCOPE):
         top = groups.root if groups.kind is Kind.SCOPE else groups.root.parents[1]
         for folder in (top, *([groups.root.parent, groups.root] if top != groups.root else [])):
             _make(folder)
+            if (folder / "cgroup.type").exists() and _words_of(folder / "cgroup.procs"):
+                break
             for controller in _words_of(folder / "cgroup.controllers").intersection(CONTROLLERS):
                 with contextlib.suppress(OSError):  # what it has then is read below
                     (folder / "cgroup.subtree_control").write_text(f"+{controller}")
-    return offered(groups)
+        given = _words_of(groups.root / "cgroup.subtree_control")
+    return frozenset(given | dict(groups.beside).keys()).intersection(CONTROLLERS)
 
 
 def offered(groups: Groups) -> frozenset[str]:
-    """The controllers that a group of this course has, or would have: looks only."""
+    """The controllers that a group of this course has, or would have: looks only.
+
+    To a scope that is not there yet systemd will hand down all that the host has, whatever its slice has now
+    (systemd.resource-control(5), Delegate=).
+    """
     folder = groups.root
+    if groups.kind is Kind.SCOPE and not folder.is_dir():
+        folder = folder.parents[1]
     while folder != folder.parent and not (folder / "cgroup.controllers").exists():
         folder = folder.parent
     own = _words_of(folder / "cgroup.controllers") if groups.kind in (Kind.V2, Kind.SCOPE) else set()
@@ -225,7 +236,7 @@ def enter_scope(groups: Groups, pid: int) -> Groups:
     if not groups.root.is_dir():
         try:
             _start_scope(groups.root.name, pid)
-            _wait_for(groups.root)
+            _wait_until_in(groups.root, pid)
         except HostError:
             return Groups(Kind.NONE)
     own = groups.group("supervisor")
@@ -354,23 +365,31 @@ def _scope_name(course: str) -> str:
 
 
 def _start_scope(name: str, pid: int) -> None:
-    """Ask systemd for a scope around the supervisor; Delegate makes the tree below it ours."""
+    """Ask systemd for a scope around the supervisor; Delegate makes the tree below it ours.
+
+    Without TasksMax a whole class could have what systemd allows one unit (systemd-system.conf(5), DefaultTasksMax=).
+    """
     manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-    description = "A Jupyter class (nblauncher)"
-    processes.run(
-        [
-            *("busctl", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "4"),
-            *("PIDs", "au", "1", str(pid), "Delegate", "b", "true", "Description", "s", description),
-            *("CollectMode", "s", "inactive-or-failed", "0"),
-        ]
+    properties = (
+        ("PIDs", "au", "1", str(pid)),
+        ("Delegate", "b", "true"),
+        ("TasksMax", "t", str(2**64 - 1)),
+        ("Description", "s", "A Jupyter class (nblauncher)"),
+        ("CollectMode", "s", "inactive-or-failed"),
     )
+    flat = (word for one in properties for word in one)
+    signature = ("ssa(sv)a(sa(sv))", name, "fail", str(len(properties)))
+    processes.run(["busctl", "call", *manager, "StartTransientUnit", *signature, *flat, "0"])
 
 
-def _wait_for(folder: Path) -> None:
+def _wait_until_in(folder: Path, pid: int) -> None:
+    """The folder is there before systemd moves the process into it. Who goes on too early is moved back, out of a group
+    below, and then the scope cannot hand controllers down ("no internal processes").
+    """
     deadline = time.monotonic() + _SCOPE_DEADLINE
-    while not folder.is_dir():
+    while str(pid) not in _words_of(folder / "cgroup.procs"):
         if time.monotonic() > deadline:
-            raise HostError(f"systemd did not make {folder}")
+            raise HostError(f"systemd did not move process {pid} into {folder}")
         time.sleep(0.02)
 
 

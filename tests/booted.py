@@ -1,8 +1,13 @@
-"""A Debian with systemd in a container, for what only a boot can show. Made once (minutes), kept for the next run."""
+"""A Debian with systemd, for what only a boot can show: in a container, or with a kernel of its own.
+
+Made once (minutes), kept for the next run.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,10 +16,13 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-KEPT = Path(sys.prefix).parent / "cache" / "tree"
+KEPT = Path(sys.prefix).parent / "cache" / "debian"
 """Beside the environment that the tests run in: neither a student's nor in anybody's way."""
 
-PACKAGES = "systemd,dbus,ca-certificates,python3-venv,git,curl"
+PACKAGES = "systemd,dbus,ca-certificates,python3-venv,git,curl,e2fsprogs"
+KERNEL = {"x86_64": ("linux-image-amd64", "qemu-system-x86_64")}
+"""By platform.machine(): the kernel's package, and who emulates such a machine."""
+
 _MIRROR = "http://deb.debian.org/debian"
 _JOB = """\
 [Unit]
@@ -36,8 +44,9 @@ class Booted:
         self.root = root
 
     @classmethod
+    @functools.cache
     def made(cls) -> Booted:
-        """Skips, and says why, where no such machine can be made."""
+        """With this checkout installed. Skips, and says why, where no such machine can be made."""
         for tool in ("systemd-nspawn", "debootstrap"):
             if shutil.which(tool) is None:
                 pytest.skip(f"NO BOOT TEST: {tool} is missing (apt-get install systemd-container debootstrap)")
@@ -50,9 +59,7 @@ class Booted:
 
     def run(self, script: str, *, timeout: float = 280) -> str:
         """What the script said, as root, after the boot. The machine has no network."""
-        job = self.root / "root/job.sh"
-        job.write_text(f"#!/bin/bash\nexec > /root/job.log 2>&1\ncd /root\n{script}\nsync\n")
-        job.chmod(0o755)
+        self.write_job(script, "/root/job.log")
         said = self.root / "root/job.log"
         said.unlink(missing_ok=True)
         booted = ["--boot", "--private-network", "--console=pipe", "--capability=all"]
@@ -62,6 +69,16 @@ class Booted:
         assert said.exists(), done
         return said.read_text()
 
+    def write_job(self, script: str, output: str) -> None:
+        """What it does at the next boot before it goes off."""
+        job = self.root / "root/job.sh"
+        job.write_text(f"#!/bin/bash\nexec > {output} 2>&1\ncd /root\nexport HOME=/root\n{script}\nsync\n")
+        job.chmod(0o755)
+
+    def do(self, script: str, *, timeout: float = 580) -> str:
+        """What the script said, as root, not booted and with the host's network."""
+        return self._nspawn("--resolv-conf=copy-host", *_pip(), "/bin/bash", "-ec", script, timeout=timeout)
+
     def _install(self) -> None:
         """This checkout, as its users do."""
         source = self.root / "root/src"
@@ -69,7 +86,7 @@ class Booted:
         subprocess.run(["cp", "-a", str(CHECKOUT), str(source)], check=True)
         command = self.root / "usr/local/bin/nblauncher"
         command.unlink(missing_ok=True)
-        said = self._nspawn("--resolv-conf=copy-host", *_pip(), "/root/src/install.sh", timeout=580)
+        said = self.do("/root/src/install.sh")
         if not command.is_symlink():  # tests/system/test_install.py is about install.sh
             pytest.skip(f"NO BOOT TEST: the container reaches no packages: {said[-500:]}")
 
@@ -86,6 +103,58 @@ class Booted:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
         )
         return (done.stdout + done.stderr)[-4000:]
+
+
+class Emulated:
+    """The machine with a kernel of its own, and so with all that Debian's kernel has: every controller, quotas.
+
+    It is emulated, a tenth as fast, because /dev/kvm is not there or does not work where virtual machines are nested.
+    """
+
+    def __init__(self, booted: Booted, emulator: str) -> None:
+        self._booted, self._emulator = booted, emulator
+
+    @classmethod
+    def made(cls) -> Emulated:
+        """Skips, and says why, where no such machine can be made. Its Python has pytest."""
+        kind = platform.machine()
+        if kind not in KERNEL:
+            pytest.skip(f"NO KERNEL TEST: not on {kind}")
+        package, emulator = KERNEL[kind]
+        if shutil.which(emulator) is None:
+            pytest.skip(f"NO KERNEL TEST: {emulator} is missing (apt-get install qemu-system-x86)")
+        booted = Booted.made()
+        said = booted.do(
+            f"ls /vmlinuz /initrd.img || (apt-get update; apt-get install -qy --no-install-recommends {package})\n"
+            "$(dirname $(readlink -f /usr/local/bin/nblauncher))/python -I -m pip install -q"
+            " -c /root/src/constraints.txt pytest"
+        )
+        if not (booted.root / "initrd.img").exists():
+            pytest.skip(f"NO KERNEL TEST: Debian's kernel cannot be fetched: {said[-500:]}")
+        return cls(booted, emulator)
+
+    def run(self, script: str, *, timeout: float) -> str:
+        """What the script said, as root, after the boot. Nothing of it stays. The machine has no network."""
+        self._booted.write_job(f"stty raw\n{script}", "/dev/ttyS1 < /dev/ttyS1")
+        root, image, said = self._booted.root, KEPT / "disk", KEPT / "said"
+        image.unlink(missing_ok=True)
+        said.unlink(missing_ok=True)
+        with image.open("wb") as file:
+            file.truncate(8 * 2**30)
+        subprocess.run(["mkfs.ext4", "-q", "-d", str(root), str(image)], check=True)
+        options = "root=/dev/vda rw console=ttyS0 quiet panic=1 mitigations=off"
+        command = [self._emulator, "-accel", "tcg", "-cpu", "max,la57=off", "-smp", "1", "-m", "3G", "-nic", "none"]
+        command += ["-kernel", str(root / "vmlinuz"), "-initrd", str(root / "initrd.img"), "-append", options]
+        command += ["-display", "none", "-no-reboot", "-serial", "stdio", "-serial", f"file:{said}"]
+        command += ["-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            )
+            assert said.exists() and said.stat().st_size, (done.stdout + done.stderr)[-4000:]
+            return said.read_text(errors="replace")
+        finally:
+            image.unlink()
 
 
 def _make() -> None:

@@ -64,9 +64,10 @@ class LimitDisk:
 
 
 def forget(host: Host, account: Account) -> None:
-    """The account is gone: its quota as well."""
-    if host.settings.limits.disk is not None and _has_quotas(host):
-        quotas.limit(host.settings.accounts.home, account.uid, None)
+    """The account is gone: its quota as well, whatever the config says by now."""
+    folder = host.settings.accounts.home
+    if _has_quotas(host) and (quota := quotas.read(folder, account.uid)) and quota.limit is not None:
+        quotas.limit(folder, account.uid, None)
 
 
 def plan_watch(usernames: Sequence[str], facts: Facts) -> Plan:

@@ -1,4 +1,4 @@
-"""How much of the disk a student takes: counted as the student, held by a quota where there are any."""
+"""How much of the disk a student takes, counted as the student. With quotas: test_server_quota.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import os
 import pwd
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,35 +55,6 @@ def test_what_a_home_takes_is_counted_once_and_told_by_status(room):
 def test_a_home_that_cannot_be_looked_through_in_time_is_said(room):
     with pytest.raises(HostError, match="more than can be counted"):
         homes.used(account_of(STUDENT), longest=0)
-
-
-@pytest.fixture
-def quota_disk(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 with quotas on a loop device."""
-    image, folder = tmp_path / "disk", tmp_path / "mounted"
-    image.write_bytes(b"")
-    os.truncate(image, 64 * 2**20)
-    folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-O", "quota", str(image)], check=True)
-    if subprocess.run(["mount", "-o", "loop,usrquota", str(image), str(folder)], capture_output=True).returncode:
-        pytest.skip("NO QUOTA TEST: this kernel has no quotas for ext4 (CONFIG_QFMT_V2), or no loop devices")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_quota_is_set_and_read_and_holds(quota_disk: Path, room):
-    account = account_of(STUDENT)
-    quotas.limit(quota_disk, account.uid, 2_000_000)
-    quota = quotas.read(quota_disk, account.uid)
-    assert quota is not None and quota.limit is not None and 1_990_000 < quota.limit <= 2_000_000
-    quota_disk.chmod(0o777)
-    with pytest.raises(subprocess.CalledProcessError):
-        fill(Account(STUDENT, account.uid, account.gid, quota_disk), "big", 4)
-    quotas.limit(quota_disk, account.uid, None)
-    quota = quotas.read(quota_disk, account.uid)
-    assert quota is not None and quota.limit is None and quota.used > 1_000_000
 
 
 def test_a_file_system_without_quotas_has_none(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nblauncher import limits
-from nblauncher.cgroups import Group, Groups, Kind
+from nblauncher.cgroups import Group, Groups, Kind, hand_down, offered
 from nblauncher.errors import HostError
 from nblauncher.limits import Pressure
 from nblauncher.memory import Room
@@ -100,6 +100,33 @@ def test_check_says_by_what_a_limit_is_held():
     assert [one.level for one in holding.limits(WANTED, weak, room)] == ["warning"] * 3
     too_much = list(holding.limits(Limits(memory=9_000_000_000, cpus=1, processes=64), strong, room))
     assert too_much[-1].level == "warning" and "the host has 8.0 GB" in too_much[-1].message
+
+
+def v2_folder(path, *, processes="", is_root=False):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "cgroup.controllers").write_text("cpu memory pids\n")
+    (path / "cgroup.procs").write_text(processes)
+    (path / "cgroup.subtree_control").write_text("")
+    if not is_root:
+        (path / "cgroup.type").write_text("domain\n")
+
+
+def test_a_folder_with_processes_hands_nothing_down_as_nobody_could_enter_the_groups_below(tmp_path):
+    scope = Groups(Kind.SCOPE, tmp_path / "nblauncher-x.scope")
+    v2_folder(scope.root, processes="4711\n")
+    assert hand_down(scope) == frozenset()
+    assert (scope.root / "cgroup.subtree_control").read_text() == ""
+    inside = Groups(Kind.V2, tmp_path / "in" / "nblauncher" / "x")
+    v2_folder(tmp_path / "in", processes="1\n")
+    assert hand_down(inside) == frozenset()
+
+
+def test_a_scope_that_is_not_there_yet_will_have_what_the_host_has(tmp_path):
+    scope = Groups(Kind.SCOPE, tmp_path / "system.slice" / "nblauncher-x.scope")
+    v2_folder(tmp_path, is_root=True)
+    (tmp_path / "system.slice").mkdir()
+    (tmp_path / "system.slice" / "cgroup.controllers").write_text("memory pids\n")
+    assert offered(scope) == {"memory", "cpu", "pids"}
 
 
 def test_the_mechanism_is_what_the_course_would_have(tmp_path):
