@@ -23,7 +23,6 @@ PACKAGES = "systemd,dbus,ca-certificates,python3-venv,git,curl,e2fsprogs"
 KERNEL = {"x86_64": ("linux-image-amd64", "qemu-system-x86_64")}
 """By platform.machine(): the kernel's package, and who emulates such a machine."""
 
-_MIRROR = "http://deb.debian.org/debian"
 _JOB = """\
 [Unit]
 After=multi-user.target
@@ -160,7 +159,7 @@ class Emulated:
 def _make() -> None:
     shutil.rmtree(KEPT, ignore_errors=True)
     KEPT.mkdir(parents=True)
-    command = ["debootstrap", f"--include={PACKAGES}", "stable", str(KEPT / "root"), _MIRROR]
+    command = ["debootstrap", f"--include={PACKAGES}", "stable", str(KEPT / "root")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         pytest.skip(f"NO BOOT TEST: debootstrap cannot make a Debian: {(done.stdout + done.stderr)[-300:]}")
