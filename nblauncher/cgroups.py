@@ -2,8 +2,8 @@
 
 No controller is needed for that. Which kind there is depends on the host: a scope of systemd's with sub-groups of
 ours, cgroup v2 without systemd, a v1 hierarchy, or nothing that we may write; then we fall back to what can be proven
-from sessions and parents. Controllers, which nblauncher.limits uses, are those of the group itself (v2), or groups of
-the same name in v1 hierarchies beside it. Everything here runs as root.
+from sessions and parents (nblauncher.owners). Controllers, which nblauncher.limits uses, are those of the group itself
+(v2), or groups of the same name in v1 hierarchies beside it. Everything here runs as root.
 Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst, org.freedesktop.systemd1(5).
 """
 
@@ -14,7 +14,6 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -76,7 +75,7 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group. For Kind.NONE it tracks nobody: use `provable`."""
+    """One group. For Kind.NONE it tracks nobody: use nblauncher.owners."""
 
     kind: Kind
     path: Path
@@ -243,99 +242,6 @@ def enter_scope(groups: Groups, pid: int) -> Groups:
     own.create()
     own.enter(pid)
     return groups
-
-
-def provable(uid: int, leader: int, ancestor: int) -> tuple[int, ...]:
-    """Without groups: the uid's processes that certainly come from the server `leader`.
-
-    Those in its session (nobody can join a session from outside) and, for servers of ours, everybody whose parents
-    lead to `ancestor`, the supervisor, who adopts orphans.
-    """
-    facts = dict(_processes())
-    return tuple(
-        pid
-        for pid, one in facts.items()
-        if one.uid == uid and (one.session == leader or _descends(pid, ancestor, facts))
-    )
-
-
-def of_user(uid: int) -> tuple[int, ...]:
-    """Every process of the uid, whoever started it."""
-    return tuple(pid for pid, one in _processes() if one.uid == uid)
-
-
-def of_users(uids: Collection[int]) -> dict[int, tuple[int, str]]:
-    """Every process with one of these real uids, in one look: uid and state (a letter, proc_pid_status(5)) by pid."""
-    found: dict[int, tuple[int, str]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            status = Path("/proc", name, "status").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        uid = uids_in(status)[0]
-        if uid in uids:
-            state = next(line for line in status.split(b"\n") if line.startswith(b"State:"))
-            found[int(name)] = uid, state.split()[1].decode("ascii")
-    return found
-
-
-def kill_proven(uid: int, leader: int, ancestor: int) -> None:
-    """SIGKILL to everybody who is provable. Call again until nobody is left."""
-    for pid in provable(uid, leader, ancestor):
-        handle = processes.identify(pid)
-        pidfd = None if handle is None else processes.open_handle(handle)
-        if pidfd is None:
-            continue
-        try:
-            # Once more now that the pid is held: it may have become somebody else's.
-            if pid in provable(uid, leader, ancestor):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-
-
-def uids_in(status: bytes) -> tuple[int, ...]:
-    """Real, effective, saved and file system uid from the bytes of /proc/PID/status.
-
-    The process's name comes first and is its own to choose; the kernel escapes a newline in it, but not a carriage
-    return, which would begin a line of text.
-    """
-    line = next(line for line in status.split(b"\n") if line.startswith(b"Uid:"))
-    return tuple(map(int, line.split()[1:]))
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    uid: int
-    parent: int
-    session: int
-
-
-def _processes() -> Iterator[tuple[int, _Process]]:
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            status = Path("/proc", name, "stat").read_bytes()
-            uid = uids_in(Path("/proc", name, "status").read_bytes())[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        state, parent, _group, session = status[status.rindex(b")") + 2 :].split()[:4]
-        if state not in (b"Z", b"X"):
-            yield int(name), _Process(uid, int(parent), int(session))
-
-
-def _descends(pid: int, ancestor: int, facts: dict[int, _Process]) -> bool:
-    seen = set()
-    while pid in facts and pid not in seen:
-        if pid == ancestor:
-            return True
-        seen.add(pid)
-        pid = facts[pid].parent
-    return False
 
 
 def _mount_of(kind: str, option: str = "") -> Path | None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nblauncher import workers
-from nblauncher.cgroups import Groups, Kind, members, of_users, uids_in
+from nblauncher.cgroups import Groups, Kind, members
 from nblauncher.errors import HostError
+from nblauncher.owners import of_users, uids_in
 
 LONGEST = 30.0
 """Seconds after which everybody is thawed in any case."""

@@ -64,7 +64,7 @@ class LimitDisk:
 
 
 def forget(host: Host, account: Account) -> None:
-    """The account is gone: its quota as well, whatever the config says by now."""
+    """An account that goes takes its quota along, whatever the config says by now."""
     folder = host.settings.accounts.home
     if _has_quotas(host) and (quota := quotas.read(folder, account.uid)) and quota.limit is not None:
         quotas.limit(folder, account.uid, None)

@@ -245,8 +245,9 @@ class DeleteStudent:
         temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
         if not self.is_homeless:
             self._empty(host, account)
-        host.accounts.delete(account, locks=host.locks)
+        # Before the account: after a kill in between the next run finds it and does both.
         disks.forget(host, account)
+        host.accounts.delete(account, locks=host.locks)
         # On tmpfs, and empty unless somebody else has written there: then it is gone at the next reboot.
         with contextlib.suppress(OSError):
             os.rmdir(_runtime_folder(host, account))

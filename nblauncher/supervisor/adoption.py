@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import cgroups, processes
+from nblauncher import owners, processes
 from nblauncher.descriptors import take_listener, take_pipe
 from nblauncher.model import Handle
 from nblauncher.supervisor.registry import Remembered
@@ -69,4 +69,4 @@ def _is_run_by(pid: int, uid: int) -> bool:
         status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
         return False
-    return set(cgroups.uids_in(status)) == {uid}
+    return set(owners.uids_in(status)) == {uid}

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from nblauncher import cgroups
+from nblauncher import owners
 from nblauncher.cgroups import Kind
 from nblauncher.errors import HostError
 from nblauncher.model import Handle, ServerState
@@ -70,7 +70,7 @@ class Ending:
             seat.state, seat.reason = ServerState.FAILED, f"processes do not end, not even by SIGKILL: {left}"
             log.error("%s: %s", seat.username, seat.reason)
         if seat.group.kind is Kind.NONE:
-            seat.unproven = cgroups.of_user(seat.uid)
+            seat.unproven = owners.of_user(seat.uid)
         seat.end_output()
         # Before it lies down: who was called meanwhile is started by that, in a sandbox anew.
         keeps_runtime = seat.state in (ServerState.STARTING, ServerState.ASLEEP)
@@ -88,11 +88,11 @@ class Ending:
 def _left(seat: Seat, leader: Handle | None) -> tuple[int, ...]:
     if seat.group.kind is not Kind.NONE:
         return seat.group.pids()
-    return cgroups.provable(seat.uid, leader.pid if leader else 0, os.getpid())
+    return owners.provable(seat.uid, leader.pid if leader else 0, os.getpid())
 
 
 def _kill(seat: Seat, leader: Handle | None) -> None:
     if seat.group.kind is not Kind.NONE:
         seat.group.kill()
     else:
-        cgroups.kill_proven(seat.uid, leader.pid if leader else 0, os.getpid())
+        owners.kill_proven(seat.uid, leader.pid if leader else 0, os.getpid())

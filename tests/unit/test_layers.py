@@ -17,7 +17,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model", "errors"),
     # L½: doors to the system, and inputs.
     (
-        *("processes", "privileges", "workers", "cgroups", "sockets", "files", "roster", "settings", "passwords"),
+        *(
+            "processes",
+            "privileges",
+            "workers",
+            "cgroups",
+            "owners",
+            "sockets",
+            "files",
+            "roster",
+            "settings",
+            "passwords",
+        ),
         *("inputs", "printable", "logs", "hashes", "allot", "tickets", "tls", "tls_files"),
         *(
             "descriptors",

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nblauncher import cgroups
+from nblauncher import owners
 from nblauncher.descriptors import Listener
 from nblauncher.model import Account, Handle, ServerState
 from nblauncher.plain_http import redirect_target
@@ -297,8 +297,8 @@ def test_a_name_with_a_carriage_return_forges_no_uid():
         process.stdout.readline()
         status = Path(f"/proc/{process.pid}/status").read_bytes()
         assert b"Name:\t\rUid: x\n" in status
-        assert cgroups.uids_in(status) == (os.getuid(), os.geteuid(), os.geteuid(), os.geteuid())
-        assert process.pid in cgroups.of_user(os.getuid())
+        assert owners.uids_in(status) == (os.getuid(), os.geteuid(), os.geteuid(), os.geteuid())
+        assert process.pid in owners.of_user(os.getuid())
         process.communicate(b"\n")
 
 

@@ -1,0 +1,109 @@
+"""Whose a process is, read from /proc: by uid, and without control groups by sessions and parents.
+
+Everything here runs as root and believes nothing that a process can write itself.
+Sources: proc_pid_stat(5), proc_pid_status(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nblauncher import processes
+
+
+def provable(uid: int, leader: int, ancestor: int) -> tuple[int, ...]:
+    """Without groups: the uid's processes that certainly come from the server `leader`.
+
+    Those in its session (nobody can join a session from outside) and, for servers of ours, everybody whose parents
+    lead to `ancestor`, the supervisor, who adopts orphans.
+    """
+    facts = dict(_processes())
+    return tuple(
+        pid
+        for pid, one in facts.items()
+        if one.uid == uid and (one.session == leader or _descends(pid, ancestor, facts))
+    )
+
+
+def of_user(uid: int) -> tuple[int, ...]:
+    """Every process of the uid, whoever started it."""
+    return tuple(pid for pid, one in _processes() if one.uid == uid)
+
+
+def of_users(uids: Collection[int]) -> dict[int, tuple[int, str]]:
+    """Every process with one of these real uids, in one look: uid and state (a letter, proc_pid_status(5)) by pid."""
+    found: dict[int, tuple[int, str]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            status = Path("/proc", name, "status").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        uid = uids_in(status)[0]
+        if uid in uids:
+            state = next(line for line in status.split(b"\n") if line.startswith(b"State:"))
+            found[int(name)] = uid, state.split()[1].decode("ascii")
+    return found
+
+
+def kill_proven(uid: int, leader: int, ancestor: int) -> None:
+    """SIGKILL to everybody who is provable. Call again until nobody is left."""
+    for pid in provable(uid, leader, ancestor):
+        handle = processes.identify(pid)
+        pidfd = None if handle is None else processes.open_handle(handle)
+        if pidfd is None:
+            continue
+        try:
+            # Once more now that the pid is held: it may have become somebody else's.
+            if pid in provable(uid, leader, ancestor):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def uids_in(status: bytes) -> tuple[int, ...]:
+    """Real, effective, saved and file system uid from the bytes of /proc/PID/status.
+
+    The process's name comes first and is its own to choose; the kernel escapes a newline in it, but not a carriage
+    return, which would begin a line of text.
+    """
+    line = next(line for line in status.split(b"\n") if line.startswith(b"Uid:"))
+    return tuple(map(int, line.split()[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    uid: int
+    parent: int
+    session: int
+
+
+def _processes() -> Iterator[tuple[int, _Process]]:
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            status = Path("/proc", name, "stat").read_bytes()
+            uid = uids_in(Path("/proc", name, "status").read_bytes())[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent, _group, session = status[status.rindex(b")") + 2 :].split()[:4]
+        if state not in (b"Z", b"X"):
+            yield int(name), _Process(uid, int(parent), int(session))
+
+
+def _descends(pid: int, ancestor: int, facts: dict[int, _Process]) -> bool:
+    seen = set()
+    while pid in facts and pid not in seen:
+        if pid == ancestor:
+            return True
+        seen.add(pid)
+        pid = facts[pid].parent
+    return False
