@@ -190,9 +190,14 @@ def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[Step]:
             while waiting and len(running) < phase.parallel:
                 step = waiting.pop(0)
                 log.info("%s", step.describe())
-                worker = workers.start(_ROOT, _apply_as_json, step, host, keep=keep)
-                running[worker.fileno()] = (step, worker)
-            readable, _, _ = select.select(list(running), [], [])
+                try:
+                    worker = workers.start(_ROOT, _apply_as_json, step, host, keep=keep)
+                except HostError as error:
+                    _record_failure(step, error, report)
+                    yield step
+                else:
+                    running[worker.fileno()] = (step, worker)
+            readable = select.select(list(running), [], [])[0] if running else ()
             for descriptor in readable:
                 step, worker = running.pop(descriptor)
                 try:

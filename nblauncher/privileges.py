@@ -30,8 +30,10 @@ def drop_to(account: Account) -> None:
     Also renews what the kernel forgets or keeps over a change of uid: dumpable stays off (the account's other
     processes cannot ptrace us) and the umask is 077. A parent-death signal must be set again afterwards.
 
-    Raises HostError when any id is not the account's afterwards; the caller must exit then.
+    Raises HostError without root, and when any id is not the account's afterwards; the caller must exit then.
     """
+    if not is_root():
+        raise HostError(f"only root can act as {account.username}", "Use sudo.")
     if account.uid == 0:
         raise HostError(f"refusing to become {account.username}: uid 0 is not a student or teacher to drop to")
     os.umask(0o077)

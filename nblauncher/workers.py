@@ -1,4 +1,4 @@
-"""Forked children that work as somebody else and answer over a framed pipe (DESIGN promise 2).
+"""Forked children that work as somebody else and answer over a framed pipe (docs/decisions/two-children-and-a-pipe.md).
 
 A worker forks without exec, so the student whose uid it takes cannot ptrace it (ptrace(2): not dumpable). It keeps
 no descriptor but the ones it is given, dies with its parent, and answers with JSON; nothing it says is unpickled.
@@ -141,17 +141,41 @@ def start(account: Account, function: Callable[..., Any], *arguments: object, ke
     """Fork a child that becomes `account`, runs `function(*arguments)` and answers with its JSON-able return value.
 
     `keep` lists the descriptors that the child may hold; its standard streams are /dev/null. A worker for uid 0 (a
-    teacher who is root) stays root, and one for the caller stays the caller (a dry run of somebody who is not root);
-    whoever acts below a student's home checks that the student is not root. `function`
+    teacher who is root) stays root, and one for the caller stays the caller (a dry run without root);
+    code that acts below a student's home checks that the student is not root. `function`
     must import nothing new from a folder that the account can write, and takes no lock.
+
+    HostError when the host has no process, memory or descriptor left for it.
     """
     parent_pid = os.getpid()
-    answer, answer_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _serve(account, function, arguments, parent_pid, answer_end, frozenset(keep))
-    os.close(answer_end)
-    return Worker(account, pid, answer, os.pidfd_open(pid))
+    try:
+        answer, answer_end = os.pipe()
+    except OSError as error:
+        raise _cannot_start(account, error) from error
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(answer)
+        raise _cannot_start(account, error) from error
+    else:
+        if pid == 0:
+            _serve(account, function, arguments, parent_pid, answer_end, frozenset(keep))
+    finally:
+        os.close(answer_end)
+    try:
+        return Worker(account, pid, answer, os.pidfd_open(pid))
+    except OSError as error:
+        os.close(answer)
+        os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet: the pid is still its own
+        os.waitpid(pid, 0)
+        raise _cannot_start(account, error) from error
+
+
+def _cannot_start(account: Account, error: OSError) -> HostError:
+    return HostError(
+        f"a file worker of {account.username} cannot be started: {os.strerror(error.errno or 0).lower()}",
+        "The host is short of processes, memory or open files: free some, and run the command again.",
+    )
 
 
 def run_as(
@@ -207,10 +231,7 @@ def _serve(
         _forget_logs(keep)
         close_descriptors({answer} | keep)
         _use_null_streams()
-        if account.uid != os.geteuid():
-            privileges.drop_to(account)
-            privileges.die_with_parent(parent_pid)
-        write_frame(answer, _answer(function, arguments))
+        write_frame(answer, _answer(account, parent_pid, function, arguments))
         status = 0
     finally:
         os._exit(status)
@@ -245,8 +266,14 @@ def _use_null_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def _answer(function: Callable[..., Any], arguments: tuple[object, ...]) -> Mapping[str, Any]:
+def _answer(
+    account: Account, parent_pid: int, function: Callable[..., Any], arguments: tuple[object, ...]
+) -> Mapping[str, Any]:
+    """What the function returned or raised, or why this process could not become the account."""
     try:
+        if account.uid != os.geteuid():
+            privileges.drop_to(account)
+            privileges.die_with_parent(parent_pid)
         return {"result": function(*arguments)}
     except NblauncherError as error:
         return {"kind": type(error).__name__, "problem": error.problem, "hint": error.hint}

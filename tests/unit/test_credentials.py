@@ -12,7 +12,7 @@ from nblauncher.credentials import COLUMNS, Credentials
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Secret
 
-ME = Account("me", os.getuid() and os.getuid(), os.getgid(), Path("/"))
+ME = Account("me", os.getuid(), os.getgid(), Path("/"))
 
 
 def row(username, name="", password="abcd"):

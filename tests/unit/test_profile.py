@@ -19,8 +19,8 @@ from nblauncher.model import Account
 
 @pytest.fixture
 def owner(tmp_path):
-    """Whoever runs the tests: for uid 0 a worker does not change its uid."""
-    return Account("whoever", 0, 0, tmp_path)
+    """The account that runs the tests: its workers do not change their uid."""
+    return Account("me", os.geteuid(), os.getegid(), tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Workers: frames that a hostile child cannot misuse, a child that holds nothing of ours, and an end in every case.
 
-These workers stay who we are (uid 0 stands for "no change"); what becoming somebody else means is tested on real
+These workers keep our own uid; what becoming somebody else means is tested on real
 accounts in tests/system/test_privileges.py.
 """
 
@@ -27,7 +27,7 @@ from nblauncher.model import Account
 from nblauncher.processes import identify, is_running
 from nblauncher.workers import MAX_PAYLOAD, read_frame, run_as, start, write_frame
 
-ROOT = Account("root", 0, 0, Path("/root"))
+ME = Account("me", os.geteuid(), os.getegid(), Path("/"))
 TIMEOUT = 20.0
 
 
@@ -119,7 +119,7 @@ def test_our_own_frames_are_never_too_large():
 
 
 def test_the_answer_is_what_the_function_returned():
-    assert run_as(ROOT, lambda *words: {"words": list(words), "odd": os.fsdecode(b"\xff")}, "a", 1) == {
+    assert run_as(ME, lambda *words: {"words": list(words), "odd": os.fsdecode(b"\xff")}, "a", 1) == {
         "words": ["a", 1],
         "odd": os.fsdecode(b"\xff"),
     }
@@ -131,7 +131,7 @@ def test_an_error_for_the_person_comes_back_as_itself(kind):
         raise kind("what happened", "what to do")
 
     with pytest.raises(kind) as raised:
-        run_as(ROOT, function)
+        run_as(ME, function)
     assert (raised.value.problem, raised.value.hint) == ("what happened", "what to do")
 
 
@@ -140,7 +140,7 @@ def test_a_bug_comes_back_with_its_traceback():
         raise KeyError("no such thing")
 
     with pytest.raises(RuntimeError, match="function_with_a_bug"):
-        run_as(ROOT, function_with_a_bug)
+        run_as(ME, function_with_a_bug)
 
 
 def test_a_full_disk_is_said_in_words():
@@ -149,12 +149,12 @@ def test_a_full_disk_is_said_in_words():
             stream.write("x")
 
     with pytest.raises(HostError, match="disk full"):
-        run_as(ROOT, function)
+        run_as(ME, function)
 
 
 def test_a_worker_that_dies_of_a_signal_without_a_name_is_an_error_and_no_bug():
     with pytest.raises(HostError, match="killed by signal 40"):
-        run_as(ROOT, lambda: os.kill(os.getpid(), 40))
+        run_as(ME, lambda: os.kill(os.getpid(), 40))
 
 
 def test_a_worker_that_dies_is_an_error():
@@ -162,12 +162,12 @@ def test_a_worker_that_dies_is_an_error():
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(HostError, match="killed by SIGKILL"):
-        run_as(ROOT, function)
+        run_as(ME, function)
 
 
 def test_a_worker_that_takes_too_long_or_is_stopped_is_killed():
     for function in (signal.pause, lambda: os.kill(os.getpid(), signal.SIGSTOP)):
-        worker = start(ROOT, function)
+        worker = start(ME, function)
         handle = identify(worker.pid)
         with pytest.raises(HostError, match="still not done"):
             worker.result(timeout=0.2)
@@ -175,7 +175,7 @@ def test_a_worker_that_takes_too_long_or_is_stopped_is_killed():
 
 
 def test_stopping_twice_touches_nobody():
-    worker = start(ROOT, signal.pause)
+    worker = start(ME, signal.pause)
     assert os.WTERMSIG(worker.stop()) == signal.SIGKILL
     assert worker.stop() == 0
 
@@ -192,7 +192,7 @@ def test_a_worker_holds_no_descriptor_but_the_ones_it_is_given(tmp_path):
     with (tmp_path / "given").open("w") as given_file, (tmp_path / "secret").open("w") as secret:
         high = os.dup2(secret.fileno(), 900)
         try:
-            links = run_as(ROOT, held, keep=[given_file.fileno()])
+            links = run_as(ME, held, keep=[given_file.fileno()])
         finally:
             os.close(high)
     assert str(tmp_path / "given") in links
@@ -209,9 +209,9 @@ def test_what_a_worker_logs_never_lands_in_a_file_that_it_opened(tmp_path):
     log = logging.FileHandler(tmp_path / "log")
     logging.getLogger().addHandler(log)
     try:
-        run_as(ROOT, write_and_log, tmp_path / "work")
+        run_as(ME, write_and_log, tmp_path / "work")
         assert (tmp_path / "work").read_text() == ""
-        run_as(ROOT, write_and_log, tmp_path / "work", keep={log.stream.fileno()})
+        run_as(ME, write_and_log, tmp_path / "work", keep={log.stream.fileno()})
         assert (tmp_path / "log").read_text() == "a line of the log\n"
     finally:
         logging.getLogger().removeHandler(log)
@@ -222,18 +222,18 @@ def test_a_workers_standard_streams_lead_nowhere():
     def streams() -> list[str]:
         return [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
 
-    assert run_as(ROOT, streams) == ["/dev/null"] * 3
+    assert run_as(ME, streams) == ["/dev/null"] * 3
 
 
 def test_a_print_is_not_an_answer_even_when_we_have_no_standard_streams():
     code = """
 import os
 from nblauncher.workers import run_as
-from tests.unit.test_workers import ROOT
+from tests.unit.test_workers import ME
 log = os.dup(2)
 for number in (0, 1, 2):
     os.close(number)
-answer = run_as(ROOT, lambda: [os.write(1, b"noise"), os.write(2, b"noise")])
+answer = run_as(ME, lambda: [os.write(1, b"noise"), os.write(2, b"noise")])
 os.write(log, repr(answer).encode())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -244,7 +244,7 @@ def test_a_worker_dies_with_its_parent(tmp_path):
     pid_file = tmp_path / "pid"
     parent = os.fork()
     if parent == 0:
-        worker = start(ROOT, signal.pause)
+        worker = start(ME, signal.pause)
         pid_file.write_text(f"{worker.pid}\n")
         signal.pause()
     deadline = time.monotonic() + TIMEOUT
@@ -270,7 +270,7 @@ def test_a_worker_forgets_its_parents_signal_handlers():
     try:
         for number in before:
             signal.signal(number, lambda *_: None)
-        found = run_as(ROOT, handlers)
+        found = run_as(ME, handlers)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -281,10 +281,80 @@ def test_a_worker_forgets_its_parents_signal_handlers():
 
 
 def test_several_workers_can_be_waited_for_at_once():
-    started = [start(ROOT, os.getpid) for _ in range(3)]
+    started = [start(ME, os.getpid) for _ in range(3)]
     pids = {worker.pid for worker in started}
     poller = select.poll()
     for worker in started:
         poller.register(worker)
     assert poller.poll(TIMEOUT * 1000)
     assert {worker.result(TIMEOUT) for worker in started} == pids
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may become anybody: tests/system/test_privileges.py")
+def test_without_root_a_worker_for_another_account_says_so():
+    with pytest.raises(HostError, match="only root can act as kim") as caught:
+        run_as(Account("kim", os.geteuid() + 1, os.getegid(), Path("/")), os.getpid)
+    assert "sudo" in caught.value.hint
+
+
+SHORTAGES = {
+    "processes": "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))",
+    "descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (before - 1, 4096))",  # listing took one
+}
+
+
+def short_of(what: str, code: str) -> str:
+    """What a process prints that is not root and may have no more of something."""
+    setup = """
+import os, resource
+from pathlib import Path
+from nblauncher.errors import HostError
+from nblauncher.model import Account
+from nblauncher.plan import Phase, Plan, Report, apply
+from nblauncher.workers import run_as
+from tests.unit.test_plan import Do
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+me = Account("me", os.geteuid(), os.getegid(), Path("/"))
+before = len(os.listdir("/proc/self/fd"))
+"""
+    text = f"{setup}\n{SHORTAGES[what]}\n{code}"
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
+    argv = [sys.executable, "-c", text]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout or done.stderr  # the log of last resort also writes to stderr
+
+
+@pytest.mark.parametrize("what", SHORTAGES)
+def test_a_host_without_room_for_a_worker_says_no_and_nothing_is_left_open(what):
+    said = short_of(
+        what,
+        """
+for _ in range(5):
+    try:
+        run_as(me, os.getpid)
+    except HostError as error:
+        print(error.problem)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
+print(len(os.listdir("/proc/self/fd")) - before)
+""",
+    ).splitlines()
+    assert len(said) == 6 and said[-1] == "0", said
+    assert all(line.startswith("a file worker of me cannot be started: ") for line in said[:5])
+
+
+@pytest.mark.parametrize("what", SHORTAGES)
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_step_that_finds_no_room_for_a_worker_is_one_students_failure(what, parallel):
+    """In turn or in parallel, the report is there."""
+    said = short_of(
+        what,
+        f"""
+steps = tuple(Do((name,), lambda names: run_as(me, os.getpid) and None) for name in ("ada", "bob", "eve"))
+report = apply(Plan((Phase("p", steps, parallel={parallel}),)), None, Report.of(("ada", "bob", "eve")))
+print([(one.status, "cannot be started" in one.error) for one in report.students.values()])
+""",
+    )
+    assert said == f"{[('failed', True)] * 3}\n"
