@@ -51,7 +51,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "nblauncher = nblauncher.cli:main",
+            "nblauncher = nblauncher.__main__:main",
             "ipython_dir = nblauncher.ipython_dir:main",
         ],
         "jupyter_client.kernel_provisioners": [

@@ -1,5 +1,15 @@
-"""`python -m nblauncher`."""
+"""`nblauncher` and `python -m nblauncher`: signals are remembered before anything that takes time is imported."""
 
-from nblauncher.cli import main
+from nblauncher import interruption
 
-main()
+
+def main() -> None:
+    """The console script `nblauncher`."""
+    interruption.listen()
+    from nblauncher import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

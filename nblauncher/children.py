@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import privileges, processes
+from nblauncher import interruption, privileges, processes
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Handle
 from nblauncher.sandbox import Sandbox
@@ -104,7 +104,7 @@ def _use_streams(output: int) -> None:
 
 
 def _reset_signals() -> None:
-    signal.set_wakeup_fd(-1)
+    interruption.forget()
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)

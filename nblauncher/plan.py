@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import select
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nblauncher import workers
+from nblauncher import interruption, workers
 from nblauncher.errors import HostError, NblauncherError
 from nblauncher.host import Host
 from nblauncher.model import Account
@@ -146,7 +145,8 @@ Notify = Callable[[str, int, int], None]
 def apply(plan: Plan, host: Host, report: Report, notify: Notify = lambda _line, _done, _total: None) -> Report:
     """Carry the plan out. One student's failure is one student's; a failure of the whole course's step ends it.
 
-    Ctrl-C ends it; what was done is in the report, and `skipped` is whoever a step was still to come for.
+    A signal ends it after the step in hand (nblauncher.interruption): what was done is in the report, and the students
+    for whom a step was still to come are `skipped`.
     """
     done = 0
     total = len(plan.steps)
@@ -169,6 +169,7 @@ def apply(plan: Plan, host: Host, report: Report, notify: Notify = lambda _line,
 
 def _in_turn(phase: Phase, host: Host, report: Report) -> Iterable[Step]:
     for step in _alive(phase.steps, report):
+        interruption.check()
         log.info("%s", step.describe())
         try:
             _record(step, step.apply(host), report)
@@ -197,8 +198,7 @@ def _in_parallel(phase: Phase, host: Host, report: Report) -> Iterable[Step]:
                     yield step
                 else:
                     running[worker.fileno()] = (step, worker)
-            readable = select.select(list(running), [], [])[0] if running else ()
-            for descriptor in readable:
+            for descriptor in interruption.wait(running) if running else ():
                 step, worker = running.pop(descriptor)
                 try:
                     answer = worker.result(_LONGEST_STEP)

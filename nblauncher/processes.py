@@ -38,7 +38,7 @@ def run(
     `input` is its whole stdin and is never logged; secrets travel there, because `ps` shows argv to everybody.
     `timeout` in seconds. `inherit` lists descriptors that it keeps open: a lock handed to useradd stays held until
     useradd ends, even when we are killed. The tool runs in a session of its own, so that Ctrl-C does not stop it
-    midway; a KeyboardInterrupt is raised once it is done.
+    midway: a half-run useradd is worse than waiting. nblauncher.interruption tells of it afterwards.
 
     Raises HostError with the tool's last words when it is missing, fails, or is still not done after `timeout`.
     """
@@ -175,30 +175,13 @@ def _run(argv: Sequence[str], streams: tuple[int, int, int], timeout: float, inh
     # Not process.wait(timeout): that one sleeps between looks, which made two hundred useradds take four times as long.
     descriptor = os.pidfd_open(process.pid)
     try:
-        interrupt = _wait_uninterrupted(descriptor, process, argv[0], timeout)
+        has_ended = wait_for_end(descriptor, timeout)
     finally:
         os.close(descriptor)
-    status = process.wait()
-    if interrupt is not None:
-        raise interrupt
-    return status
-
-
-def _wait_uninterrupted(
-    descriptor: int, process: subprocess.Popen[bytes], tool: str, timeout: float
-) -> KeyboardInterrupt | None:
-    """Wait for the end of the tool, also when Ctrl-C is pressed meanwhile: a half-run useradd is worse than waiting."""
-    deadline = time.monotonic() + timeout
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            if wait_for_end(descriptor, deadline - time.monotonic()):
-                return interrupt
-            break
-        except KeyboardInterrupt as pressed:
-            interrupt = pressed
-    _end_group(process)
-    raise HostError(f"{tool} was still not done after {timeout:.0f} s and was ended")
+    if not has_ended:
+        _end_group(process)
+        raise HostError(f"{argv[0]} was still not done after {timeout:.0f} s and was ended")
+    return process.wait()
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -12,17 +12,15 @@ import gc
 import json
 import logging
 import os
-import select
 import signal
 import struct
 import sys
-import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nblauncher import privileges
+from nblauncher import interruption, privileges, processes
 from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
 from nblauncher.model import Account
 
@@ -55,7 +53,9 @@ def write_frame(descriptor: int, header: Mapping[str, Any], payload: bytes | mem
 
 
 def read_frame(descriptor: int, stall: float | None = None) -> Frame | None:
-    """The next frame, or None at the end. HostError when it is malformed or nothing arrives for `stall` seconds."""
+    """The next frame, or None at the end. HostError when it is malformed, TimeoutError when nothing arrives for `stall`
+    seconds, KeyboardInterrupt when a signal to the command comes first (nblauncher.interruption).
+    """
     prefix = _read_exactly(descriptor, _FRAME.size, stall, may_end=True)
     if not prefix:
         return None
@@ -85,8 +85,9 @@ class Worker:
         """What the function returned, as JSON made it.
 
         Raises the NblauncherError that the function raised, and HostError when the child died, was killed, or took
-        longer than `timeout` seconds (it is then killed). Any other exception is logged and is a HostError too; only
-        where the child has our own uid is it a bug for certain, and comes back as RuntimeError with its traceback.
+        longer than `timeout` seconds (it is then killed, as it is when a signal interrupts us). Any other exception is
+        logged and is a HostError too; only where the child has our own uid is it a bug for certain, and comes back as
+        RuntimeError with its traceback.
         """
         try:
             answer = self._receive(timeout)
@@ -120,7 +121,7 @@ class Worker:
         pid, self.pid = self.pid, 0
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            if not _is_readable(self.pidfd, _LAST_MOMENTS):
+            if not processes.wait_for_end(self.pidfd, _LAST_MOMENTS):
                 raise HostError(f"a file worker of {self.account.username} (pid {pid}) hangs in the kernel")
             return os.waitpid(pid, 0)[1]
         finally:
@@ -239,7 +240,7 @@ def _serve(
 
 def _forget_signal_handlers() -> None:
     """The parent's handlers are not for us: the account's other processes may send us any signal."""
-    signal.set_wakeup_fd(-1)
+    interruption.forget()
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
@@ -313,7 +314,7 @@ def _read_exactly(descriptor: int, size: int, stall: float | None, *, may_end: b
     parts: list[bytes] = []
     missing = size
     while missing:
-        if stall is not None and not _is_readable(descriptor, stall):
+        if stall is not None and not interruption.wait([descriptor], stall):
             raise TimeoutError(f"nothing arrived for {stall:.0f} s")
         part = os.read(descriptor, missing)
         if not part:
@@ -323,13 +324,3 @@ def _read_exactly(descriptor: int, size: int, stall: float | None, *, may_end: b
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
-
-
-def _is_readable(descriptor: int, timeout: float) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    deadline = time.monotonic() + timeout
-    while (remaining := deadline - time.monotonic()) > 0:
-        if poller.poll(remaining * 1000):
-            return True
-    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -13,7 +14,7 @@ from types import TracebackType
 
 import click
 
-from nblauncher import __version__, logs, render
+from nblauncher import __version__, interruption, logs, render
 from nblauncher.cli import deadlines, foreground, history, service, talk
 from nblauncher.cli.asked import time_of
 from nblauncher.cli.call import Call, acts_on_students, names
@@ -43,14 +44,21 @@ from nblauncher.commands import (
     status,
     trial,
 )
-from nblauncher.errors import NblauncherError
+from nblauncher.errors import HostError, NblauncherError
 from nblauncher.host import Host
 from nblauncher.model import Roster
 from nblauncher.plan import Plan, Report
+from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
 
 EXIT_BUG = 70
+
+_SHORTAGES = (
+    *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+)
+"""What a host says that is short of processes, memory, open files or disk."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -168,16 +176,15 @@ def launch_command(
         return plans[-1]
 
     def summary(host: Host, report: Report) -> str:
-        watch.is_ready = not report.was_interrupted
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
         return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
 
     deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)
-    with foreground.watching() as watch:
-        exit_code = change(call, opened, make_plan, deed)
-        if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
-            return exit_code
-        return watch.keep(opened.host)
+    interruption.outlive_hangups()
+    exit_code = change(call, opened, make_plan, deed)
+    if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
+        return exit_code
+    return foreground.keep(opened.host)
 
 
 @cli.command("reload")
@@ -301,24 +308,53 @@ for command in (
 
 
 def main() -> None:
-    """The console script `nblauncher`."""
+    """Run what was typed and exit."""
     call = Call()
     talk.outlive_readers()
     logs.start(None, 0)
     sys.excepthook = functools.partial(_bug, call)
     try:
-        exit_code = cli.main(obj=call, standalone_mode=False)
+        exit_code = _run(call)
+        sys.stdout.flush()
+    except OSError as error:
+        talk.drop_answer()
+        shortage = _shortage(error)
+        click.echo(f"Error: the answer cannot be written: {shortage.problem}. What was done stays done.", err=True)
+        exit_code = shortage.exit_code
+    sys.exit(exit_code)
+
+
+def _run(call: Call) -> int:
+    """The exit code. OSError when not even the error can be answered."""
+    try:
+        interruption.check()
+        return int(cli.main(obj=call, standalone_mode=False) or 0)
     except NblauncherError as error:
         log.error("%s", error)
         talk.show_error(call, error)
-        exit_code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        exit_code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; nothing more was changed.", err=True)
-        exit_code = EXIT_INTERRUPTED
-    sys.exit(exit_code)
+        words = "Interrupted; nothing more was changed."
+        click.echo(words, err=True)
+        if call.as_json:
+            talk.answer(call, "", EXIT_INTERRUPTED, status="failed", errors=[words])
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        log.exception("the host said no")
+        shortage = _shortage(error)
+        talk.show_error(call, shortage)
+        return shortage.exit_code
+
+
+def _shortage(error: OSError) -> HostError:
+    """The host said no, wherever that was. Any other OSError is a bug and raised again."""
+    if error.errno not in _SHORTAGES:
+        raise error
+    where = f" ({printable(str(error.filename))})" if error.filename else ""
+    return HostError(f"{(error.strerror or '').lower()}{where}", "Make room, and run the command again.")
 
 
 def _bug(call: Call, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

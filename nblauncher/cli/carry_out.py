@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from nblauncher import __version__, logs, render
+from nblauncher import __version__, interruption, logs, render
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
 from nblauncher.commands import session as sessions
@@ -88,6 +86,7 @@ def students_of(session: Session, call: Call) -> tuple[str, ...]:
 def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed: Deed) -> int:
     """Carry out what `make_plan` says and report it; the exit code."""
     host = session.host
+    interruption.check()
     plan = make_plan(host)
     if call.is_dry_run:
         steps = [step.describe() for step in plan.steps]
@@ -103,6 +102,7 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
         make_folders(host.paths)
         call.log_file = logs.start(host.paths.logs, call.verbosity)
         _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
+        report.was_interrupted |= interruption.came()
     for username, details in deed.enrich(host, tuple(report.students)).items():
         report[username].details.update(details)
     for student in report.students.values():
@@ -115,7 +115,7 @@ def _apply(
     host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, confirmed: Plan | None
 ) -> None:
     """Under the locks the host is looked at once more: somebody may have been quicker."""
-    with _locks(host, deed.lock(host), deed.touches_accounts) as locks, _stoppable():
+    with _locks(host, deed.lock(host), deed.touches_accounts) as locks:
         make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
         host = dataclasses.replace(host, locks=locks)
         plan = make_plan(host)
@@ -177,17 +177,3 @@ def _locks(host: Host, lock: Path, touches_accounts: bool) -> Iterator[tuple[int
         if touches_accounts:
             locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
         yield tuple(locks)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C: after the step in hand, with a report."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

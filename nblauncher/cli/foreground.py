@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 import click
 
+from nblauncher import interruption
 from nblauncher.cli import talk
 from nblauncher.commands import status
 from nblauncher.errors import HostError
@@ -24,48 +21,19 @@ _LOOK_EVERY = 2.0
 """Seconds."""
 
 
-class Watch:
-    """What signals mean: an interruption until the class is ready, and from then on the end of the watch."""
-
-    def __init__(self) -> None:
-        self.is_ready = False
-        self.has_hung_up = False
-        self._is_over = threading.Event()
-
-    def received(self, number: int, _frame: FrameType | None) -> None:
-        """SIGHUP ends nothing: the terminal was closed, and the class goes on without it."""
-        if number == signal.SIGHUP:
-            self.has_hung_up = True
-        elif not self.is_ready:
-            raise KeyboardInterrupt
-        self._is_over.set()
-
-    def keep(self, host: Host) -> int:
-        """Show the state until SIGINT or SIGTERM (the front page stops), SIGHUP, or the class's end. The exit code."""
-        is_over = False
-        while not is_over:
-            words = _state(host)
-            if words is None:
-                return _ended(host)
-            _show(words)
-            is_over = self._is_over.wait(_LOOK_EVERY)
-        if self.has_hung_up:
+def keep(host: Host) -> int:
+    """Show the state until SIGINT or SIGTERM (the front page stops), SIGHUP, or the class's end. The exit code."""
+    while True:
+        words = _state(host)
+        if words is None:
+            return _ended(host)
+        _show(words)
+        came = interruption.take(_LOOK_EVERY)
+        if came == {signal.SIGHUP}:
             log.info("the terminal is gone; the class goes on")
             return 0
-        return _stop_front_page(host)
-
-
-@contextmanager
-def watching() -> Iterator[Watch]:
-    """From before the class is started: a signal right after "ready" must not find the default handlers."""
-    watch = Watch()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, watch.received) for number in numbers}
-    try:
-        yield watch
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if came:
+            return _stop_front_page(host)
 
 
 def _stop_front_page(host: Host) -> int:

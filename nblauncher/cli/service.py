@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from types import FrameType
 
 import click
 
+from nblauncher import interruption
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
-from nblauncher.cli.carry_out import EXIT_PARTIAL, Deed, change, open_accepted, open_session
+from nblauncher.cli.carry_out import EXIT_INTERRUPTED, EXIT_PARTIAL, Deed, change, open_accepted, open_session
 from nblauncher.commands import launch, service, session, shutdown
 from nblauncher.commands.session import Session
 from nblauncher.errors import HostError
@@ -44,31 +42,23 @@ def service_command(call: Call, action: str) -> int:
 
 def serve(call: Call, course: str) -> int:
     """Bring the class back as it was, tell systemd, and stay until it is over. SIGTERM ends the class, in order."""
-    is_over = threading.Event()
-
-    def received(_number: int, _frame: FrameType | None) -> None:
-        is_over.set()
-
     opened = open_accepted(call, course)
     host = opened.host
-    previous = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        up, asleep = service.wanted(host)
-        if not up and not asleep:
-            service.notify("READY=1\nSTATUS=The class was shut down: nothing to start.")
-            return 0
-        worst = 0
-        for names, on_demand in ((up, False), (asleep, True)):
-            if names and not is_over.is_set():
-                service.notify(f"STATUS=Starting {shutdown.servers_of(names)}")
-                worst = max(worst, _bring_back(call, opened, names, on_demand=on_demand))
-        if worst not in (0, EXIT_PARTIAL) and not _has_class(host):
-            return worst
-        service.notify(f"READY=1\nSTATUS={len(up)} students up, {len(asleep)} when they come")
-        return _stay(host, is_over)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    up, asleep = service.wanted(host)
+    if not up and not asleep:
+        service.notify("READY=1\nSTATUS=The class was shut down: nothing to start.")
+        return 0
+    worst = 0
+    for names, on_demand in ((up, False), (asleep, True)):
+        if names and worst != EXIT_INTERRUPTED:
+            service.notify(f"STATUS=Starting {shutdown.servers_of(names)}")
+            worst = max(worst, _bring_back(call, opened, names, on_demand=on_demand))
+    if worst == EXIT_INTERRUPTED:
+        return _end(host)
+    if worst not in (0, EXIT_PARTIAL) and not _has_class(host):
+        return worst
+    service.notify(f"READY=1\nSTATUS={len(up)} students up, {len(asleep)} when they come")
+    return _stay(host)
 
 
 def _bring_back(call: Call, opened: Session, names: tuple[str, ...], *, on_demand: bool) -> int:
@@ -91,8 +81,8 @@ def _has_class(host: Host) -> bool:
     return True
 
 
-def _stay(host: Host, is_over: threading.Event) -> int:
-    while not is_over.wait(_LOOK_EVERY):
+def _stay(host: Host) -> int:
+    while not interruption.take(_LOOK_EVERY):
         supervisor = client.connect(host.paths)
         if supervisor is None:
             # The course was removed, or shut down: then there is nothing to watch over.
@@ -100,6 +90,10 @@ def _stay(host: Host, is_over: threading.Event) -> int:
                 return 0
             raise HostError("the supervisor is gone", "systemd starts the class again; what still runs is found.")
         supervisor.close()
+    return _end(host)
+
+
+def _end(host: Host) -> int:
     service.notify("STOPPING=1")
     supervisor = client.connect(host.paths)
     if supervisor is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from nblauncher import render
+from nblauncher import interruption, render
 from nblauncher.cli.call import Call
 from nblauncher.errors import HostError, NblauncherError, RefusedError
 from nblauncher.plan import Notify, Plan
@@ -64,6 +65,14 @@ def show_error(call: Call, error: NblauncherError) -> None:
         answer(call, "", error.exit_code, status=status, errors=list(error.problems))
 
 
+def drop_answer() -> None:
+    """What could not be written is not tried again, at the latest when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    sys.stdout.flush()
+
+
 def confirm(call: Call, plan: Plan) -> None:
     """Show a destructive plan and ask. RefusedError without a yes, or without a terminal to ask on."""
     click.echo(render.plan_text(call.command, plan), err=True)
@@ -71,8 +80,20 @@ def confirm(call: Call, plan: Plan) -> None:
         return
     if not sys.stdin.isatty():
         raise RefusedError("this needs a confirmation and there is no terminal", "Look at the plan, then add --yes.")
-    if not click.confirm("Go on?", err=True):
+    if not _is_confirmed():
         raise RefusedError("not confirmed; nothing was changed")
+
+
+def _is_confirmed() -> bool:
+    """Not click.confirm: its reading starts again after a signal that only is remembered."""
+    while True:
+        click.echo("Go on? [y/N]: ", nl=False, err=True)
+        interruption.wait([sys.stdin.fileno()])
+        answer = sys.stdin.readline().strip().lower()
+        if answer in ("y", "yes"):
+            return True
+        if answer in ("", "n", "no"):
+            return False
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nblauncher import processes
+from nblauncher import interruption, processes
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.frontends import Proxied, ProxiedStudent, away_page, render_nginx
@@ -145,7 +145,7 @@ def wait(host: Host, supervisor: Client, config: str, deadline: float) -> FrontP
                 return report
         elif not report.proxy_is_starting:
             break
-        time.sleep(0.05)
+        interruption.sleep(0.05)
     last = f": {report.last_lines[-1]}" if report.last_lines else ""
     raise HostError(f"nginx did not start with {config}{last}", f"See {host.paths.logs}/_proxy.log.")
 

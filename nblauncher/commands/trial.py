@@ -30,7 +30,7 @@ from urllib.parse import urlencode
 import psutil
 import yaml
 
-from nblauncher import namespaces, processes, workers
+from nblauncher import interruption, namespaces, processes, workers
 from nblauncher.cgroups import Group, Kind, choose
 from nblauncher.children import Child, fork_exec
 from nblauncher.course import RUN_ROOT, CoursePaths
@@ -342,7 +342,7 @@ def _ticket(host: Host, pair: _Pair) -> str:
         _status, text = _get(host, pair, "", "/", {"Content-Type": "application/x-www-form-urlencoded"}, body)
         if found := re.search(r'name="ticket" value="([^"]+)"', text):
             return found[1]
-        time.sleep(0.5)
+        interruption.sleep(0.5)
     raise HostError("the throw-away class's front page gives no ticket")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nblauncher import interruption
 from nblauncher.errors import BusyError
 
 PATIENCE = 10.0
@@ -54,4 +55,4 @@ def _wait_for(descriptor: int, what: str, patience: float, deadline: float) -> N
                     f"another nblauncher is still changing {what} after {patience:.0f} s",
                     "Nothing was changed. Wait until it is done, then run the command again.",
                 ) from None
-            time.sleep(0.1)
+            interruption.sleep(0.1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nblauncher import processes, wire
+from nblauncher import interruption, processes, wire
 from nblauncher.course import CoursePaths
 from nblauncher.descriptors import sealed
 from nblauncher.errors import BusyError, HostError, RefusedError
@@ -114,7 +113,7 @@ def start(paths: CoursePaths) -> Client:
             # Somebody else just starts one, or the last one is just ending.
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            interruption.sleep(0.1)
 
 
 class Client:
@@ -216,7 +215,7 @@ class Client:
         """Until it answers or died, at most `deadline` seconds."""
         until = time.monotonic() + deadline
         while (report := self.front_page()).state is ServerState.STARTING and time.monotonic() < until:
-            time.sleep(0.05)
+            interruption.sleep(0.05)
         return report
 
     def stop_front_page(self) -> FrontPageReport:
@@ -302,7 +301,7 @@ def _read_line(descriptor: int, deadline: float) -> bytes:
     until = time.monotonic() + deadline
     line = b""
     while not line.endswith(b"\n"):
-        if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not interruption.wait([descriptor], max(0.0, until - time.monotonic())):
             raise HostError(f"the supervisor did not start within {deadline:.0f} s")
         part = os.read(descriptor, 65536)
         if not part:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nblauncher import reasons
+from nblauncher import interruption, reasons
 from nblauncher.errors import HostError
 from nblauncher.model import ServerState
 from nblauncher.supervisor.client import Client, ServerOrder
@@ -76,6 +76,7 @@ def start_servers(
                     waiting.append(_begin(client, order, deadline, addresses, pool))
                 except HostError as error:
                     is_over(Outcome(order.spec.username, ServerState.FAILED, error.problem))
+            interruption.check()
             # A connection waits in the port's backlog, so that a check ends in the moment when the server takes it.
             wait([one.check for one in waiting], timeout=_PAUSE, return_when=FIRST_COMPLETED)
             now = client.servers([one.order.spec.username for one in waiting])

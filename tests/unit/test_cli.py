@@ -45,6 +45,22 @@ def test_refusals_are_one_json_object_too(tmp_path):
     assert said["students"] == [] and len(said["errors"]) == 1
 
 
+@pytest.mark.parametrize("arguments", [("setup", "--json"), ("check", "--json"), ("--version",), ("--help",)])
+def test_an_answer_that_finds_no_room_is_the_hosts_fault_and_no_bug(tmp_path, arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "nblauncher", *arguments],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "no space left on device" in done.stderr
+    assert "bug" not in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 def test_every_bad_key_and_every_bad_row_is_named_at_once(tmp_path):
     (tmp_path / "notebooks.cfg").write_text("course: X\nnonsense: 1\n")
     (tmp_path / "students.csv").write_text("username\nA\nb c\n")

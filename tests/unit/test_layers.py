@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # L½: doors to the system, and inputs.
     (
         *(
+            "interruption",
             "processes",
             "privileges",
             "workers",

@@ -113,12 +113,14 @@ def test_secrets_reach_neither_log_nor_error(caplog):
     assert "failed" in caplog.text
 
 
-def test_control_c_reaches_us_only_after_the_tool_is_done(tmp_path):
+def test_control_c_waits_until_the_tool_is_done(tmp_path):
     code = f"""
-import sys
+from nblauncher import interruption
 from nblauncher.processes import run
+interruption.listen()
 try:
     run(["sh", "-c", "cd {tmp_path}; : > started; while ! test -e go; do sleep 0.05; done; : > done"])
+    interruption.check()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
