@@ -217,13 +217,22 @@ class HandedOut:
     inode: int
     ctime_ns: int
     base: str = ""
-    """The sha256 of the version that the student's file was made of, when it is another; UNRELATED: of none."""
+    """The sha256 of the version that the student's file was made of, when it is another; UNRELATED: of none. Behind
+    GONE when the file was not there.
+    """
 
     @property
     def made_of(self) -> str:
         """As `base`, also when it is this version; '' for UNRELATED."""
-        return "" if self.base == UNRELATED else self.base or self.sha256
+        return "" if self.base == UNRELATED else self.base.removeprefix(GONE) or self.sha256
 
+    @property
+    def was_gone(self) -> bool:
+        return self.base.startswith(GONE)
+
+
+GONE = "gone:"
+"""The student had deleted the file, or renamed it, when this version came."""
 
 UNRELATED = "unrelated"
 """The student has made a file of their own at this name."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nblauncher import news
-from nblauncher.model import UNRELATED, HandedOut
+from nblauncher.model import GONE, UNRELATED, HandedOut
 from nblauncher.packing import Item
 
 NEW = "new"
@@ -63,9 +63,12 @@ def stands(outcome: str, item: Item, status: os.stat_result) -> Placed:
     return Placed(outcome, item.path, trusted=notebook_sha256(item), records={item.path: record(item, status)})
 
 
-def deleted(item: Item) -> Placed:
-    """The student does not want it. The version counts as given, so that this is said once."""
-    return Placed(DELETED, item.path, records={item.path: given(item, UNRELATED)})
+def deleted(item: Item, known: HandedOut | None) -> Placed:
+    """The student does not want it. The version counts as given, so that this is said once; what the file was made of
+    is remembered, for a student who renames it back or undoes the deletion.
+    """
+    made_of = known.made_of if known else ""
+    return Placed(DELETED, item.path, records={item.path: given(item, GONE + made_of if made_of else UNRELATED)})
 
 
 def record(item: Item, status: os.stat_result) -> HandedOut:

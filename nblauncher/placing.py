@@ -130,12 +130,12 @@ class _Placing:
         try:
             folder = self._folder_of(above, can_make=may_appear)
         except Missing:
-            return outcomes.deleted(item)
+            return outcomes.deleted(item, known)
         with standing.look(name, folder) as found:
             if found is not None:
                 return self._updates.update(Place(item, content, known, above, name), found, folder)
         if not may_appear:
-            return outcomes.deleted(item)
+            return outcomes.deleted(item, known)
         with content.draft(folder, item.mode) as draft:
             draft.appear(name)
             return outcomes.stands(NEW, item, os.fstat(draft.descriptor))

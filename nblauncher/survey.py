@@ -39,6 +39,8 @@ class Facts:
     """Students who are in another course of this host as well."""
     with_records: frozenset[str] = frozenset()
     """Students whose records in this course were made for the account they have now; others' are void."""
+    with_material: frozenset[str] = frozenset()
+    """Students who were given all of the material once, for the account they have now."""
     with_passwords: frozenset[str] = frozenset()
     """Students whose passwords of this course are set, for the account they have now."""
     taken_ports: frozenset[int] = frozenset()
@@ -79,6 +81,7 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         in_group=host.accounts.members_of(host.group),
         elsewhere=host.ledger.members_elsewhere(course),
         with_records=frozenset(same_uid),
+        with_material=frozenset(host.course_ledger.with_material() & same_uid),
         with_passwords=frozenset(host.course_ledger.with_passwords() & same_uid),
         taken_ports=frozenset(port for port, (owner, _) in owned_ports.items() if owner != course)
         | (listening_ports() - frozenset(port for port, (owner, _) in owned_ports.items() if owner == course)),

@@ -73,6 +73,7 @@ class Updates:
     def _merge(self, place: Place, found: Standing, folder: int) -> Placed:
         """Let what both versions make have the name. UnmergeableError when they make nothing."""
         item, base = place.item, self._base_of(place, found)
+        is_back = place.known is not None and place.known.was_gone
         held = leases.hold(found.descriptor)
         if held is leases.Hold.REFUSED:
             raise merging.UnmergeableError("it is open for writing")
@@ -81,7 +82,7 @@ class Updates:
         self.spool.tick()
         try:
             with bounds.bounded(seconds=_MERGE_SECONDS, memory=_MERGE_MEMORY):
-                merged = merging.merge(place.name, base, student, teacher)
+                merged = merging.merge(place.name, base, student, teacher, is_back=is_back)
         except bounds.TooLongError:
             raise merging.UnmergeableError("it takes too long") from None
         records = {item.path: given(item)}
@@ -116,7 +117,8 @@ class Updates:
         with place.content.draft(folder, item.mode) as draft:
             beside, status = self._appear_beside(draft, item, place.name, folder)
         path = files.join(place.above, beside)
-        base = place.known.made_of if place.known else ""
+        known = place.known
+        base = "" if known is None else known.base if known.was_gone else known.made_of
         records = {item.path: given(item, base or UNRELATED), path: record(item, status)}
         return Placed(BESIDE, item.path, path, reason, outcomes.notebook_sha256(item), records)
 

@@ -114,10 +114,11 @@ cli.add_command(check_command, "doctor")
 
 
 @cli.command("setup")
+@click.option("--take-over", is_flag=True, help="This config takes the place of the one that the course was made with.")
 @acts_on_students
-def setup_command(call: Call) -> int:
+def setup_command(call: Call, take_over: bool) -> int:
     """Make accounts, passwords, profile and material for every row of the roster that lacks them."""
-    opened = open_session(call, needs_roster=True)
+    opened = open_session(call, needs_roster=True, takes_over=take_over)
     wanted = (opened.roster or Roster()).only(students_of(opened, call))
 
     def make_plan(host: Host) -> Plan:
@@ -126,7 +127,8 @@ def setup_command(call: Call) -> int:
     def summary(host: Host, report: Report) -> str:
         if not report.done:
             return ""
-        return f"{len(report.done)} students set up. Their passwords are in {host.settings.credentials}"
+        who = "1 student" if len(report.done) == 1 else f"{len(report.done)} students"
+        return f"{who} set up. The passwords are in {host.settings.credentials}"
 
     deed = Deed("set up", summary=summary, enrich=setup.student_details, touches_accounts=True, with_front_page=True)
     return change(call, opened, make_plan, deed)
@@ -245,13 +247,14 @@ def shutdown_command(call: Call) -> int:
 @acts_on_students
 def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple[str, ...]) -> int:
     """Retrieve and verify whole homes, then delete what setup made."""
+    claimed, despite = names("--claim", claim), names("--despite-incomplete", despite_incomplete)
     opened = open_session(call)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
     runs: list[retrieve.Run] = []
 
     def make_plan(host: Host) -> Plan:
-        plan, run = remove.prepare(host, wanted, names(claim), names(despite_incomplete), now)
+        plan, run = remove.prepare(host, wanted, claimed, despite, now)
         runs.append(run)
         return plan
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from nblauncher.printable import printable
+
 
 @dataclass
 class Call:
@@ -49,12 +51,21 @@ def acts_on_students(function: Callable[..., int]) -> Callable[..., int]:
         call: Call = context.obj
         call.command = context.info_name or ""
         call.files, call.is_dry_run, call.as_json, call.yes = files, is_dry_run, as_json, yes
-        call.only = names(only)
+        call.only = names("--only", only)
         return function(call, **more)
 
     return command
 
 
-def names(texts: tuple[str, ...]) -> frozenset[str]:
-    """`--only ada,bob --only eve` as a set."""
-    return frozenset(name.strip() for text in texts for name in text.split(",") if name.strip())
+def names(option: str, texts: tuple[str, ...]) -> frozenset[str]:
+    """`--only ada,bob --only eve` as a set; empty where the option was not given.
+
+    BadParameter where it was given without a name: a script's empty variable must not mean the whole class.
+    """
+    found: set[str] = set()
+    for text in texts:
+        named = {name.strip() for name in text.split(",") if name.strip()}
+        if not named:
+            raise click.BadParameter(f'"{printable(text)}" names no student', param_hint=option)
+        found |= named
+    return frozenset(found)

@@ -57,10 +57,10 @@ class Deed:
     touches_accounts: bool = False
 
 
-def open_session(call: Call, *, needs_roster: bool = False) -> Session:
+def open_session(call: Call, *, needs_roster: bool = False, takes_over: bool = False) -> Session:
     """Inputs and host; from here on there is a log if the course has one."""
     who = sessions.caller(os.environ)
-    session = sessions.open_session(who, call.config, call.files, needs_roster=needs_roster)
+    session = sessions.open_session(who, call.config, call.files, needs_roster=needs_roster, takes_over=takes_over)
     call.log_file = logs.start(session.host.paths.logs if who.is_root else None, call.verbosity)
     log.info("nblauncher %s %s for course %s", __version__, call.command, session.settings.course)
     return session

@@ -16,24 +16,26 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_samples(folder: Path, person: Account | None = None) -> list[Path]:
-    """Write notebooks.cfg, students.csv and material/ into `folder`, which is made when it is missing.
+    """Write notebooks.cfg, students.csv and material/ into `folder`, which is made when it is missing. The course is
+    called as the folder is where that is a course's name: two folders are two courses.
 
     `person` is who ran sudo: a worker that is them does the writing, so that the files are theirs and nothing is
     written where they could not. InputError when any of the three exists (nothing was written then), HostError when
     the folder cannot be written or the disk is full (what was written is gone again). Returns the files written.
     """
     folder = Path(os.path.abspath(folder))
-    contents = sample_files()
+    contents = sample_files(folder.name)
     if person is None or person.uid == os.geteuid():
         return list(map(Path, _write(folder, contents)))
     return list(map(Path, workers.run_as(person, _write, folder, contents)))
 
 
-def sample_files() -> dict[str, bytes]:
-    """What is written, by path below the folder."""
+def sample_files(name: str = "") -> dict[str, bytes]:
+    """What is written, by path below the folder of that name."""
+    course = settings.course_name(name)
     samples = importlib.resources.files("nblauncher").joinpath("samples")
     return {
-        "notebooks.cfg": settings.sample().encode("utf-8"),
+        "notebooks.cfg": settings.sample({"course": course} if course else None).encode("utf-8"),
         "students.csv": samples.joinpath("students.csv").read_bytes(),
         "material/welcome.ipynb": samples.joinpath("material/welcome.ipynb").read_bytes(),
     }

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2
 """Students whose homes are written at the same time."""
 
+_NAMED = 5
+"""Files that a note lists by name."""
+
 MATERIAL = "material"
 PROFILE = "profile"
 
@@ -114,7 +117,7 @@ def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = Fa
     outgoing = read(host, restores_deleted=restores_deleted, only_new=only_new)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
-    return Plan(plan(served, facts, outgoing, handed_out), remarks)
+    return Plan((*plan(served, facts, outgoing, handed_out), *first_time(served, facts)), remarks)
 
 
 def plan(
@@ -144,6 +147,50 @@ def plan(
             descriptors=outgoing.descriptors,
         ),
     )
+
+
+def first_time(usernames: Sequence[str], facts: Facts) -> tuple[Phase, ...]:
+    """From then on new material reaches these students by `send` alone, and no longer by `setup` or `reload`."""
+    newcomers = tuple(name for name in usernames if name not in facts.with_material)
+    return (Phase("remember", (RememberMaterial(newcomers),)),) if newcomers else ()
+
+
+def unsent(
+    usernames: Sequence[str],
+    outgoing: Outgoing,
+    handed_out: Mapping[str, Mapping[str, Mapping[str, HandedOut]]],
+) -> tuple[str, ...]:
+    """In words, what these students were not given yet."""
+    lacking: dict[str, int] = {}
+    students = 0
+    for name in usernames:
+        items = [
+            item
+            for parcel in outgoing.parcels
+            for item in outgoing.pending(parcel, handed_out.get(parcel.kind, {}).get(name, {}))
+        ]
+        students += bool(items)
+        for item in items:
+            lacking[item.path] = lacking.get(item.path, 0) + 1
+    if not lacking:
+        return ()
+    named = sorted(lacking)
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    who = "1 student who is" if students == 1 else f"{students} students who are"
+    return (f"not sent to {who} here already: {', '.join(named[:_NAMED])}{more}; `nblauncher send` does that",)
+
+
+@dataclass(frozen=True)
+class RememberMaterial:
+    """Students who have everything that there was to hand out."""
+
+    usernames: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"remember that {len(self.usernames)} students have the material"
+
+    def apply(self, host: Host) -> None:
+        host.course_ledger.set_material_done(self.usernames)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,14 @@ def given_roster(files: Iterable[Path]) -> Path | None:
     return given[0].absolute() if given else None
 
 
-def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool) -> Session:
+def open_session(
+    who: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool, takes_over: bool = False
+) -> Session:
     """Read and check the inputs, as the people they belong to.
 
     The roster is read when the command needs it or when it was given on the command line. Raises InputError with
-    every problem of config and roster at once.
+    every problem of config and roster at once, and RefusedError when the course was set up with another config, unless
+    this one `takes_over`.
     """
     file = config_file(config, files)
     roster_file = given_roster(files)
@@ -98,6 +101,8 @@ def open_session(who: Caller, config: Path | None, files: tuple[Path, ...], *, n
     else:
         students, contents = None, {"notebooks.cfg": inputs.read_trusted(file, allowed_uids=trusted)}
         parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=check.uid_min())
+    if not takes_over:
+        _refuse_another_place(who, parsed.course, file)
     owner = owner_of(who, parsed)
     _refuse_conflicts(who, parsed, owner)
     return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
@@ -133,6 +138,23 @@ def require_root(who: Caller, command: str) -> None:
         raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")
 
 
+def _refuse_another_place(who: Caller, course: str, file: Path) -> None:
+    """Two folders whose configs name the same course would act on one class: stop it, or delete it."""
+    record = HostLedger(host_database()).course(course) if who.is_root else None
+    if record is None or not record.config or _is_same(record.config, file):
+        return
+    raise RefusedError(
+        f"course {course} of this host was set up with {record.config}, not with {file}; nothing was changed",
+        f"Go on there (-c {record.config}), or give this course another name. "
+        "If that config moved here, or this one is to take its place for good: `nblauncher setup --take-over`.",
+    )
+
+
+def _is_same(config: str, file: Path) -> bool:
+    """Whatever links and dots are on the way."""
+    return os.path.realpath(config) == os.path.realpath(file)
+
+
 def _refuse_conflicts(who: Caller, parsed: Settings, owner: Account) -> None:
     """Folders that must not lie in a student's home, or be a whole home."""
     homes = {}
@@ -152,7 +174,7 @@ def trusted_uids(who: Caller, config: Path) -> frozenset[int]:
     recorded = frozenset[int]()
     if who.is_root:
         recorded = frozenset(
-            course.owner_uid for course in HostLedger(host_database()).courses() if course.config == str(config)
+            course.owner_uid for course in HostLedger(host_database()).courses() if _is_same(course.config, config)
         )
     return frozenset({0, who.person.uid}) | recorded
 

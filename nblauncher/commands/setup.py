@@ -27,8 +27,17 @@ _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
 
 
-def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account, *, sending: tuple[Phase, ...] = ()) -> Plan:
-    """Only what is missing: running setup twice changes nothing the second time. `sending` is what `send` would do.
+def plan(
+    wanted: Roster,
+    facts: Facts,
+    settings: Settings,
+    owner: Account,
+    *,
+    whole: Roster | None = None,
+    sending: tuple[Phase, ...] = (),
+) -> Plan:
+    """Only what is missing: running setup twice changes nothing the second time. `whole` is the roster where only
+    some of it are wanted; `sending` is what `send` would do.
 
     Raises InputError naming every row whose name we must not touch; nothing was changed then.
     """
@@ -58,7 +67,7 @@ def plan(wanted: Roster, facts: Facts, settings: Settings, owner: Account, *, se
             Phase("join the course", (JoinCourse(joining, new_ports, tuple(ungrouped)),) if joining else ()),
             *_passwords_and_material(_passwords(wanted, facts, {*fresh, *half_made}, settings), sending),
         ),
-        _notes(wanted, facts),
+        _notes(wanted, facts, whole or wanted),
     )
 
 
@@ -344,8 +353,8 @@ def _has_password_elsewhere(student: Student, facts: Facts) -> bool:
     return claim is not None and claim.has_password and student.username in facts.elsewhere
 
 
-def _notes(wanted: Roster, facts: Facts) -> tuple[str, ...]:
-    here = frozenset(wanted.usernames)
+def _notes(wanted: Roster, facts: Facts, whole: Roster) -> tuple[str, ...]:
+    here = frozenset(whole.usernames)
     notes = [
         f"{name} is no longer in the roster; account, home and port stay until `nblauncher remove --only {name}`"
         for name in facts.members
@@ -374,13 +383,18 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     facts = survey.survey(host, wanted.usernames)
     outgoing = send.read(host)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
-    sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
-    planned = plan(wanted, facts, host.settings, host.owner, sending=_with_locks(sending, host.locks))
+    newcomers = [name for name in wanted.usernames if name not in facts.with_material]
+    sending = send.plan(newcomers, facts, outgoing, handed_out)
+    planned = plan(
+        wanted, facts, host.settings, host.owner, whole=session.roster, sending=_with_locks(sending, host.locks)
+    )
     accepted = AcceptInputs(session.contents)
     building = packages.phase(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
-    return Plan((building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
+    others = [name for name in wanted.usernames if name in facts.with_material]
+    notes = (*_roster_changes(host, session), *planned.notes, *send.unsent(others, outgoing, handed_out))
+    return Plan((building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

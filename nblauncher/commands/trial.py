@@ -126,6 +126,7 @@ def _throw_away(host: Host) -> Iterator[_Pair]:
         port = _free_ports()
         _write_inputs(host, folder, port)
         if os.path.lexists(CoursePaths(COURSE).state):  # a run that was killed left it
+            _nblauncher(folder, "setup", "--take-over", "--yes")
             _nblauncher(folder, "remove", "--yes")
         _nblauncher(folder, "setup", "--yes")
         _nblauncher(folder, "launch", "--background")

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from nblauncher.ledger.database import Database
-from nblauncher.model import Deadline, HandedOut
+from nblauncher.model import GONE, Deadline, HandedOut
 
 SCHEMA = """
 CREATE TABLE students (
@@ -41,6 +41,10 @@ STEPS = (
         name TEXT NOT NULL, username TEXT NOT NULL, uid INTEGER NOT NULL, at REAL NOT NULL, captured REAL NOT NULL,
         retrieved TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', PRIMARY KEY (name, username, at)
     )
+    """,
+    """
+    ALTER TABLE students ADD COLUMN has_material INTEGER NOT NULL DEFAULT 0;
+    UPDATE students SET has_material = 1 WHERE username IN (SELECT username FROM handed_out)
     """,
 )
 """`deadlines` are those of `retrieve --at`; the config's are in the config."""
@@ -107,6 +111,12 @@ class CourseLedger:
             rows = connection.execute("SELECT username FROM students WHERE has_passwords").fetchall()
         return frozenset(row["username"] for row in rows)
 
+    def with_material(self) -> frozenset[str]:
+        """Students who were given, once, everything that there was to hand out: later files are for `send`."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT username FROM students WHERE has_material").fetchall()
+        return frozenset(row["username"] for row in rows)
+
     def desired(self) -> dict[str, str]:
         """What each student's server should be: `up`, `asleep` (it starts when somebody comes) or `down`."""
         with self._database.reading() as connection:
@@ -139,7 +149,7 @@ class CourseLedger:
         """The sha256 of every version that some student was given last or has made something of."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT sha256 FROM handed_out UNION SELECT base FROM handed_out").fetchall()
-        return frozenset(row["sha256"] for row in rows)
+        return frozenset(row["sha256"].removeprefix(GONE) for row in rows)
 
     def last_retrievals(self, scope: str) -> dict[str, Retrieval]:
         """Each student's newest published retrieval of the scope."""
@@ -167,6 +177,12 @@ class CourseLedger:
         with self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE students SET has_passwords = 1 WHERE username = ?", [(username,) for username in usernames]
+            )
+
+    def set_material_done(self, usernames: Iterable[str]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE students SET has_material = 1 WHERE username = ?", [(username,) for username in usernames]
             )
 
     def set_desired(self, usernames: Iterable[str], desired: str) -> None:

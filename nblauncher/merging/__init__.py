@@ -13,11 +13,14 @@ __all__ = ["LARGEST", "TOO_LARGE", "Merged", "UnmergeableError", "load", "merge"
 LARGEST = 16 << 20
 """Bytes of a version; a larger one is not merged."""
 
+_MISTAKES = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
 TOO_LARGE = f"it is larger than {LARGEST >> 20} MiB"
 
 
-def merge(name: str, base: bytes, student: bytes, teacher: bytes) -> Merged:
-    """The student's version with the teacher's changes since `base`; `name` says whether it is a notebook.
+def merge(name: str, base: bytes, student: bytes, teacher: bytes, *, is_back: bool = False) -> Merged:
+    """The student's version with the teacher's changes since `base`; `name` says whether it is a notebook. One that
+    `is_back` was gone from its name for a while, so that it may be another.
 
     UnmergeableError says why the student's version has to stay as it is, with the teacher's beside it.
     """
@@ -27,10 +30,13 @@ def merge(name: str, base: bytes, student: bytes, teacher: bytes) -> Merged:
         if name.endswith(".ipynb"):
             from nblauncher.merging import notebooks  # nbformat takes longer than many a command
 
-            return notebooks.merge(base, student, teacher)
+            return notebooks.merge(base, student, teacher, is_back=is_back)
         return texts.merge(base, student, teacher)
     except (MemoryError, RecursionError):
         raise UnmergeableError("it takes too much memory") from None
+    except _MISTAKES as error:
+        # In the table for the teacher, so that it is seen: but one file must not keep all others from a student.
+        raise UnmergeableError(f"merging it failed, which is a bug in nblauncher ({error!r:.100})") from error
 
 
 def load() -> None:

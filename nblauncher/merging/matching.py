@@ -1,10 +1,14 @@
-"""Which cell of one version is which cell of another: by id, then by content, then by likeness."""
+"""Which cell of one version is which cell of another: by id, by grade_id, by content, by likeness, by place.
+
+Ids say nothing where two versions share none: a tool made all of them (jupytext, Quarto), or Jupyter did at the first
+save of a file that had none.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -25,21 +29,40 @@ def content_of(cell: Cell) -> Content:
 
 def pairs(first: Sequence[Cell], second: Sequence[Cell]) -> dict[int, int]:
     """Index in `second` by index in `first`, for cells that have a partner. Each has one at most."""
-    found = by_id(first, second)
+    found = by_name(first, second)
     add_by_content(first, second, found)
     add_by_likeness(first, second, found)
     return found
 
 
-def by_id(first: Sequence[Cell], second: Sequence[Cell]) -> dict[int, int]:
-    """`pairs` of those with the same id."""
-    known = _unique_ids(second)
-    return {index: known[name] for name, index in _unique_ids(first).items() if name in known}
+def by_name(first: Sequence[Cell], second: Sequence[Cell]) -> dict[int, int]:
+    """`pairs` of those with the same id, then of those that nbgrader calls the same."""
+    found: dict[int, int] = {}
+    for name_of in (_id_of, _grade_id_of):
+        names, others = _unique(first, name_of), _unique(second, name_of)
+        taken = set(found.values())
+        new = {index: others[name] for name, index in names.items() if name in others}
+        found |= {one: other for one, other in new.items() if one not in found and other not in taken}
+    return found
 
 
-def _unique_ids(cells: Sequence[Cell]) -> dict[str, int]:
-    counts = Counter(cell.get("id") for cell in cells)
-    return {cell["id"]: index for index, cell in enumerate(cells) if counts[cell.get("id")] == 1 and cell.get("id")}
+def _unique(cells: Sequence[Cell], name_of: Callable[[Cell], Any]) -> dict[str, int]:
+    names = [name_of(cell) for cell in cells]
+    counts = Counter(name for name in names if isinstance(name, str))
+    return {name: index for index, name in enumerate(names) if isinstance(name, str) and name and counts[name] == 1}
+
+
+def _id_of(cell: Cell) -> Any:
+    return cell.get("id")
+
+
+def _grade_id_of(cell: Cell) -> Any:
+    graded = cell["metadata"].get("nbgrader")
+    return graded.get("grade_id") if isinstance(graded, dict) else None
+
+
+def _ids_speak(first: Sequence[Cell], second: Sequence[Cell]) -> bool:
+    return bool(_unique(first, _id_of).keys() & _unique(second, _id_of).keys())
 
 
 def add_by_content(
@@ -64,18 +87,35 @@ def add_by_content(
 def add_by_likeness(
     first: Sequence[Cell], second: Sequence[Cell], found: dict[int, int], taken: Collection[int] = ()
 ) -> None:
-    """Only between the same neighbours, where there are any, and not where both have ids, which then say otherwise."""
+    """Only between the same neighbours, where there are any, and not where both have ids that say otherwise. The only
+    one of its kind between the same neighbours, on either side, is what became of the other, however unlike.
+    """
     left, right = _lonely(first, second, found, taken)
     if len(left) * len(right) > _MOST_PAIRS:
         return
+    ids_speak = _ids_speak(first, second)
+
+    def may_be(one: int, other: int) -> bool:
+        both_named = "id" in first[one] and "id" in second[other]
+        return first[one]["cell_type"] == second[other]["cell_type"] and not (ids_speak and both_named)
+
     for index in left:
         low, high = _gap(index, len(first), len(second), found)
-        candidates = [other for other in right if low < other < high]
+        candidates = [other for other in right if low < other < high and may_be(index, other)]
         ratios = {other: _likeness(first[index], second[other]) for other in candidates}
         best = max(candidates, key=ratios.__getitem__, default=-1)
         if best >= 0 and ratios[best] >= _ALIKE:
             found[index] = best
             right.remove(best)
+    gaps: dict[tuple[int, int, str], list[int]] = {}
+    for index in left:
+        if index not in found:
+            gaps.setdefault((*_gap(index, len(first), len(second), found), first[index]["cell_type"]), []).append(index)
+    for (low, high, _kind), alone in gaps.items():
+        candidates = [other for other in right if low < other < high and may_be(alone[0], other)]
+        if len(alone) == len(candidates) == 1 and low + 1 < high:
+            found[alone[0]] = candidates[0]
+            right.remove(candidates[0])
 
 
 def _lonely(
@@ -96,8 +136,7 @@ def _gap(index: int, length: int, other_length: int, found: Mapping[int, int]) -
 
 def _likeness(one: Cell, other: Cell) -> float:
     texts = one["source"], other["source"]
-    are_comparable = one["cell_type"] == other["cell_type"] and not ("id" in one and "id" in other)
-    if not are_comparable or not all(texts) or max(map(len, texts)) > _LONGEST:
+    if not all(texts) or max(map(len, texts)) > _LONGEST:
         return 0.0
     matcher = SequenceMatcher(None, *texts)
     if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE:

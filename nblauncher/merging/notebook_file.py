@@ -42,32 +42,53 @@ def load() -> None:
 
 
 def read(data: bytes, whose: str) -> Notebook:
-    """UnmergeableError, in words about `whose`, when it is no valid notebook of format 4."""
+    """UnmergeableError, in words about `whose`, when it is not a valid notebook of format 4.
+
+    A cell without an id, or with that of an earlier one, comes without: Jupyter makes one up at each first save, and it
+    says nothing about which cell is which.
+    """
     try:
         raw = json.loads(data)
     except ValueError:
-        raise UnmergeableError(f"{whose} is no notebook") from None
+        raise UnmergeableError(f"{whose} is not a notebook") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
-        raise UnmergeableError(f"{whose} is no notebook of format 4")
+        raise UnmergeableError(f"{whose} is not a notebook of format 4")
     if len(raw["cells"]) > _MOST_CELLS or not all(isinstance(cell, dict) for cell in raw["cells"]):
         raise UnmergeableError(f"{whose} has more than {_MOST_CELLS} cells, or no cells")
     notebook = Notebook(raw)
-    _identify(notebook)
-    check(notebook, f"{whose} is no valid notebook")
+    invented = _identify(notebook)
+    check(notebook, f"{whose} is not a valid notebook")
     for cell in notebook.cells:
         _change_texts(cell, _joined)
+        if cell.get("id") in invented:
+            del cell["id"]
     return notebook
 
 
 def check(notebook: Notebook, words: str) -> None:
-    """UnmergeableError(words) where nbformat's schema is not met."""
+    """UnmergeableError(words) where nbformat's schema is not met.
+
+    A minor version that nbformat does not know is held against the last one that it does: nbformat itself would let
+    unknown kinds of cells pass, and what those are nobody here can say.
+    """
     minor = notebook.raw.get("nbformat_minor")
     if not isinstance(minor, int) or not 0 <= minor < 100:
         raise UnmergeableError(words)
     try:
-        _validator(minor).validate(notebook.raw)
+        _validator(min(minor, WITH_IDS)).validate({**notebook.raw, "nbformat_minor": min(minor, WITH_IDS)})
     except nbformat.ValidationError:
         raise UnmergeableError(words) from None
+
+
+def are_equal(one: Notebook, other: Notebook) -> bool:
+    """Whether they are the same but for ids that only `one` has."""
+    if len(one.cells) != len(other.cells):
+        return False
+    cells = [
+        {key: value for key, value in cell.items() if key != "id" or "id" in twin}
+        for cell, twin in zip(one.cells, other.cells, strict=True)
+    ]
+    return {**one.raw, "cells": cells} == other.raw
 
 
 def _validator(minor: int) -> Any:
@@ -95,16 +116,21 @@ def free_id(seed: str, taken: Collection[str]) -> str:
     return name
 
 
-def _identify(notebook: Notebook) -> None:
-    """Cells without an id, and those that share one with an earlier cell, get one from what they hold."""
+def _identify(notebook: Notebook) -> frozenset[str]:
+    """Give cells an id that have none, or that of an earlier cell: from what they hold. Which ids are such."""
     taken: set[str] = set()
+    invented: set[str] = set()
+    own = {cell["id"] for cell in notebook.cells if isinstance(cell.get("id"), str)}
+    minor = notebook.raw.get("nbformat_minor")
     for cell in notebook.cells:
-        if notebook.raw.get("nbformat_minor", 0) < WITH_IDS:
+        if not isinstance(minor, int) or minor < WITH_IDS:
             cell.pop("id", None)
             continue
         if not isinstance(cell.get("id"), str) or cell["id"] in taken:
-            cell["id"] = free_id(repr((cell.get("cell_type"), cell.get("source"))), taken)
+            cell["id"] = free_id(repr((cell.get("cell_type"), cell.get("source"))), taken | own)
+            invented.add(cell["id"])
         taken.add(cell["id"])
+    return frozenset(invented)
 
 
 def _change_texts(cell: Cell, change: Callable[[str, Any], Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from nblauncher.merging import notebook_file
-from nblauncher.merging.matching import Cell, add_by_content, add_by_likeness, by_id, content_of, pairs
+from nblauncher.merging.matching import Cell, add_by_content, add_by_likeness, by_name, content_of, pairs
 from nblauncher.merging.notebook_file import WITH_IDS, Notebook, free_id
 from nblauncher.merging.result import Merged, UnmergeableError
 from nblauncher.merging.weaving import Key, woven
@@ -16,7 +16,10 @@ from nblauncher.merging.weaving import Key, woven
 TAG = "nblauncher-update"
 """On a cell of the teacher's that we put below the student's own because both had changed it."""
 
-WORDS = "**Your teacher has a new version of the cell above.** It is the next one; yours was left as it was."
+WORDS = (
+    "**Your teacher has a new version of the cell above.** It is the next one, as text that does not run; yours was "
+    "left as it was. Delete what you do not need."
+)
 """What stands between the two."""
 
 _MARK = "nblauncher"
@@ -24,8 +27,9 @@ _BODY = ("cell_type", "source", "attachments", "outputs", "execution_count")
 _RESULTS = ("outputs", "execution_count")
 
 
-def merge(base: bytes, student: bytes, teacher: bytes) -> Merged:
-    """UnmergeableError when one of them is no valid notebook of format 4.
+def merge(base: bytes, student: bytes, teacher: bytes, *, is_back: bool = False) -> Merged:
+    """UnmergeableError when one of them is not a valid notebook of format 4, and when a file that `is_back` under its
+    name has nothing of `base`.
 
     What is merged says so in its metadata, so that merging it with the same version again changes nothing, whatever the
     student has done to it since: a run that was killed before it was recorded is simply run again.
@@ -39,18 +43,20 @@ def merge(base: bytes, student: bytes, teacher: bytes) -> Merged:
     mark = merging.student.raw["metadata"].get(_MARK)
     if isinstance(mark, dict) and mark.get("has") == version:
         return Merged(student, 0, merging.has_only_our_outputs(merging.student))
+    if is_back and merging.is_of_the_students_own:
+        raise UnmergeableError("nothing in it is of the version handed out")
     merged = merging.merged()
     check_nothing_is_lost(merging.base, merging.student, merged)
-    if merged.raw == merging.student.raw:
+    if notebook_file.are_equal(merged, merging.student):
         return Merged(student, 0, merging.has_only_our_outputs(merged))
     merged.raw["metadata"][_MARK] = {"has": version}
-    notebook_file.check(merged, "merged they would be no valid notebook")
+    notebook_file.check(merged, "merged they would not be a valid notebook")
     return Merged(notebook_file.written(merged), merging.conflicts, merging.has_only_our_outputs(merged))
 
 
 def check_nothing_is_lost(base: Notebook, student: Notebook, merged: Notebook) -> None:
     """UnmergeableError unless everything that the student wrote is there: the last line of defence of promise 3."""
-    handed_out = Counter(map(content_of, base.cells))
+    handed_out = Counter(map(content_of, (*base.cells, *map(_copy, base.cells))))
     written = Counter(map(content_of, student.cells)) - handed_out
     if written - Counter(map(content_of, merged.cells)):
         raise UnmergeableError("merged they would lack something of the student's")
@@ -68,6 +74,7 @@ class _Merging:
         }
         given = pairs(base.cells, teacher.cells)
         kept, arrived = _partners(base.cells, student.cells, teacher.cells, set(given.values()), self._copies)
+        self.is_of_the_students_own = bool(base.cells and student.cells) and not kept
         self._base_of = {other: one for one, other in kept.items()}
         self._teacher_of = {other: given[one] for one, other in kept.items() if one in given} | arrived
         self._student_of = {other: one for one, other in self._teacher_of.items()}
@@ -137,7 +144,7 @@ class _Merging:
         if "id" not in student and "id" in teacher:
             merged = self._identified({**merged, "id": teacher["id"]})
         if content_of(teacher) in (content_of(base), content_of(student)):
-            if not is_touched and student.get("outputs") == base.get("outputs"):
+            if not is_touched and all(student.get(key) == base.get(key) for key in _RESULTS):
                 _take(merged, teacher, _RESULTS)
             return [merged]
         if not is_touched:
@@ -155,15 +162,15 @@ class _Merging:
     def _put_below(self, index: int, base: Cell, teacher: Cell) -> list[Cell]:
         """The teacher's version with words about it; nothing where it is below already. An older copy becomes it."""
         below = self._copies_below(index)
-        if any(content_of(self.student.cells[one]) == content_of(teacher) for one in below):
+        copy, older = _copy(teacher), _copy(base)
+        if any(content_of(self.student.cells[one]) == content_of(copy) for one in below):
             return []
         self.conflicts += 1
         for one in below:
-            if content_of(self.student.cells[one]) == content_of(base):
-                self._renewed[one] = _take(dict(self.student.cells[one]), teacher, _BODY)
+            if content_of(self.student.cells[one]) == content_of(older):
+                self._renewed[one] = _take(dict(self.student.cells[one]), copy, _BODY)
                 return []
-        words = _marked({"cell_type": "markdown", "metadata": {}, "source": WORDS})
-        copy = _marked(teacher)
+        words = _copy({"cell_type": "markdown", "metadata": {}, "source": WORDS})
         for cell in (words, copy):
             self._identify(cell, f"{cell['cell_type']}:{cell['source']}:{teacher['source']}")
         return [words, copy]
@@ -212,9 +219,9 @@ def _partners(
     The second kind is new in both: from a run that was killed before it was recorded, or copied by hand. What is the
     same goes before what is only alike.
     """
-    kept = by_id(base, student)
+    kept = by_name(base, student)
     old = {*copies, *kept.values()}
-    arrived = {one: other for one, other in by_id(student, teacher).items() if one not in old and other not in known}
+    arrived = {one: other for one, other in by_name(student, teacher).items() if one not in old and other not in known}
     add_by_content(base, student, kept, {*copies, *arrived})
     strangers = [index for index in range(len(student)) if index not in {*copies, *kept.values()}]
     some = [student[index] for index in strangers]
@@ -229,10 +236,13 @@ def _is_copy(cell: Cell) -> bool:
     return isinstance(cell["metadata"].get(_MARK), dict) and TAG in cell["metadata"].get("tags", ())
 
 
-def _marked(cell: Cell) -> Cell:
-    metadata = cell["metadata"]
-    tags = list(dict.fromkeys((*metadata.get("tags", ()), TAG)))
-    return {**cell, "metadata": {**metadata, "tags": tags, _MARK: {"is_update": True}}}
+def _copy(cell: Cell) -> Cell:
+    """What stands below a student's cell: nothing that runs or is graded, or that could not be deleted. Code that ran
+    there would define the student's names once more, and a second cell with a grade_id ends nbgrader's run.
+    """
+    kind = "raw" if cell["cell_type"] == "code" else cell["cell_type"]
+    copy: Cell = {"cell_type": kind, "metadata": {"tags": [TAG], _MARK: {"is_update": True}}}
+    return copy | {key: cell[key] for key in ("source", "attachments") if key in cell}
 
 
 def _take(cell: Cell, other: Cell, keys: Iterable[str]) -> Cell:

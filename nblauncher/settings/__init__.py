@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nblauncher.settings.parser import parse
 from nblauncher.settings.rules import conflicts
-from nblauncher.settings.sample import reference, sample
+from nblauncher.settings.sample import course_name, reference, sample
 from nblauncher.settings.values import (
     DEFAULT_PRELOAD,
     AccountSettings,
@@ -26,6 +26,7 @@ __all__ = [
     "TlsSettings",
     "WebSettings",
     "conflicts",
+    "course_name",
     "parse",
     "reference",
     "sample",

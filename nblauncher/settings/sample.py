@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Mapping
 
+import yaml
+
+from nblauncher.settings import kinds
 from nblauncher.settings.schema import SCHEMA, SECTION_WORDS, Key
 
 _HEAD = """\
@@ -27,6 +32,13 @@ def sample(values: Mapping[str, str] | None = None) -> str:
             lines.append("")
         lines += _entry(last, key, values.get(name, key.default), "  " if group else "")
     return "\n".join(lines) + "\n"
+
+
+def course_name(folder: str) -> str:
+    """What a course in a folder of that name may be called; empty where nothing in it makes a name."""
+    plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "-", plain).lstrip("0123456789-")[:20].strip("-")
+    return name if kinds.COURSE.fullmatch(name) and yaml.safe_load(name) == name else ""  # not `on`, nor `null`
 
 
 def reference() -> list[tuple[str, str, str]]:

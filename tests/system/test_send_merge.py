@@ -164,6 +164,8 @@ def test_a_version_is_kept_once_while_somebody_has_it_and_no_longer(taught):
     as_student(ADA, "rm", "tutorial/kept.txt")
     taught.teach("kept.txt", "version three")
     taught.sudo("send")
+    assert b"version one" in versions(taught)  # she may undo it
+    taught.sudo("send", "--restore-deleted", "--only", ADA)
     taught.teach("twin.txt", "version three")
     taught.sudo("send")
     assert b"version one" not in versions(taught) and b"version three" in versions(taught)
@@ -186,8 +188,8 @@ def test_a_damaged_version_is_never_merged_with(taught):
 @pytest.mark.parametrize(
     "content, why",
     [
-        (b"not a notebook", "is no notebook"),
-        (b'{"worksheets": [], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "no notebook of format 4"),
+        (b"not a notebook", "is not a notebook"),
+        (b'{"worksheets": [], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "not a notebook of format 4"),
         (b"[" * 200_000, "too much memory"),
         (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5}' + b" " * 200_000_000, "larger than 16 MiB"),
         (b'{"cells": [' + b"[],[]," * 2_700_000 + b'[]], "nbformat": 4, "nbformat_minor": 5}', "no cells|too much"),
@@ -291,3 +293,49 @@ def test_a_forged_database_of_signatures_harms_nobody(taught):
     assert students[ADA]["status"] == "done"
     assert system_lines("shadow", ADA) == before
     as_student(ADA, "rm", f"{folder}/nbsignatures.db")
+
+
+@pytest.mark.parametrize("how", ["renamed away and back", "deleted and undone"])
+def test_a_file_that_was_gone_when_a_version_came_is_merged_with_the_next_one(taught, how):
+    name = f"{how[:3]}.ipynb"
+    teach(taught, name, notebook(*named("a=question b=answer")))
+    taught.sudo("send")
+    mine = notebook(*named("a=question b=42"))
+    save(ADA, name, mine)
+    away = "mv tutorial/{0} tutorial/away-{0}" if how.startswith("ren") else "rm tutorial/{0}"
+    as_student(ADA, "sh", "-c", away.format(name))
+    teach(taught, name, notebook(*named("a=better b=answer")))
+    assert changes(taught.sudo_json("send"), ADA)[name] == "kept"
+    if how.startswith("ren"):
+        as_student(ADA, "mv", f"tutorial/away-{name}", f"tutorial/{name}")
+    else:
+        save(ADA, name, mine)
+    teach(taught, name, notebook(*named("a=best b=answer c=bonus")))
+    assert changes(taught.sudo_json("send"), ADA)[name] == "merged"
+    assert sources(taught_file(ADA, name).read_bytes()) == ["best", "42", "bonus"]
+
+
+def test_another_file_in_the_place_of_a_deleted_one_stays_the_students_own(taught):
+    teach(taught, "again.ipynb", notebook(*named("a=question b=answer")))
+    taught.sudo("send")
+    as_student(ADA, "rm", "tutorial/again.ipynb")
+    teach(taught, "again.ipynb", notebook(*named("a=better b=answer")))
+    taught.sudo("send")
+    save(ADA, "again.ipynb", notebook(*named("x=essay y=more z=end")))
+    for version in ("best", "last"):
+        teach(taught, "again.ipynb", notebook(*named(f"a={version} b=answer c=bonus")))
+        assert changes(taught.sudo_json("send"), ADA)["again.ipynb"] == "conflict"
+        assert sources(taught_file(ADA, "again.ipynb").read_bytes()) == ["essay", "more", "end"]
+
+
+def test_a_notebook_of_a_later_format_stops_no_other_file(taught):
+    teach(taught, "future.ipynb", notebook(*named("a=one"), minor=6))
+    teach(taught, "plain.txt", b"one\n")
+    taught.sudo("send")
+    later = {"cell_type": "prompt", "id": "p", "metadata": {}, "source": "?"}
+    save(ADA, "future.ipynb", notebook(*named("a=mine"), later, minor=6))
+    teach(taught, "future.ipynb", notebook(*named("a=two"), later, minor=6))
+    teach(taught, "plain.txt", b"two\n")
+    said = changes(taught.sudo_json("send"), ADA)
+    assert (said["future.ipynb"], said["plain.txt"]) == ("conflict", "updated")
+    assert sources(taught_file(ADA, "future.ipynb").read_bytes()) == ["mine", "?"]

@@ -45,6 +45,24 @@ def test_refusals_are_one_json_object_too(tmp_path):
     assert said["students"] == [] and len(said["errors"]) == 1
 
 
+@pytest.mark.parametrize("given", ["", ",", " ", " , ,", "\t"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((command, "--only") for command in ("setup", "send", "launch", "reload", "status", "retrieve", "shutdown")),
+        *((command, "--only") for command in ("remove", "snapshot", "freeze", "thaw")),
+        ("remove", "--claim"),
+        ("remove", "--despite-incomplete"),
+    ],
+)
+def test_a_list_of_names_that_is_given_and_empty_is_a_wrong_command_line(tmp_path, arguments, given):
+    """`remove --only "$LEAVERS" --yes` with an empty variable must not remove the class."""
+    for words in ([*arguments, given], [*arguments, "ada", arguments[-1], given]):
+        answer = run(tmp_path, *words, "--dry-run")
+        assert answer.returncode == 2, answer
+        assert "names no student" in answer.stderr
+
+
 @pytest.mark.parametrize("arguments", [("setup", "--json"), ("check", "--json"), ("--version",), ("--help",)])
 def test_an_answer_that_finds_no_room_is_the_hosts_fault_and_no_bug(tmp_path, arguments):
     with open("/dev/full", "w") as full:
@@ -91,7 +109,7 @@ def test_text_from_outside_cannot_play_with_the_terminal(tmp_path):
 
 
 def test_only_takes_names_apart():
-    assert names(("ada,bob", " eve ", ",")) == {"ada", "bob", "eve"}
+    assert names("--only", ("ada,bob", " eve ", "ada,")) == {"ada", "bob", "eve"}
 
 
 def test_a_failure_is_told_with_who_and_why_and_what_about_the_others():

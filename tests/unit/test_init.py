@@ -31,6 +31,24 @@ def test_the_samples_are_a_class_that_can_be_set_up(tmp_path: Path) -> None:
     assert (course.material.source / "welcome.ipynb").is_file()
 
 
+@pytest.mark.parametrize(
+    "folder, course",
+    [
+        ("optics", "optics"),
+        ("Optics 2026", "optics-2026"),
+        ("2026_Physik für Anfänger", "physik-fur-anfanger"),
+        ("on", "physics101"),
+        ("null", "physics101"),
+        ("---", "physics101"),
+        ("光学", "physics101"),
+    ],
+)
+def test_the_course_is_called_as_its_folder(tmp_path: Path, folder: str, course: str) -> None:
+    """Two folders are two courses."""
+    config = write_samples(tmp_path / folder)[0]
+    assert settings.parse(config.read_bytes(), config).course == course
+
+
 @pytest.mark.parametrize("name", ["notebooks.cfg", "students.csv", "material"])
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
 def test_nothing_is_written_when_any_of_them_exists(tmp_path: Path, name: str, kind: str) -> None:

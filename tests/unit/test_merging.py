@@ -87,7 +87,7 @@ def test_cell_case_4_where_both_changed_a_cell_the_students_stays_and_the_teache
     assert (sources(merged.content), merged.conflicts) == (["mine", WORDS, "uno", "two"], 1)
     own, words, copy, _ = cells_of(merged.content)
     assert own["id"] == "a" and own["metadata"] == {}
-    assert (words["cell_type"], copy["cell_type"]) == ("markdown", "code")
+    assert (words["cell_type"], copy["cell_type"]) == ("markdown", "raw")
     assert [one["metadata"]["tags"] for one in (words, copy)] == [[TAG], [TAG]]
     assert len({one["id"] for one in cells_of(merged.content)}) == 4
 
@@ -200,20 +200,20 @@ def test_cell_case_14_a_change_of_type_or_of_attachments_is_an_edit():
 @pytest.mark.parametrize(
     "student, words",
     [
-        (b"", "the student's version is no notebook"),
-        (b"[]", "no notebook of format 4"),
-        (b'{"cells": 3, "nbformat": 4}', "no notebook of format 4"),
+        (b"", "the student's version is not a notebook"),
+        (b"[]", "not a notebook of format 4"),
+        (b'{"cells": 3, "nbformat": 4}', "not a notebook of format 4"),
         (b'{"cells": [3], "nbformat": 4}', "no cells"),
-        (b'{"cells": [], "nbformat": 4, "nbformat_minor": "x", "metadata": {}}', "no valid notebook"),
-        (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": []}', "no valid notebook"),
+        (b'{"cells": [], "nbformat": 4, "nbformat_minor": "x", "metadata": {}}', "not a valid notebook"),
+        (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": []}', "not a valid notebook"),
         (
             b'{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
-            "no valid notebook",
+            "not a valid notebook",
         ),
         (b'{"worksheets": [{"cells": []}], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "of format 4"),
         (b"[" * 100_000, "too much memory"),
-        (b"\xff\xfe", "is no notebook"),
-        (b'{"nbformat": ' + b"9" * 10_000 + b"}", "is no notebook"),
+        (b"\xff\xfe", "is not a notebook"),
+        (b'{"nbformat": ' + b"9" * 10_000 + b"}", "is not a notebook"),
     ],
 )
 def test_what_is_no_notebook_of_today_stays_as_it_is(student, words):
@@ -276,3 +276,107 @@ def test_many_cells_with_much_output_are_merged():
     teacher = [one | {"source": "new"} if number % 3 == 1 else one for number, one in enumerate(big)]
     merged = merge(notebook(*big), notebook(*student), notebook(*teacher))
     assert sources(merged.content).count("mine") == sources(merged.content).count("new") == 500
+
+
+# Copies that grading survives
+
+
+def graded(source: str, name: str = "a", **more: object) -> dict[str, object]:
+    return cell(source, name, nbgrader={"grade_id": "q1", "solution": True, "grade": True}, deletable=False, **more)
+
+
+def test_a_copy_is_graded_by_nobody_does_not_run_and_can_be_deleted():
+    """A second cell with the grade_id ends autograde for the whole class; a copy that runs redefines the solution."""
+    base, student, teacher = (
+        notebook(graded(source)) for source in ("def f(): ...", "def f(): return 1", "def f(x): ...")
+    )
+    merged = merge(base, student, teacher)
+    own, words, copy = cells_of(merged.content)
+    assert own["metadata"]["nbgrader"]["grade_id"] == "q1" and own["cell_type"] == "code"
+    for one in (words, copy):
+        assert one["cell_type"] in ("markdown", "raw")
+        assert one["metadata"] == {"tags": [TAG], "nblauncher": {"is_update": True}}
+    assert copy["source"] == ["def f(x): ..."] and merged.conflicts == 1
+
+
+def test_a_cell_is_known_by_its_grade_id_whatever_became_of_its_id():
+    base, student = notebook(graded("v1", "a")), notebook(graded("mine, all else", "zz9"))
+    merged = merge(base, student, notebook(graded("v2", "q-7")))
+    assert (sources(merged.content), merged.conflicts) == (["mine, all else", WORDS, "v2"], 1)
+
+
+# Notebooks whose ids say nothing
+
+
+def anonymous(*texts: str) -> bytes:
+    """Format 4.5 without ids, as some editors and many scripts write it."""
+    return notebook(*(cell(one) for one in texts))
+
+
+def saved(*texts: str, names: str = "rst") -> bytes:
+    """As Jupyter saves it: with ids of its own."""
+    return notebook(*(cell(one, name * 4) for one, name in zip(texts, names, strict=False)))
+
+
+@pytest.mark.parametrize("mine", ["x = 2  # mine", "print('something else entirely')"])
+def test_a_cell_without_an_id_that_both_changed_is_a_conflict(mine):
+    """Otherwise the teacher's stands unmarked below the student's, and wins when it runs."""
+    merged = merge(
+        anonymous("# Lab", "x = 1", "plot(x)"), saved("# Lab", mine, "plot(x)"), anonymous("# Lab", "x = 3", "plot(x)")
+    )
+    assert (sources(merged.content), merged.conflicts) == (["# Lab", mine, WORDS, "x = 3", "plot(x)"], 1)
+
+
+def test_an_id_that_stands_twice_says_nothing_about_the_second_cell():
+    base = notebook(cell("one", "same"), cell("two", "same"))
+    student = notebook(cell("one", "same"), cell("mine", "made-up"))
+    merged = merge(base, student, notebook(cell("one", "same"), cell("zwei", "same")))
+    assert (sources(merged.content), merged.conflicts) == (["one", "mine", WORDS, "zwei"], 1)
+
+
+def test_where_a_tool_made_all_ids_again_cells_are_found_by_what_is_in_them():
+    base, student = saved("# Lab", "x = 1", "plot(x)"), saved("# Lab", "x = 2", "plot(x)")
+    merged = merge(base, student, saved("# Lab", "x = 3", "plot(x)", names="uvw"))
+    assert (sources(merged.content), merged.conflicts) == (["# Lab", "x = 2", WORDS, "x = 3", "plot(x)"], 1)
+
+
+def test_merging_nothing_into_a_notebook_without_ids_changes_no_byte():
+    base = anonymous("one", "two")
+    assert merge(base, base, base).content == base
+    student = saved("one", "mine")
+    assert merge(base, student, base).content == student
+
+
+# Results
+
+
+def test_a_cell_that_ran_without_an_output_keeps_its_count():
+    base = notebook(cell("x = 1", "a"))
+    ran = json.loads(base)
+    ran["cells"][0]["execution_count"] = 7
+    student = json.dumps(ran).encode()
+    assert merge(base, student, base).content == student
+    assert (
+        cells_of(merge(base, student, notebook(cell("x = 1", "a"), cell("new", "b"))).content)[0]["execution_count"]
+        == 7
+    )
+
+
+# Formats to come, and mistakes of ours
+
+
+@pytest.mark.parametrize("whose", [0, 1, 2])
+def test_a_kind_of_cell_that_nobody_knows_yet_keeps_the_student_s_version_as_it_is(whose):
+    versions = [notebook(*named(one), minor=6) for one in ("a=one", "a=mine", "a=uno")]
+    assert sources(merging.merge("lab.ipynb", *versions).content) == ["mine", WORDS, "uno"]
+    raw = json.loads(versions[whose])
+    raw["cells"].append({"cell_type": "prompt", "id": "p1", "text": "?"})
+    versions[whose] = json.dumps(raw).encode()
+    with pytest.raises(UnmergeableError, match="not a valid notebook"):
+        merging.merge("lab.ipynb", *versions)
+
+
+def test_a_notebook_that_is_back_with_nothing_of_what_was_handed_out_is_the_students_own():
+    versions = [notebook(*named(text)) for text in ("a=one b=two", "x=essay y=more z=end", "a=uno b=two")]
+    with pytest.raises(UnmergeableError, match="nothing in it is of the version handed out"):
+        merging.merge("lab.ipynb", *versions, is_back=True)

@@ -48,13 +48,20 @@ def edited(draw: Any, cells: list[dict[str, Any]], names: bool) -> list[dict[str
         else:
             old = cells[place]
             kind = draw(KINDS) if deed == "retype" else old["cell_type"]
-            cells[place] = cell(old["source"], old.get("id", ""), kind, draw(st.sampled_from(["", "1", "3"])))
+            metadata = draw(st.sampled_from([old["metadata"], {"tags": ["mine"]}, {}]))
+            cells[place] = cell(
+                old["source"], old.get("id", ""), kind, draw(st.sampled_from(["", "1", "3"])), **metadata
+            )
+            if kind == "code":
+                cells[place]["execution_count"] = draw(st.sampled_from([None, 1, 7]))
     return cells
 
 
 @st.composite
 def versions(draw: Any) -> tuple[bytes, bytes, bytes]:
-    """Base, student, teacher: with ids, without, or with ids that Jupyter gave when the student saved."""
+    """Base, student, teacher: with ids, without, or with ids that Jupyter gave when the student saved; those of the
+    teacher may be missing (4.5 by hand), there twice, or made anew by a tool each time.
+    """
     names = draw(st.booleans())
     base = draw(st.lists(a_cell(names), max_size=5))
     student, teacher = draw(edited(base, names)), draw(edited(base, names))
@@ -62,6 +69,15 @@ def versions(draw: Any) -> tuple[bytes, bytes, bytes]:
     student_minor = minor
     if not names and draw(st.booleans()):
         student, student_minor = [one | {"id": f"r{number}"} for number, one in enumerate(student)], 5
+    deed = draw(st.sampled_from(["keep", "keep", "lose", "double", "renew"])) if names else "keep"
+    if deed == "lose":
+        base, teacher = ([{key: one[key] for key in one if key != "id"} for one in cells] for cells in (base, teacher))
+        student = [one | {"id": f"r{number}"} for number, one in enumerate(student)]
+    elif deed == "double":
+        base, teacher = ([one | {"id": "same"} for one in cells] for cells in (base, teacher))
+        student = [one | {"id": f"r{number}" if number else "same"} for number, one in enumerate(student)]
+    elif deed == "renew":
+        teacher = [one | {"id": f"t{number}"} for number, one in enumerate(teacher)]
     return notebook(*base, minor=minor), notebook(*student, minor=student_minor), notebook(*teacher, minor=minor)
 
 
