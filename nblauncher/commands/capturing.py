@@ -91,10 +91,10 @@ class CaptureAll:
         return f"capture the work of {len(self.usernames)} students at {moments.words(self.round.at)}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
-        _wait_until(self.round.at)
         wanted = [one for one in self.round.moments if one.username in self.usernames]
         missing = [one for one in wanted if (known := copies.load(host, one)) is None or known.captured is None]
-        groups = cgroups.choose(host.settings.course)
+        groups = freeze.groups_of(host)
+        _wait_until(self.round.at)
         failures: dict[str, str] = {}
         if freezing.can_freeze_groups(groups):
             failures = self._still(host, groups, missing)
@@ -126,10 +126,12 @@ class CaptureAll:
             return {}
         accounts = {one.username: survey.student_account(host, one.username) for one in wanted}
         still = freeze.remembered(host)
-        students = [freezing.Student(name, one.uid) for name, one in accounts.items() if name not in still]
+        students = freeze.students(host, groups, [one for name, one in accounts.items() if name not in still])
         began = time.monotonic()
         try:
-            with freezing.frozen(groups, students) as ice:
+            if any(name in still for name in accounts):
+                freezing.Freezer(groups, freeze.on_demand(host)).look_again()
+            with freezing.Freezer(groups, freeze.by_capture(host)).frozen(students) as ice:
                 failures = _capture_in_parallel(host, wanted, accounts, ice)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
@@ -157,7 +159,9 @@ class CaptureAll:
             for one in wanted:
                 try:
                     now = datetime.now(timezone.utc)
-                    copies.keep(host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}")
+                    copies.keep(
+                        host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}", is_still=False
+                    )
                 except HostError as another:
                     failures[one.username] = another.problem
             return failures
@@ -201,7 +205,7 @@ def _capture_each(
             failures[one.username] = _MELTED
             continue
         try:
-            copies.keep(host, one, accounts[one.username], captured)
+            copies.keep(host, one, accounts[one.username], captured, remark=ice.complaints.get(one.username, ""))
         except HostError as error:
             failures[one.username] = error.problem
         else:

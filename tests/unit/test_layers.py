@@ -65,6 +65,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "moments",
             "deadlines",
             "freezing",
+            "ice",
             "replaying",
             "arranging",
             "receipts",
