@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,9 +78,12 @@ class Freezer:
     record: Path
 
     @contextlib.contextmanager
-    def frozen(self, students: Sequence[Student], *, longest: float = LONGEST) -> Iterator[Ice]:
+    def frozen(
+        self, students: Sequence[Student], *, longest: float = LONGEST, ready: Callable[[], None] = lambda: None
+    ) -> Iterator[Ice]:
         """No process of these students runs inside the block. As root, from a process with one thread.
 
+        `ready` is called when everything is prepared, and may wait for the moment.
         HostError when somebody could not be frozen in time; everybody is thawed then. After `longest` seconds they run
         again also when the block is not left; `Ice.held` tells.
         """
@@ -88,8 +91,10 @@ class Freezer:
         watcher = self._watch(students, reader, longest)
         os.close(reader)
         try:
+            self._remember({student.uid: Held(student.username) for student in students})
+            ready()
+            os.write(writer, b"f")  # from now on it counts
             complaints = self.freeze(students)
-            os.write(writer, b"f")
             yield Ice(time.monotonic() + longest, complaints)
         finally:
             os.kill(watcher, signal.SIGKILL)  # it must not take in anybody whom we have just let go
@@ -149,16 +154,13 @@ class Freezer:
                 signal.signal(number, signal.SIG_IGN)
             logging.disable()  # the log's descriptor is closed, and its number may be given to another file
             workers.close_descriptors({reader})
+            is_begun = os.read(reader, 1)
             until = time.monotonic() + longest
-            is_frozen = False
-            while (left := until - time.monotonic()) > 0:
-                if select.select([reader], [], [], min(left, LOOK) if is_frozen else left)[0]:
-                    if not os.read(reader, 1):
-                        break
-                    is_frozen = True
-                elif is_frozen:
-                    with contextlib.suppress(HostError):  # the next look tries again
-                        self.look_again()
+            while is_begun and (left := until - time.monotonic()) > 0:
+                if select.select([reader], [], [], min(left, LOOK))[0]:
+                    break
+                with contextlib.suppress(HostError):  # the next look tries again
+                    self.look_again()
         finally:
             self.thaw([student.uid for student in students])
             os._exit(0)

@@ -94,7 +94,6 @@ class CaptureAll:
         wanted = [one for one in self.round.moments if one.username in self.usernames]
         missing = [one for one in wanted if (known := copies.load(host, one)) is None or known.captured is None]
         groups = freeze.groups_of(host)
-        _wait_until(self.round.at)
         failures: dict[str, str] = {}
         if freezing.can_freeze_groups(groups):
             failures = self._still(host, groups, missing)
@@ -128,10 +127,16 @@ class CaptureAll:
         still = freeze.remembered(host)
         students = freeze.students(host, groups, [one for name, one in accounts.items() if name not in still])
         began = time.monotonic()
+
+        def ready() -> None:
+            nonlocal began
+            _wait_until(self.round.at)
+            began = time.monotonic()
+
         try:
             if any(name in still for name in accounts):
                 freezing.Freezer(groups, freeze.on_demand(host)).look_again()
-            with freezing.Freezer(groups, freeze.by_capture(host)).frozen(students) as ice:
+            with freezing.Freezer(groups, freeze.by_capture(host)).frozen(students, ready=ready) as ice:
                 failures = _capture_in_parallel(host, wanted, accounts, ice)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
@@ -154,6 +159,7 @@ class CaptureAll:
         """Somebody could not be frozen: the others are; of that one everything is looked at, and it is said."""
         names = list(dict.fromkeys(one.username for one in wanted))
         if len(names) == 1:
+            _wait_until(self.round.at)
             log.warning("%s: %s; captured while it ran", names[0], error.problem)
             failures: dict[str, str] = {}
             for one in wanted:

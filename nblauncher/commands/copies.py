@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import files, keeping
-from nblauncher.commands.lateness import Evidence, Late, changed_ns, judged, nanoseconds, reason, written
+from nblauncher.commands.lateness import Evidence, Late, judged, reason, written
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
 from nblauncher.gathering import HALF_SAVED
@@ -66,9 +66,13 @@ class Copy:
             late = self.late.get(path)
             if late is not None and late.seen is not None:
                 files[path] = one, late.seen
-            elif late is None and (self.captured or self.seen <= at or changed_ns(one) <= nanoseconds(at)):
-                files[path] = one, self.seen
-        unfinished = {one.path for one in self.exclusions if self.captured and one.reason == HALF_SAVED}
+            elif late is None:
+                files[path] = one, min(self.seen, at)
+        unfinished = {
+            one.path
+            for one in self.exclusions
+            if self.captured and one.reason == HALF_SAVED and one.path in self.files and one.path not in self.late
+        }
         files = {path: one for path, one in files.items() if path not in unfinished}
         return Evidence(files, frozenset(one.sha256 for one, _seen in files.values()), frozenset(unfinished))
 
@@ -102,8 +106,12 @@ def keep(
     seen = datetime.now(timezone.utc)
     found, said = dict(kept.files), list(kept.exclusions)
     late: dict[str, Late] = {}
-    if captured is not None:
+    more: list[Exclusion] = []
+    if captured is not None or seen > moment.at:
         found, late, more = judged(moment.at, kept.files, _evidence(host, moment, known))
+    if captured is not None:
+        # A second look, after a save that was under way, changes nothing of when everything else was captured.
+        captured = known.captured if known and known.captured else captured
         is_late = captured - moment.at > LATE_AFTER
         said += [*more, *(Exclusion(path, reason(one), bool(one.seen) or not is_late) for path, one in late.items())]
     content = {
