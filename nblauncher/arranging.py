@@ -111,14 +111,18 @@ def _manifest(student: int) -> dict[str, Any]:
 
 
 def _captured(store: int, one: Assignment) -> dict[str, Any]:
-    """By path below the assignment's folder. HostError where that retrieval is gone: nobody is late for want of it."""
+    """By path below the assignment's folder, without what changed after the moment. HostError where that retrieval is
+    gone: nobody is late for want of it.
+    """
     try:
-        rows = _manifest(files.open_below(store, f"{one.captured}/{one.username}"))["files"]
+        about = _manifest(files.open_below(store, f"{one.captured}/{one.username}"))
     except OSError as error:
         where = one.target / one.captured / one.username
         raise HostError(f"what was captured at the deadline is not in {where} any more", "Put it back.") from error
     prefix = f"work/{one.folder}/"
-    return {row["path"].removeprefix(prefix): row for row in rows if row["path"].startswith(prefix)}
+    rows = {row["path"].removeprefix(prefix): row for row in about["files"] if row["path"].startswith(prefix)}
+    marked = {row["path"] for row in about.get("deadline", {}).get("late_files", ()) if row["kept_as_of"] is None}
+    return {path: row for path, row in rows.items() if path not in marked}
 
 
 def _write_manifest(student: int, content: Mapping[str, Any]) -> None:

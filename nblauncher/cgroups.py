@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Kind(str, Enum):
     NONE = "none"
 
 
+_STUDENT, _HELD = "student-", "held-"
+
 CONTROLLERS = ("memory", "cpu", "pids")
 """What a student's group can be limited with."""
 
@@ -52,11 +54,41 @@ class Groups:
         beside = tuple((controller, root / name) for controller, root in self.beside)
         return Group(self.kind, self.root / name if self.kind is not Kind.NONE else Path(), beside)
 
+    def of_student(self, uid: int) -> Group:
+        """The group of a student's server and of all that comes from it. Nowhere else is its name made."""
+        return self.group(f"{_STUDENT}{uid}")
+
+    def held(self, uid: int) -> Group:
+        """Where the student's processes from outside of the class are while they are frozen: no limits in there."""
+        return replace(self.group(f"{_HELD}{uid}"), beside=())
+
+    def uids(self) -> frozenset[int]:
+        """Of which students there are groups now."""
+        return frozenset(uid for name in self.names() if (uid := _uid_in(name)) is not None)
+
+    def everywhere(self, uid: int) -> tuple[Path, ...]:
+        """The student's groups, of this course and of the others on this host, that are there now."""
+        if self.kind is Kind.NONE:
+            return ()
+        names = (f"{_STUDENT}{uid}", f"{_HELD}{uid}")
+        found = (course / name for course in sorted(self.root.parent.glob(self._courses)) for name in names)
+        return tuple(path for path in found if path.is_dir())
+
+    @property
+    def _courses(self) -> str:
+        return _scope_name("*") if self.kind is Kind.SCOPE else "*"
+
     def names(self) -> tuple[str, ...]:
         """The groups that are there now."""
         if self.kind is Kind.NONE:
             return ()
         return tuple(sorted(folder.name for folder in _folders_in(self.root)))
+
+    def remove_folder(self, folder: Path) -> None:
+        """One of `everywhere`, and what is empty above it."""
+        above = () if self.kind is Kind.SCOPE else (folder.parent, folder.parents[1])
+        for one in (folder, *above):
+            _remove(one)
 
     def remove(self) -> None:
         """Remove what is empty: the course's groups, then the folders above that are ours. What is in use stays."""
@@ -170,6 +202,47 @@ def members(path: Path | str, file: str = "cgroup.procs") -> tuple[int, ...]:
     return tuple(found)
 
 
+def own_path(groups: Groups, pid: int) -> str | None:
+    """The group of a process in the hierarchy of these groups, from its root; None when the process has ended."""
+    hierarchy = _hierarchy(groups)
+    try:
+        lines = Path("/proc", str(pid), "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for _number, controllers, path in (line.split(":", 2) for line in lines):
+        is_it = not controllers if groups.kind is not Kind.V1 else hierarchy.name in controllers.split(",")
+        if is_it:
+            return path
+    return "/"
+
+
+def enter_path(groups: Groups, path: str, pid: int) -> None:
+    """Move a process into a group of `own_path` or, where that is gone or takes nobody, into the next one above."""
+    hierarchy = _hierarchy(groups)
+    parts = [part for part in path.split("/") if part]
+    if ".." in parts:  # it is outside of what our own namespace shows
+        parts = []
+    for depth in range(len(parts), -1, -1):
+        try:
+            descriptor = os.open(hierarchy.joinpath(*parts[:depth], "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            os.write(descriptor, str(pid).encode("ascii"))
+        except ProcessLookupError:
+            return
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        return
+
+
+def _hierarchy(groups: Groups) -> Path:
+    """Where the hierarchy is mounted: HIERARCHY/nblauncher/COURSE, or HIERARCHY/system.slice/SCOPE."""
+    return groups.root.parents[1]
+
+
 def choose(course: str) -> Groups:
     """The course's groups on this host; looks only. They are made when the first group is."""
     if _SYSTEMD.is_dir() and _mount_of("cgroup2") == Path("/sys/fs/cgroup"):
@@ -242,6 +315,16 @@ def enter_scope(groups: Groups, pid: int) -> Groups:
     own.create()
     own.enter(pid)
     return groups
+
+
+def is_held(name: str) -> bool:
+    """Whether a group of this name is for processes that are not the class's (Groups.held)."""
+    return name.startswith(_HELD)
+
+
+def _uid_in(name: str) -> int | None:
+    number = name.removeprefix(_STUDENT).removeprefix(_HELD)
+    return int(number) if number != name and number.isdecimal() else None
 
 
 def _mount_of(kind: str, option: str = "") -> Path | None:

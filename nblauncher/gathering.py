@@ -362,8 +362,8 @@ def _header(kind: str, path: str, stamp: Stamp) -> dict[str, Any]:
 
 def _never_the_same(status: os.stat_result) -> Stamp:
     """For a file that is open for writing: a write(2) that goes on changes no times, so the next run reads it again."""
-    size, mtime, _ctime, inode = stamp_of(status)
-    return size, mtime, 0, inode
+    size, mtime, ctime, _inode = stamp_of(status)
+    return size, mtime, ctime, 0
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

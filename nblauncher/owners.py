@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,37 @@ def of_users(uids: Collection[int]) -> dict[int, tuple[int, str]]:
             state = next(line for line in status.split(b"\n") if line.startswith(b"State:"))
             found[int(name)] = uid, state.split()[1].decode("ascii")
     return found
+
+
+def outside(uids: Collection[int], inside: Collection[int]) -> dict[int, tuple[int, str]]:
+    """As `of_users`, without what is `inside`, what has ended, and file workers of ours, which work for root."""
+    found = of_users(uids)
+    return {
+        pid: (uid, state)
+        for pid, (uid, state) in found.items()
+        if pid not in inside and state not in "ZX" and not _is_file_worker(pid)
+    }
+
+
+def _is_file_worker(pid: int) -> bool:
+    """Whether a command of ours forked it: its parent is root's, and is this interpreter running nblauncher.
+
+    Nobody can become the child of a process that did not fork it, and what a root process runs only root decides.
+    """
+    try:
+        parent = _number(Path("/proc", str(pid), "status").read_bytes(), b"PPid:")
+        above = Path("/proc", str(parent))
+        if set(uids_in((above / "status").read_bytes())) != {0}:
+            return False
+        words = (above / "cmdline").read_bytes().split(b"\0")
+        is_python = os.path.samefile(above / "exe", sys.executable)
+    except OSError:  # one of them has ended
+        return False
+    return is_python and any(os.path.basename(word) == b"nblauncher" for word in words[1:4])
+
+
+def _number(status: bytes, field: bytes) -> int:
+    return int(next(line for line in status.split(b"\n") if line.startswith(field)).split()[1])
 
 
 def kill_proven(uid: int, leader: int, ancestor: int) -> None:

@@ -16,6 +16,7 @@ import click
 from nblauncher import __version__, interruption, logs, render
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
+from nblauncher.commands import freeze
 from nblauncher.commands import session as sessions
 from nblauncher.commands.session import Session
 from nblauncher.course import CoursePaths, make_folders
@@ -63,6 +64,7 @@ def open_session(call: Call, *, needs_roster: bool = False, takes_over: bool = F
     session = sessions.open_session(who, call.config, call.files, needs_roster=needs_roster, takes_over=takes_over)
     call.log_file = logs.start(session.host.paths.logs if who.is_root else None, call.verbosity)
     log.info("nblauncher %s %s for course %s", __version__, call.command, session.settings.course)
+    _let_go(call, session)
     return session
 
 
@@ -71,7 +73,18 @@ def open_accepted(call: Call, course: str) -> Session:
     who = sessions.caller(os.environ)
     sessions.require_root(who, call.command)
     call.log_file = logs.start(CoursePaths(course).logs, call.verbosity)
-    return sessions.open_accepted(who, course)
+    session = sessions.open_accepted(who, course)
+    _let_go(call, session)
+    return session
+
+
+def _let_go(call: Call, session: Session) -> None:
+    """Before anything else: a class that a killed capture left frozen goes on, and who is frozen is watched."""
+    if not session.caller.is_root or call.is_dry_run:
+        return
+    if names := freeze.let_go_forgotten(session.host):
+        talk.tell(f"A capture was killed and left these students frozen; they go on now: {', '.join(names)}")
+    freeze.keep_watch(session.host)
 
 
 def students_of(session: Session, call: Call) -> tuple[str, ...]:

@@ -91,10 +91,9 @@ class CaptureAll:
         return f"capture the work of {len(self.usernames)} students at {moments.words(self.round.at)}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
-        _wait_until(self.round.at)
         wanted = [one for one in self.round.moments if one.username in self.usernames]
         missing = [one for one in wanted if (known := copies.load(host, one)) is None or known.captured is None]
-        groups = cgroups.choose(host.settings.course)
+        groups = freeze.groups_of(host)
         failures: dict[str, str] = {}
         if freezing.can_freeze_groups(groups):
             failures = self._still(host, groups, missing)
@@ -126,10 +125,18 @@ class CaptureAll:
             return {}
         accounts = {one.username: survey.student_account(host, one.username) for one in wanted}
         still = freeze.remembered(host)
-        students = [freezing.Student(name, one.uid) for name, one in accounts.items() if name not in still]
+        students = freeze.students(host, groups, [one for name, one in accounts.items() if name not in still])
         began = time.monotonic()
+
+        def ready() -> None:
+            nonlocal began
+            _wait_until(self.round.at)
+            began = time.monotonic()
+
         try:
-            with freezing.frozen(groups, students) as ice:
+            if any(name in still for name in accounts):
+                freezing.Freezer(groups, freeze.on_demand(host)).look_again()
+            with freezing.Freezer(groups, freeze.by_capture(host)).frozen(students, ready=ready) as ice:
                 failures = _capture_in_parallel(host, wanted, accounts, ice)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
@@ -152,12 +159,15 @@ class CaptureAll:
         """Somebody could not be frozen: the others are; of that one everything is looked at, and it is said."""
         names = list(dict.fromkeys(one.username for one in wanted))
         if len(names) == 1:
+            _wait_until(self.round.at)
             log.warning("%s: %s; captured while it ran", names[0], error.problem)
             failures: dict[str, str] = {}
             for one in wanted:
                 try:
                     now = datetime.now(timezone.utc)
-                    copies.keep(host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}")
+                    copies.keep(
+                        host, one, accounts[one.username], now, remark=f"not frozen: {error.problem}", is_still=False
+                    )
                 except HostError as another:
                     failures[one.username] = another.problem
             return failures
@@ -201,7 +211,7 @@ def _capture_each(
             failures[one.username] = _MELTED
             continue
         try:
-            copies.keep(host, one, accounts[one.username], captured)
+            copies.keep(host, one, accounts[one.username], captured, remark=ice.complaints.get(one.username, ""))
         except HostError as error:
             failures[one.username] = error.problem
         else:

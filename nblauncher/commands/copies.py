@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from nblauncher import files, keeping
+from nblauncher.commands.lateness import Evidence, Late, judged, reason, written
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
 from nblauncher.gathering import HALF_SAVED
@@ -53,6 +54,27 @@ class Copy:
     files: Mapping[str, Stored]
     exclusions: tuple[Exclusion, ...]
     captured: datetime | None
+    seen: datetime
+    """When the look was over: all of it was there before."""
+    late: Mapping[str, Late] = field(default_factory=dict)
+    """What changed after the moment."""
+
+    def evidence(self, at: datetime) -> Evidence:
+        """What of it was certainly there at that moment."""
+        files = {}
+        for path, one in self.files.items():
+            late = self.late.get(path)
+            if late is not None and late.seen is not None:
+                files[path] = one, late.seen
+            elif late is None:
+                files[path] = one, min(self.seen, at)
+        unfinished = {
+            one.path
+            for one in self.exclusions
+            if self.captured and one.reason == HALF_SAVED and one.path in self.files and one.path not in self.late
+        }
+        files = {path: one for path, one in files.items() if path not in unfinished}
+        return Evidence(files, frozenset(one.sha256 for one, _seen in files.values()), frozenset(unfinished))
 
 
 def keep(
@@ -62,9 +84,13 @@ def keep(
     captured: datetime | None,
     *,
     remark: str = "",
+    is_still: bool = True,
     longest: float = LONGEST,
 ) -> None:
-    """Copy what changed since the last look, and remember what there is. `remark`: why the student was not frozen."""
+    """Copy what changed since the last look, and remember what there is. `remark`: what is wrong with all of it.
+
+    At the moment, what changed after it is kept as it was seen before, if it was, and else is marked as late.
+    """
     target = files.join(host.settings.material.target, moment.deadline.folder).rstrip("/")
     known = load(host, moment)
     kept = keeping.keep(
@@ -73,17 +99,30 @@ def keep(
         host.settings.retrieve,
         ObjectStore(objects(host)),
         known.files if known else {},
-        is_still=captured is not None and not remark,
+        is_still=captured is not None and is_still,
         is_synced=captured is None,
         longest=longest,
     )
+    seen = datetime.now(timezone.utc)
+    found, said = dict(kept.files), list(kept.exclusions)
+    late: dict[str, Late] = {}
+    more: list[Exclusion] = []
+    if captured is not None or seen > moment.at:
+        found, late, more = judged(moment.at, kept.files, _evidence(host, moment, known))
+    if captured is not None:
+        # A second look, after a save that was under way, changes nothing of when everything else was captured.
+        captured = known.captured if known and known.captured else captured
+        is_late = captured - moment.at > LATE_AFTER
+        said += [*more, *(Exclusion(path, reason(one), bool(one.seen) or not is_late) for path, one in late.items())]
     content = {
-        "files": {path: [one.stamp, one.sha256] for path, one in kept.files.items()},
+        "files": {path: [one.stamp, one.sha256] for path, one in found.items()},
         "exclusions": [
             *([["", remark, True]] if remark else []),
-            *([one.path, one.reason, one.incomplete] for one in kept.exclusions),
+            *([one.path, one.reason, one.incomplete] for one in said),
         ],
         "captured": captured.timestamp() if captured else None,
+        "seen": seen.timestamp(),
+        "late": {path: [one.changed_ns, one.seen and one.seen.timestamp()] for path, one in late.items()},
     }
     file = file_of(host, moment)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,6 +130,13 @@ def keep(
     draft.write_text(json.dumps(content), "ascii")
     draft.chmod(0o600)
     draft.replace(file)
+
+
+def _evidence(host: Host, moment: Moment, known: Copy | None) -> Evidence:
+    """With what we handed out ourselves: that is not the student's work, whenever it came."""
+    evidence = known.evidence(moment.at) if known else Evidence({})
+    ours = frozenset(one.sha256 for one in host.course_ledger.handed_out(moment.username, "material").values())
+    return replace(evidence, contents=evidence.contents | ours)
 
 
 def load(host: Host, moment: Moment) -> Copy | None:
@@ -112,7 +158,12 @@ def read(file: Path) -> Copy | None:
         }
         at = given["captured"]
         captured = None if at is None else datetime.fromtimestamp(at, timezone.utc)
-        return Copy(kept, tuple(Exclusion(*row) for row in given["exclusions"]), captured)
+        seen = datetime.fromtimestamp(given["seen"], timezone.utc)
+        late = {
+            path: Late(int(changed), None if time is None else datetime.fromtimestamp(time, timezone.utc))
+            for path, (changed, time) in given["late"].items()
+        }
+        return Copy(kept, tuple(Exclusion(*row) for row in given["exclusions"]), captured, seen, late)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -131,6 +182,14 @@ def about(moment: Moment, known: Copy) -> dict[str, Any]:
         "at": moment.at.astimezone().isoformat(timespec="seconds"),
         "captured": captured.astimezone().isoformat(timespec="milliseconds"),
         "late": captured - moment.at > LATE_AFTER,
+        "late_files": [
+            {
+                "path": path,
+                "changed": written(one.changed_ns),
+                "kept_as_of": one.seen and one.seen.astimezone().isoformat(timespec="milliseconds"),
+            }
+            for path, one in sorted(known.late.items())
+        ],
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, disks, front_page, proxy, shutdown
+from nblauncher.commands import appointments, classroom, disks, freeze, front_page, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -53,10 +53,12 @@ def prepare(
     reports = shutdown.reports(host)
     running = {report.username for report in reports if report.state is ServerState.READY}
     asleep = {report.username for report in reports if report.state is ServerState.ASLEEP} if on_demand else set()
+    frozen = set(freeze.remembered(host)).intersection(usernames)
+    still = f"frozen, and left alone until `nblauncher thaw`: {', '.join(sorted(frozen))}"
     made = plan(
         usernames,
         survey.survey(host, usernames),
-        running=running | asleep.difference(classroom.outdated(host, asleep)),
+        running=running | frozen | asleep.difference(classroom.outdated(host, asleep)),
         outdated=classroom.outdated(host, running),
         on_demand=on_demand,
         front_page_is_current=front_page.is_current(host),
@@ -64,7 +66,7 @@ def prepare(
         appointments_are_current=appointments.are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         without_quota=disks.unlimited(host, usernames),
-        warnings=_warnings(host.settings),
+        warnings=(*_warnings(host.settings), *([still] if frozen else ())),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)
     return made

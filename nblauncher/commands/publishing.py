@@ -129,7 +129,8 @@ class GiveReceipt:
             "username": moment.username,
             **copies.about(moment, known),
             "files": [
-                {"path": path, "size": one.size, "sha256": one.sha256} for path, one in sorted(known.files.items())
+                {"path": path, "size": one.size, "sha256": one.sha256, **_lateness(known, path)}
+                for path, one in sorted(known.files.items())
             ],
             "manifest_sha256": done.manifest,
         }
@@ -186,7 +187,15 @@ def verify(host: Host, data: bytes) -> tuple[str, dict[str, Any]]:
         where = f"{kept[-1].retrieved} is not in the store any more as it was written."
     late = ", LATE" if about["late"] else ""
     what = f"{len(about['files'])} files, {size} bytes"
+    if after := [one for one in about["files"] if one.get("late")]:
+        what = f"{what}; {len(after)} of the files LATE, changed after the moment"
     return f"Genuine: {name}, {about['deadline']}, captured at {about['captured']}{late}; {what}.\n{where}", about
+
+
+def _lateness(known: copies.Copy, path: str) -> dict[str, Any]:
+    """A file that changed after the moment is late, unless what is kept is an earlier version."""
+    late = known.late.get(path)
+    return {"late": True} if late is not None and late.seen is None else {}
 
 
 def _has_manifest(target: Path, folder: str, username: str, sha256: str) -> bool:

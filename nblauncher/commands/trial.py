@@ -249,7 +249,7 @@ def _sandbox(pair: _Pair, username: str = ATTACKER) -> Sandbox:
     account = pair.accounts[username]
     held = Namespaces(pair.paths.students_run)
     held.adopt(account.uid, pair.servers[username])
-    return Sandbox(choose(COURSE).group(f"student-{account.uid}"), namespace=held.path(account.uid))
+    return Sandbox(choose(COURSE).of_student(account.uid), namespace=held.path(account.uid))
 
 
 def _run_in(pair: _Pair, username: str, code: str) -> str:
@@ -258,7 +258,7 @@ def _run_in(pair: _Pair, username: str, code: str) -> str:
 
 def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
     victim, account = pair.accounts[VICTIM], pair.accounts[ATTACKER]
-    groups = [choose(COURSE).group(f"student-{victim.uid}"), Group(choose(COURSE).kind, choose(COURSE).root.parent)]
+    groups = [choose(COURSE).of_student(victim.uid), Group(choose(COURSE).kind, choose(COURSE).root.parent)]
     run = pair.paths.students_run / str(victim.uid)
     facts = {
         "home": str(victim.home),

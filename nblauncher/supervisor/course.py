@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from nblauncher import __version__, reasons
-from nblauncher.cgroups import Groups
+from nblauncher.cgroups import Groups, is_held
 from nblauncher.course import CoursePaths
 from nblauncher.descriptors import is_sealed
 from nblauncher.errors import HostError
@@ -105,7 +105,8 @@ class Course:
     def settle(self) -> bool:
         """End what was left and not adopted (the old front page, unknown servers); whether all of it is gone."""
         kept = {seat.group.path.name for seat in self.seats if seat.is_up} | {"supervisor"}
-        left = [group for name in self._groups.names() if name not in kept for group in [self._groups.group(name)]]
+        names = [name for name in self._groups.names() if name not in kept and not is_held(name)]
+        left = [self._groups.group(name) for name in names]
         for group in left:
             if group.is_empty():
                 group.remove()

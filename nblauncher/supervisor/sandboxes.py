@@ -28,7 +28,7 @@ class Sandboxes:
             log.warning("this host has no control groups for %s: limits are those of each process", sorted(missing))
 
     def group(self, uid: int) -> Group:
-        return self._groups.group(f"student-{uid}")
+        return self._groups.of_student(uid)
 
     def provide(self, order: Order) -> Sandbox:
         """Everything that a server needs to begin in. HostError when the host says no."""

@@ -16,11 +16,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nblauncher import cgroups
 from tests.classroom import Classroom, set_up_class
 from tests.homework import as_student, become, write
+from tests.launched import supervisor_pid, visitor
+from tests.running import eventually
 
 pytestmark = pytest.mark.system
 
@@ -188,50 +191,58 @@ while True:
             with open(f'tutorial/ps1/new{number}', 'w') as file:
                 file.write(letter * 20000)
             os.replace(f'tutorial/ps1/new{number}', f'tutorial/ps1/file{number}')
+            time.sleep(0.01)
 """
 
 
-def start_in_class(room: Classroom, name: str, script: str) -> subprocess.Popen[bytes]:
-    """A Python script in the student's control group, as a kernel would be."""
-    group = cgroups.choose(room.course).group(name)
-    group.create()
-    return subprocess.Popen(
-        [*become(name), sys.executable, "-I", "-c", script],
-        cwd=room.home(name),
-        preexec_fn=lambda: group.enter(os.getpid()),
-        start_new_session=True,
-    )
+def start_in_class(room: Classroom, name: str, script: str) -> None:
+    """A Python script that a cell of a notebook starts, on a server that `launch` made."""
+    room.run("launch", "--background", "--only", name)
+    words = [sys.executable, "-I", "-c", script]
+    with visitor(room, name) as browser:
+        browser.run(
+            f"import os, subprocess\nos.chdir({str(room.home(name))!r})\n"
+            f"subprocess.Popen({words!r}, start_new_session=True); print('started')"
+        )
 
 
-def start_writer(room: Classroom, name: str) -> subprocess.Popen[bytes]:
-    return start_in_class(room, name, WRITER)
+def end_class(room: Classroom) -> None:
+    room.run("shutdown", "--yes")
 
 
-def end_writer(room: Classroom, name: str, writer: subprocess.Popen[bytes]) -> None:
-    os.killpg(writer.pid, signal.SIGKILL)
-    writer.wait()
-    cgroups.choose(room.course).remove()
+def start_writer(room: Classroom, name: str) -> None:
+    start_in_class(room, name, WRITER)
+
+
+def group_of(room: Classroom, name: str) -> cgroups.Group:
+    return cgroups.choose(room.course).of_student(pwd.getpwnam(name).pw_uid)
 
 
 def test_of_a_student_who_writes_all_the_time_one_moment_is_captured_and_nothing_torn(room):
-    """The writer goes through 20 files with one letter after the other: at one moment at most two letters are there."""
+    """The writer goes through 20 files with one letter after the other: at one moment at most two letters are there.
+
+    What it wrote between the moment and the freezing is there as it was seen before.
+    """
     write(ADA, "tutorial/ps1/lab.py", "x")
-    writer = start_writer(room, ADA)
+    start_writer(room, ADA)
     try:
         set_deadline(room, soon(3))
         collect(room, expect=None)
     finally:
-        end_writer(room, ADA, writer)
+        end_class(room)
     (folder,) = captured(room)
     texts = {file.name: file.read_text() for file in (folder / ADA / "work/ps1").glob("file*")}
     assert len(texts) == 20
     assert all(len(set(text)) == 1 and len(text) == 20000 for text in texts.values())
-    order = [texts[f"file{number}"][0] for number in range(20)]
+    about = manifest(folder, ADA)
+    late = {one["path"] for one in about["deadline"]["late_files"]}
+    order = [texts[name][0] for number in range(20) if (name := f"file{number}") not in late]
+    assert len(order) > 5
     assert len(set(order)) <= 2
     changes = [one for one, other in itertools.pairwise(order) if one != other]
     assert len(changes) <= 1
-    left_out = manifest(folder, ADA)["exclusions"]  # what it was writing just then, one file at most
-    assert len(left_out) <= 1 and all("work/ps1/new" in one["path"] for one in left_out)
+    left_out = {one["path"].removeprefix("work/ps1/") for one in about["exclusions"]} - late
+    assert len(left_out) <= 1 and all(name.startswith("new") for name in left_out)  # what it was writing just then
 
 
 def test_a_save_that_is_caught_in_the_middle_comes_to_its_end_and_is_captured_whole(room):
@@ -247,27 +258,27 @@ while True:
         file.write('x' * 20)
     time.sleep(0.1)
 """
-    saving = start_in_class(room, ADA, script)
+    start_in_class(room, ADA, script)
     try:
         set_deadline(room, soon(3))
         collect(room, expect=None)
     finally:
-        end_writer(room, ADA, saving)
+        end_class(room)
     (folder,) = captured(room)
     about = manifest(folder, ADA)
     is_whole = (folder / ADA / "work/ps1/lab.ipynb").read_text() == "x" * 40
-    assert is_whole == about["complete"]  # with five looks it is whole in 19 of 20 cases, and else it is said
+    assert is_whole or not about["complete"]  # with five looks it is whole in 19 of 20 cases, and else it is said
 
 
 def test_a_save_that_is_caught_in_the_middle_is_captured_as_it_is_and_said(room):
     write(ADA, "tutorial/ps1/lab.ipynb", "whole")
     script = "import time; file = open('tutorial/ps1/lab.ipynb', 'w'); file.write('ha'); file.flush(); time.sleep(60)"
-    saving = start_in_class(room, ADA, script)
+    start_in_class(room, ADA, script)
     try:
         set_deadline(room, soon(3))
         collect(room, expect=5)
     finally:
-        end_writer(room, ADA, saving)
+        end_class(room)
     (folder,) = captured(room)
     assert (folder / ADA / "work/ps1/lab.ipynb").read_text() == "ha"
     (said,) = manifest(folder, ADA)["exclusions"]
@@ -278,7 +289,7 @@ def test_a_save_that_is_caught_in_the_middle_is_captured_as_it_is_and_said(room)
 def test_killed_at_any_stage_nobody_stays_frozen_and_the_next_run_finishes(room, line):
     write(ADA, "tutorial/ps1/lab.py", "x")
     write(BOB, "tutorial/ps1/lab.py", "x")
-    writer = start_writer(room, ADA)
+    start_writer(room, ADA)
     try:
         set_deadline(room, soon(2))
         process = room.start("retrieve", "--unattended", room.course)
@@ -290,7 +301,7 @@ def test_killed_at_any_stage_nobody_stays_frozen_and_the_next_run_finishes(room,
         eventually_moving(room.home(ADA) / "tutorial/ps1/file0")
         collect(room, expect=None)
     finally:
-        end_writer(room, ADA, writer)
+        end_class(room)
     done = [folder for folder in captured(room) if (folder / ADA).exists()]
     assert len(done) in (1, 2)  # killed between the store and the ledger it is there twice
     assert {name for folder in done for name in os.listdir(folder)} == set(NAMES)
@@ -303,11 +314,11 @@ def test_killed_while_everybody_stands_still(room):
     """In the middle of the pause, which is made long by much to copy."""
     for number in range(60):
         write(ADA, f"tutorial/ps1/lab{number}", "").write_bytes(os.urandom(1_000_000))
-    writer = start_writer(room, ADA)
+    start_writer(room, ADA)
     try:
         set_deadline(room, soon(3))
         process = room.start("retrieve", "--unattended", room.course)
-        frozen = cgroups.choose(room.course).group(ADA).path / "cgroup.freeze"
+        frozen = group_of(room, ADA).path / "cgroup.freeze"
         deadline = time.monotonic() + 20
         while frozen.read_text().strip() != "1" and time.monotonic() < deadline:
             pass
@@ -318,8 +329,130 @@ def test_killed_while_everybody_stands_still(room):
         assert frozen.read_text().strip() == "0"
         collect(room, expect=None)
     finally:
-        end_writer(room, ADA, writer)
+        end_class(room)
     assert captured(room)
+
+
+HOPPER = """
+import os, time
+number = 0
+while True:
+    for _ in range(30):
+        with open(f'tutorial/ps1/{number % 9000}.txt', 'w') as file:
+            file.write(repr(time.time()))
+        number += 1
+    if os.fork():
+        os._exit(0)
+"""
+CLOCK_TICK = 0.02
+"""A file's time is that of the last tick of the kernel's clock."""
+
+
+def test_nothing_written_after_the_moment_is_in_time_however_many_files_there_are_and_however_the_writer_hops(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    start_in_class(room, ADA, HOPPER)
+    try:
+        eventually(lambda: len(os.listdir(room.home(ADA) / "tutorial/ps1")) > 7000)
+        at = soon(4)
+        set_deadline(room, at)
+        collect(room, expect=None)
+    finally:
+        end_class(room)
+    (folder,) = captured(room)
+    about = manifest(folder, ADA)
+    assert about["deadline"]["late"] is False
+    receipt = json.loads(receipts_of(room, ADA)[0].read_text())
+    assert receipt["late_files"] == about["deadline"]["late_files"]
+    late = {one["path"] for one in receipt["late_files"] if one["kept_as_of"] is None}
+    assert {one["path"] for one in receipt["files"] if one.get("late")} == late
+    texts = {file.name: file.read_text() for file in (folder / ADA / "work/ps1").glob("*.txt")}
+    assert len(texts) > 7000
+    after = {name for name, text in texts.items() if text and float(text) > at.timestamp() + CLOCK_TICK}
+    assert after <= late
+    with (folder / ADA / "manifest.json").open() as file:
+        captured_at = datetime.fromisoformat(json.load(file)["deadline"]["captured"])
+    assert all(float(texts[name]) <= captured_at.timestamp() + 2 for name in after)
+
+
+@pytest.mark.parametrize("later", [0, 12])
+def test_what_changed_after_the_moment_is_kept_as_it_was_before_or_marked_late(room, later):
+    """Captured late, because the first run was killed: what a student does meanwhile counts for nothing."""
+    for name in ("edited", "touched", "backdated", "untouched"):
+        write(ADA, f"tutorial/ps1/{name}", "in time")
+    at = soon(12)
+    set_deadline(room, at)
+    process = room.start("retrieve", "--unattended", room.course)
+    eventually(lambda: len(list(room.paths.captures.glob("*/*.json"))) == 2)
+    process.kill()
+    process.communicate()
+    assert datetime.now().astimezone() < at
+    while datetime.now().astimezone() <= at + timedelta(seconds=later):
+        time.sleep(0.05)
+    write(ADA, "tutorial/ps1/edited", "too late")
+    write(ADA, "tutorial/ps1/new", "too late")
+    write(ADA, "tutorial/ps1/backdated", "too late")
+    as_student(ADA, "touch", "-d", "2001-01-01", "tutorial/ps1/backdated")
+    as_student(ADA, "chmod", "600", "tutorial/ps1/touched")
+    collect(room, expect=5)
+    (folder,) = captured(room)
+    texts = {file.name: file.read_text() for file in (folder / ADA / "work/ps1").iterdir()}
+    assert texts == {**dict.fromkeys(("edited", "touched", "backdated", "untouched"), "in time"), "new": "too late"}
+    about = manifest(folder, ADA)
+    late = {one["path"]: one["kept_as_of"] for one in about["deadline"]["late_files"]}
+    assert set(late) == {"edited", "backdated", "new"}
+    assert late["new"] is None and datetime.fromisoformat(late["edited"]) <= at
+    assert "1 of the files LATE" in room.run("verify-receipt", str(receipts_of(room, ADA)[0])).stdout
+    told = room.json("retrieve", "--assignment", "ps1")
+    folder = captured(room)[-1]
+    assert not (folder / ADA / "work/ps1/new").exists()
+    assert (folder / ADA / "late/ps1/new").read_text() == "too late"
+    assert next(one for one in told["students"] if one["username"] == ADA)["late"] is True
+
+
+def killed_together(room: Classroom, process: subprocess.Popen[str]) -> None:
+    """The capture, its watcher, its workers and the supervisor, none of whom sees the others go."""
+    command = psutil.Process(process.pid)
+    everybody = [command, *command.children(recursive=True), psutil.Process(supervisor_pid(room))]
+    for one in everybody:
+        one.suspend()
+    for one in everybody:
+        one.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("words", [("status",), ("launch", "--background"), ("retrieve",), ("extend", BOB, "5m")])
+def test_a_class_that_a_killed_capture_left_frozen_goes_on_with_the_next_command_which_says_so(room, words):
+    for number in range(60):
+        write(ADA, f"tutorial/ps1/lab{number}", "").write_bytes(os.urandom(1_000_000))
+    start_writer(room, ADA)
+    outside = subprocess.Popen([*become(ADA), "sleep", "600"], start_new_session=True)
+    file = room.home(ADA) / "tutorial/ps1/file0"
+    try:
+        before = Path(f"/proc/{outside.pid}/cgroup").read_text()
+        set_deadline(room, soon(3))
+        process = room.start("retrieve", "--unattended", room.course)
+        state = group_of(room, ADA).path / "cgroup.freeze"
+        eventually(lambda: state.read_text().strip() == "1")
+        killed_together(room, process)
+        assert state.read_text().strip() == "1"
+        assert room.run("status", "--dry-run").stderr == "" and state.read_text().strip() == "1"
+        set_deadline_aside(room)
+        told = room.run(*words, expect=None).stderr
+        assert "left these students frozen; they go on now" in told and ADA in told
+        eventually_moving(file)
+        assert Path(f"/proc/{outside.pid}/cgroup").read_text() == before
+        assert "frozen" in (room.paths.logs / "nblauncher.log").read_text()
+        assert "go on now" not in room.run("status").stderr
+    finally:
+        outside.kill()
+        outside.wait()
+        room.run("launch", "--background", "--only", ADA, expect=None)
+        end_class(room)
+
+
+def set_deadline_aside(room: Classroom) -> None:
+    """Far away, so that what is looked at is not another capture."""
+    room.write(deadlines={"exam": written(soon(3600))})
 
 
 def eventually_moving(file: Path) -> None:
@@ -334,12 +467,14 @@ def eventually_moving(file: Path) -> None:
 def test_who_kills_our_workers_beforehand_is_captured_at_the_moment_all_the_same(room):
     write(ADA, "tutorial/ps1/lab.py", "as it was")
     attack = "import os\nwhile True:\n try: os.kill(-1, 9)\n except OSError: pass"
-    attacker = start_in_class(room, ADA, attack)
+    # From a login: in the class it would end itself with its server.
+    attacker = subprocess.Popen([*become(ADA), sys.executable, "-I", "-c", attack], start_new_session=True)
     try:
         set_deadline(room, soon(5))
         collect(room, expect=None)  # no receipt for whoever kills who brings it
     finally:
-        end_writer(room, ADA, attacker)
+        os.killpg(attacker.pid, signal.SIGKILL)
+        attacker.wait()
     (folder,) = captured(room)
     assert (folder / ADA / "work/ps1/lab.py").read_text() == "as it was"
     assert manifest(folder, ADA)["deadline"]["late"] is False
@@ -347,7 +482,7 @@ def test_who_kills_our_workers_beforehand_is_captured_at_the_moment_all_the_same
 
 def test_who_stands_still_by_freeze_does_so_after_a_capture_too(room):
     write(ADA, "tutorial/ps1/lab.py", "x")
-    writer = start_writer(room, ADA)
+    start_writer(room, ADA)
     file = room.home(ADA) / "tutorial/ps1/file0"
     try:
         eventually_moving(file)
@@ -361,7 +496,7 @@ def test_who_stands_still_by_freeze_does_so_after_a_capture_too(room):
         room.run("thaw")
         eventually_moving(file)
     finally:
-        end_writer(room, ADA, writer)
+        end_class(room)
 
 
 def test_a_folder_that_is_a_link_or_endless_gains_nothing(room):
@@ -381,7 +516,7 @@ def test_a_folder_that_is_a_link_or_endless_gains_nothing(room):
 
 def test_freeze_and_thaw_for_the_whole_class_or_some(room):
     write(ADA, "tutorial/ps1/lab.py", "x")
-    writer = start_writer(room, ADA)
+    start_writer(room, ADA)
     file = room.home(ADA) / "tutorial/ps1/file0"
     try:
         eventually_moving(file)
@@ -396,7 +531,61 @@ def test_freeze_and_thaw_for_the_whole_class_or_some(room):
         eventually_moving(file)
         assert "nothing to do" in room.run("thaw").stdout
     finally:
-        end_writer(room, ADA, writer)
+        end_class(room)
+
+
+def test_a_frozen_student_stays_frozen_whoever_signs_in_wakes_or_kills_and_whatever_becomes_of_the_supervisor(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    start_writer(room, ADA)
+    file = room.home(ADA) / "tutorial/ps1/file0"
+    logins = []
+    try:
+        eventually_moving(file)
+        room.run("freeze")
+        stood = file.stat().st_mtime_ns
+        wake = "while :; do kill -CONT -1; date > tutorial/ps1/login; done"
+        logins.append(subprocess.Popen([*become(ADA), "sh", "-c", wake], cwd=room.home(ADA), start_new_session=True))
+        eventually(lambda: is_held(room, ADA, logins[0].pid))
+        assert file.stat().st_mtime_ns == stood
+        wrote = (room.home(ADA) / "tutorial/ps1/login").stat().st_mtime_ns
+        assert "nothing to do" not in room.run("retrieve", "--only", ADA).stdout  # whoever works for root does
+        psutil.Process(supervisor_pid(room)).kill()
+        room.run("status")
+        told = room.run("launch", "--background", "--only", ADA).stderr
+        assert f"left alone until `nblauncher thaw`: {ADA}" in told
+        assert file.stat().st_mtime_ns == stood
+        assert (room.home(ADA) / "tutorial/ps1/login").stat().st_mtime_ns == wrote
+        room.run("thaw")
+        eventually_moving(file)
+        eventually(lambda: (room.home(ADA) / "tutorial/ps1/login").stat().st_mtime_ns != wrote)
+    finally:
+        for one in logins:
+            os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+        room.run("thaw", expect=None)
+        end_class(room)
+
+
+def is_held(room: Classroom, name: str, pid: int) -> bool:
+    return pid in cgroups.choose(room.course).held(pwd.getpwnam(name).pw_uid).pids()
+
+
+def test_freeze_says_which_process_of_the_class_is_outside_of_its_group(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    start_writer(room, ADA)
+    try:
+        groups = cgroups.choose(room.course)
+        eventually_moving(room.home(ADA) / "tutorial/ps1/file0")
+        lost = next(pid for pid in group_of(room, ADA).pids() if "letters" in " ".join(psutil.Process(pid).cmdline()))
+        (groups.root.parents[1] / "cgroup.procs").write_text(str(lost))
+        failed = room.run("freeze", expect=5)
+        assert "stands still, but processes of the class are not in" in failed.stderr and str(lost) in failed.stderr
+        before = (room.home(ADA) / "tutorial/ps1/file0").stat().st_mtime_ns
+        assert is_held(room, ADA, lost)
+        assert (room.home(ADA) / "tutorial/ps1/file0").stat().st_mtime_ns == before
+        room.run("thaw")
+    finally:
+        end_class(room)
 
 
 def test_a_full_store_of_the_teachers_loses_no_capture(room):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import classfiles, wire, workers
+from nblauncher import cgroups, classfiles, wire, workers
 from nblauncher.model import Account
 from nblauncher.provisioner import ForkedKernel, NotForked, ask_for_kernel
 from nblauncher.spawners import Preload
@@ -173,7 +173,7 @@ def test_a_kernel_is_the_students_in_the_group_of_the_students_server(ready, cli
     assert set(process.uids()) == {ada.uid} and process.terminal() is None
     server = ready.handle(ada).pid
     assert Path(f"/proc/{pid}/cgroup").read_text() == Path(f"/proc/{server}/cgroup").read_text()
-    assert f"student-{ada.uid}" in Path(f"/proc/{pid}/cgroup").read_text()
+    assert pid in cgroups.choose(ready.paths.course).of_student(ada.uid).pids()
 
 
 def test_a_kernel_listens_on_unix_sockets(client):
@@ -327,7 +327,7 @@ def test_whose_kernel_it_is_the_peer_decides_whatever_the_request_says(ready, ad
     pid = int(asked_as(ada, ready.paths.kernels_socket, ["/bin/sh", "-c", f"id -u > {out}; sleep 60"]))
     eventually(lambda: out.exists() and out.read_text() == f"{ada.uid}\n")
     assert set(psutil.Process(pid).uids()) == {ada.uid}
-    assert f"student-{ada.uid}" in Path(f"/proc/{pid}/cgroup").read_text()
+    assert pid in cgroups.choose(ready.paths.course).of_student(ada.uid).pids()
     psutil.Process(pid).kill()
 
 

@@ -54,7 +54,7 @@ def groups() -> Iterator[Groups]:
 
 @pytest.fixture
 def group(groups: Groups) -> Iterator[Group]:
-    one = groups.group("student-26399")
+    one = groups.of_student(26399)
     one.create()
     limits.apply(one, LIMITS)
     try:

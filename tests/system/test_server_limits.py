@@ -78,7 +78,7 @@ def kernel(client: JupyterClient) -> Iterator[str]:
 
 
 def group(course: RunningClass, account: Account) -> cgroups.Group:
-    return cgroups.choose(course.paths.course).group(f"student-{account.uid}")
+    return cgroups.choose(course.paths.course).of_student(account.uid)
 
 
 def test_a_kernel_that_wants_too_much_memory_ends_and_its_cell_says_so(course, client, kernel, ada, bob):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "moments",
             "deadlines",
             "freezing",
+            "ice",
             "replaying",
             "arranging",
             "receipts",
@@ -180,3 +182,10 @@ def test_no_deadline_depends_on_a_clock_that_can_be_set():
     """A jump of the host's clock must end no server, ticket or wait: time.time() only says when something began."""
     lines = [line for file in PACKAGE.rglob("*.py") for line in file.read_text().splitlines() if "time.time()" in line]
     assert lines and all("started_at" in line for line in lines)
+
+
+def test_one_function_names_a_students_control_group():
+    """A test that makes the name by hand passes when the product makes another one."""
+    by_hand = re.compile(r"student-(\{|[0-9])")
+    files = [*PACKAGE.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
+    assert [file.name for file in files if by_hand.search(file.read_text())] == []

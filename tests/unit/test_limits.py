@@ -29,7 +29,7 @@ def made(folder: Path, *names: str, content: str = "max") -> Path:
 
 
 def test_cgroup_v2_is_told_in_its_own_files(tmp_path):
-    folder = made(tmp_path / "student-1", "memory.max", "memory.swap.max", "cpu.max", "pids.max")
+    folder = made(tmp_path / "group", "memory.max", "memory.swap.max", "cpu.max", "pids.max")
     limits.apply(Group(Kind.V2, folder), WANTED)
     assert files(folder) == {
         "memory.max": "1000000000",
@@ -40,14 +40,14 @@ def test_cgroup_v2_is_told_in_its_own_files(tmp_path):
 
 
 def test_what_the_host_has_no_controller_for_is_left_out(tmp_path):
-    folder = made(tmp_path / "student-1", "pids.max")
+    folder = made(tmp_path / "group", "pids.max")
     limits.apply(Group(Kind.SCOPE, folder), WANTED)
     assert files(folder) == {"pids.max": "64"}
     limits.apply(Group(Kind.NONE, Path()), WANTED)
 
 
 def test_without_limits_nothing_is_written(tmp_path):
-    folder = made(tmp_path / "student-1", "memory.max", "cpu.max", "pids.max")
+    folder = made(tmp_path / "group", "memory.max", "cpu.max", "pids.max")
     limits.apply(Group(Kind.V2, folder), NO_LIMITS)
     assert set(files(folder).values()) == {"max"}
 
@@ -62,14 +62,14 @@ def test_cgroup_v1_takes_memory_with_swap_in_the_right_order(tmp_path, before):
 
 
 def test_a_limit_that_the_kernel_does_not_take_is_the_hosts_no(tmp_path):
-    folder = made(tmp_path / "student-1")
+    folder = made(tmp_path / "group")
     (folder / "pids.max").mkdir()
-    with pytest.raises(HostError, match="the limits of student-1 cannot be set"):
+    with pytest.raises(HostError, match="the limits of group cannot be set"):
         limits.apply(Group(Kind.V2, folder), WANTED)
 
 
 def test_pressure_is_read_from_either_version(tmp_path):
-    folder = made(tmp_path / "student-1")
+    folder = made(tmp_path / "group")
     (folder / "memory.events").write_text("low 0\noom 5\noom_kill 2\noom_group_kill 0\n")
     (folder / "pids.events").write_text("max 7\n")
     (folder / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 12500000\n")
