@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -23,6 +24,7 @@ from nblauncher.manifest import stamp_in
 from nblauncher.model import Account, Deadline, Exclusion
 from nblauncher.objects import ObjectStore
 from nblauncher.scope import ALL, Scope, Stored
+from nblauncher.shares import Share, content_bytes, entry_bytes
 
 LATE_AFTER = timedelta(seconds=10)
 """A capture that begins later than this is marked late."""
@@ -73,6 +75,7 @@ def keep(
         host.settings.retrieve,
         ObjectStore(objects(host)),
         known.files if known else {},
+        share=_share(host, known.files if known else {}),
         is_still=captured is not None and not remark,
         is_synced=captured is None,
         longest=longest,
@@ -91,6 +94,16 @@ def keep(
     draft.write_text(json.dumps(content), "ascii")
     draft.chmod(0o600)
     draft.replace(file)
+
+
+def _share(host: Host, known: Mapping[str, Stored]) -> Share:
+    """What is copied already, and an equal part of what the disk has left, so that no student fills it."""
+    members = max(1, len(host.ledger.members(host.settings.course)))
+    folder = host.paths.captures if host.paths.captures.is_dir() else host.paths.state
+    status = os.statvfs(folder)
+    held = sum(content_bytes(one.size) + entry_bytes(os.fsencode(path)) for path, one in known.items())
+    words = f"the student's share of what is free on the disk of {folder} is used up"
+    return Share(held + status.f_bavail * status.f_frsize // members, words=words)
 
 
 def load(host: Host, moment: Moment) -> Copy | None:

@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "signing",
             "notary",
             "keeping",
+            "shares",
             "restoring",
             "moments",
             "deadlines",
