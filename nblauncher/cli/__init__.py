@@ -301,13 +301,13 @@ for command in (
 
 
 def main() -> None:
-    """The console script `nblauncher`."""
+    """The command `nblauncher`."""
     call = Call()
     talk.outlive_readers()
     logs.start(None, 0)
     sys.excepthook = functools.partial(_bug, call)
     try:
-        exit_code = cli.main(obj=call, standalone_mode=False)
+        exit_code = cli.main(prog_name="nblauncher", obj=call, standalone_mode=False)
     except NblauncherError as error:
         log.error("%s", error)
         talk.show_error(call, error)

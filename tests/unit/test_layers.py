@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "children",
             "limits",
             "leftovers",
+            "system_folders",
             "quotas",
             "namespaces",
             "sandbox",
