@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import sys
@@ -313,7 +314,9 @@ def main() -> None:
         talk.show_error(call, error)
         exit_code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        words = io.StringIO()
+        error.show(file=words)
+        talk.story(words.getvalue(), ends_line=False)
         exit_code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted; nothing more was changed.", err=True)
@@ -326,7 +329,7 @@ def _bug(call: Call, kind: type[BaseException], error: BaseException, trace: Tra
     log.critical("a bug", exc_info=(kind, error, trace))
     text = "".join(traceback.format_exception(kind, error, trace))
     where = f"The traceback is in {call.log_file}." if call.log_file else text
-    click.echo(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}", err=True)
+    talk.story(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}")
     if call.as_json:
         talk.answer(call, "", EXIT_BUG, status="failed", errors=[f"bug: {kind.__name__}"])
     sys.stdout.flush()

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import click
-
 from nblauncher import __version__, logs, render
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
@@ -138,7 +136,7 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front
     exceptions = "" if deed.table else render.exceptions_text(report)
     for text in (exceptions, trouble):
         if text and not call.as_json:
-            click.echo(text, err=True)
+            talk.story(text)
     if more:
         summary = more
     elif plan.is_empty:
