@@ -14,7 +14,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nblauncher", "nblauncher.*"]),
     include_package_data=True,
-    package_data={"nblauncher": ["py.typed", "web/templates/*", "web/static/*", "samples/*", "samples/**/*"]},
+    package_data={"nblauncher": ["py.typed", "web/templates/*", "web/static/*", "samples/*", "samples/**/*", "bin/*"]},
+    # No console_scripts: what pip makes of them lets PYTHONPATH decide what root imports.
+    scripts=["nblauncher/bin/nblauncher", "nblauncher/bin/ipython_dir"],
     install_requires=[
         "click>=8.1",
         "PyYAML>=6.0",
@@ -50,10 +52,6 @@ setup(
         ]
     },
     entry_points={
-        "console_scripts": [
-            "nblauncher = nblauncher.__main__:main",
-            "ipython_dir = nblauncher.ipython_dir:main",
-        ],
         "jupyter_client.kernel_provisioners": [
             "nblauncher = nblauncher.provisioner:ForkedKernelProvisioner",
         ],

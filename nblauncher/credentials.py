@@ -1,14 +1,13 @@
 """The teacher's credentials file: output, never input to anything that root does.
 
-Written by a child that is the teacher. A cell that a spreadsheet would take for a formula gets a leading apostrophe
-(OWASP "CSV Injection"), so that opening the file runs nothing.
+Written by a child that is the teacher. Opening the file in a spreadsheet or on a terminal runs nothing (`printable`).
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,11 @@ from pathlib import Path
 from nblauncher import workers
 from nblauncher.errors import HostError
 from nblauncher.model import Account, Secret
+from nblauncher.printable import spreadsheet_cell
 
 COLUMNS = ("username", "name", "email", "url", "notebook_password", "system_password")
+
+_SPLITS = re.compile(r"""[,;|"\s]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Credentials:
             self.notebook_password.reveal(),
             self.system_password.reveal(),
         )
-        return dict(zip(COLUMNS, map(_harmless, texts), strict=True))
+        return dict(zip(COLUMNS, map(spreadsheet_cell, texts), strict=True))
 
 
 def write(owner: Account, file: Path, rows: Iterable[Credentials], *, gone: Iterable[str] = ()) -> None:
@@ -61,11 +63,19 @@ def _rewrite(file: Path, new: Mapping[str, Mapping[str, str]], gone: frozenset[s
     """As the owner."""
     rows = {row["username"]: row for row in _read(file) if row["username"] not in gone}
     rows.update({username: dict(cells) for username, cells in new.items()})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    _replace(file, text.getvalue().encode("utf-8", "surrogateescape"))
+    lines = [COLUMNS, *(tuple(row[column] for column in COLUMNS) for row in rows.values())]
+    _replace(file, "".join(map(_line, lines)).encode("utf-8", "surrogateescape"))
+
+
+def _line(cells: Iterable[str]) -> str:
+    """Rows that an earlier nblauncher wrote become harmless, too. Quoted is what any spreadsheet might split."""
+    harmless = map(spreadsheet_cell, cells)
+    quoted = (_quoted(one) if _SPLITS.search(one) else one for one in harmless)
+    return ",".join(quoted) + "\r\n"
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
 
 
 def _read(file: Path) -> list[dict[str, str]]:
@@ -102,7 +112,3 @@ def _replace(file: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell

@@ -29,6 +29,11 @@ MAIL = Path("/var/mail")
 TEMPORARY_PATIENCE = 60.0
 """Seconds for one of these folders, where others can make files faster than we look at them."""
 
+SHARED_PATIENCE = 60.0
+"""Seconds for finding, once in a removal, the folders that students share."""
+LEFT_PATIENCE = 10.0
+"""Seconds for one student's files in them."""
+
 _PIPE_BYTES = 1 << 20
 _STALL = 60.0
 _LONGEST = 6 * 3600.0
@@ -109,6 +114,23 @@ def delete_temporary(
     """
     spool = mail / account.username
     return tuple(workers.run_as(_student(account), _delete_temporary, tuple(folders), spool, timeout=longest))
+
+
+def shared_folders(account: Account, skipped: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """Where the student may have put something outside of the homes; see leftovers. HostError."""
+    words = frozenset(map(str, (*skipped, *TEMPORARY)))
+    found, unseen = workers.run_as(
+        _student(account), leftovers.shared_folders, words, SHARED_PATIENCE, timeout=SHARED_PATIENCE + _LAST_WORDS
+    )
+    return found, unseen
+
+
+def left_in(account: Account, folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is the student's in such folders, and which of them nobody could list; see leftovers. HostError."""
+    found, unseen = workers.run_as(
+        _student(account), leftovers.own_in, tuple(folders), LEFT_PATIENCE, timeout=LEFT_PATIENCE + _LAST_WORDS
+    )
+    return found, unseen
 
 
 def _student(account: Account) -> Account:

@@ -25,5 +25,9 @@ def ipython_dir(environment: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    """The console script. Runs as whoever calls it."""
+    """The command. Runs as whoever calls it."""
     sys.stdout.write(ipython_dir(os.environ) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ checked, names of contents are made here. Bytes only: nothing here looks at what
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from nblauncher.model import Account, Exclusion
 from nblauncher.objects import ObjectDraft, ObjectStore
 from nblauncher.scope import Scope, Stamp, Stored
 from nblauncher.settings import RetrieveSettings
+from nblauncher.shares import Share
 from nblauncher.streams import frames_of
 
 _TOLD_AT_A_TIME = 100
@@ -32,15 +33,20 @@ class Kept:
     exclusions: list[Exclusion] = field(default_factory=list)
     new_bytes: int = 0
     refused_bytes: int = 0
-    """Of contents for which there was no room."""
+    """Of files for which there was no room."""
+    given_up: set[str] = field(default_factory=set)
+    """Paths whose known content must go, for lack of room."""
 
     def covers(self) -> Callable[[str], bool]:
-        """Whether a path that is not in `files` is certainly not there: neither it nor what is above was left out."""
+        """Whether a path that is not in `files` need not be remembered: it was given up, or it is certainly not there,
+        because neither it nor what is above was left out.
+        """
         left_out = {one.path for one in self.exclusions}
 
         def is_certainly_gone(path: str) -> bool:
             parts = path.split("/")
-            return not any("/".join(parts[:depth]) in left_out for depth in range(len(parts) + 1))
+            is_left_out = any("/".join(parts[:depth]) in left_out for depth in range(len(parts) + 1))
+            return path in self.given_up or not is_left_out
 
         return is_certainly_gone
 
@@ -52,7 +58,7 @@ def keep(
     store: ObjectStore,
     known: Mapping[str, Stored],
     *,
-    has_room: Callable[[int], bool] = lambda _size: True,
+    share: Share | None = None,
     is_still: bool = False,
     is_synced: bool = True,
     stall: float = 60.0,
@@ -60,13 +66,13 @@ def keep(
 ) -> Kept:
     """Keep the content of every file in the scope; files that `known` describes and nobody touched are not read.
 
-    `has_room` is asked before a content of that many bytes is taken. `is_still` says that every process of the
+    `share`: what all of it may take, None for no limit. `is_still` says that every process of the
     student's is frozen. Everything is on disk when this returns, if `is_synced`. RefusedError for uid 0; HostError when
     the student's child was ended, broke its rules or the disk is full: what was kept by then is nobody's.
     """
     if account.uid == 0:
         raise RefusedError(f"{account.username} has uid 0; a student's home is never handled by root")
-    keeping = _Keeping(scope, limits, store, known, has_room)
+    keeping = _Keeping(scope, limits, store, known, share)
     told = _told(known)
     is_finished = False
     try:
@@ -78,6 +84,7 @@ def keep(
         keeping.close()
     if not is_finished:
         raise HostError(f"the file worker of {account.username} ended before it was done")
+    keeping.finish()
     if keeping.kept.new_bytes and is_synced:
         store.sync()
     return keeping.kept
@@ -100,9 +107,13 @@ class _Keeping:
         limits: RetrieveSettings,
         store: ObjectStore,
         known: Mapping[str, Stored],
-        has_room: Callable[[int], bool],
+        share: Share | None,
     ) -> None:
-        self._limits, self._store, self._known, self._has_room = limits, store, known, has_room
+        self._limits, self._store, self._known, self._share = limits, store, known, share
+        self._paths: dict[str, list[str]] = {}
+        """By content: what has a place in the share."""
+        self._new: set[str] = set()
+        """Contents that the store did not have before."""
         self._most = limits.max_files + len(scope.handed_out)
         self._bytes = 0
         self._path, self._stamp = "", (0, 0, 0, 0)
@@ -121,11 +132,10 @@ class _Keeping:
     def begin(self, header: Mapping[str, Any]) -> None:
         self._path, self._stamp = self._checked(header)
         self._is_open = True
-        if self._has_room(self._stamp[0]):
+        if self._share is None or self._share.could_take(self._stamp[0]):
             self._draft = self._stack.enter_context(self._store.draft())
         else:
-            self.kept.refused_bytes += self._stamp[0]
-            self.exclude(f"{_WORK}{self._path}", "the budget of the history is used up", True)
+            self._refuse(self._path, self._stamp[0])
 
     def write(self, data: bytes) -> None:
         if self._draft is not None:
@@ -137,8 +147,7 @@ class _Keeping:
         if self._draft is not None:
             if self._draft.size != self._stamp[0]:
                 raise intake.broken("fewer bytes than announced")
-            self._record(self._path, Stored(self._stamp, self._draft.keep()))
-            self.kept.new_bytes += self._stamp[0]
+            self._keep(self._path, self._draft)
         self.drop()
 
     def drop(self) -> None:
@@ -152,9 +161,60 @@ class _Keeping:
             raise intake.broken("a file that we do not have")
         self._record(path, Stored(stamp, known.sha256))
 
-    def _record(self, path: str, stored: Stored) -> None:
-        self.kept.files[path] = stored
+    def finish(self) -> None:
+        """What could not be looked at is remembered as it was, as far as there is room for it as well."""
+        if self._share is None:
+            return
+        is_gone = self.kept.covers()
+        unseen = [(one.size, path) for path, one in self._known.items() if path not in self.kept.files]
+        for _size, path in sorted(unseen):
+            if not is_gone(path) and not self._has_place(path, self._known[path]):
+                self.kept.given_up.add(path)
+
+    def _keep(self, path: str, draft: ObjectDraft) -> None:
+        is_known = self._store.has(draft.sha256)
+        stored = Stored(self._stamp, draft.sha256)
+        if self._record(path, stored):
+            draft.keep()
+            self.kept.new_bytes += stored.size
+            if not is_known:
+                self._new.add(stored.sha256)
+
+    def _record(self, path: str, stored: Stored) -> bool:
+        """Whether there was room for it."""
         self._bytes += stored.size
+        if not self._has_place(path, stored):
+            self._refuse(path, stored.size)
+            return False
+        self.kept.files[path] = stored
+        return True
+
+    def _has_place(self, path: str, stored: Stored) -> bool:
+        if self._share is None:
+            return True
+        gone = self._share.take(os.fsencode(path), stored.sha256, stored.size)
+        if gone is None:
+            return False
+        for sha256 in gone:
+            self._give_up(sha256, self._paths.pop(sha256))
+        self._paths.setdefault(stored.sha256, []).append(path)
+        return True
+
+    def _give_up(self, sha256: str, paths: Iterable[str]) -> None:
+        """A smaller content needs the room of this one."""
+        for path in paths:
+            one = self.kept.files.pop(path, None)
+            self.kept.given_up.add(path)
+            if one is not None:
+                self._refuse(path, one.size)
+        if sha256 in self._new:
+            self._new.discard(sha256)
+            self._store.forget([sha256])
+
+    def _refuse(self, path: str, size: int) -> None:
+        if self._share is not None:
+            self.kept.refused_bytes += size
+            self.exclude(f"{_WORK}{path}", self._share.words, True)
 
     def exclude(self, path: str, reason: str, incomplete: bool) -> None:
         if len(self.kept.exclusions) > 2 * self._most + 1000:

@@ -1,13 +1,16 @@
-"""What a student can leave on a host outside of every folder: System V IPC; and where nobody looked.
+"""What a student can leave on a host outside of every home: System V IPC, and files in folders that others share.
 
 Sources: svipc(7), proc(5) "sysvipc", proc_pid_mountinfo(5).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 _TABLES = {"shm": "shared memory", "sem": "semaphores", "msg": "message queue"}
@@ -22,6 +25,11 @@ _NO_FILES = frozenset(
     )
 )
 """Kinds of file systems that keep nothing over a reboot, or that nobody writes to."""
+
+_MOST = 1000
+"""Of folders, and of what is found in them."""
+_OTHERS_WRITE = 0o022
+_OWN_TREES = frozenset(("/proc", "/sys", "/dev"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +59,60 @@ def unsearched(searched: Iterable[Path]) -> tuple[str, ...]:
         if kind not in _NO_FILES and is_writable and device not in known:
             found.setdefault(device, words[4])
     return tuple(sorted(found.values()))
+
+
+def shared_folders(skipped: Collection[str], patience: float) -> tuple[list[str], list[str]]:
+    """Runs as a student, whose rights are those of any: the folders on the file system of / into which others than
+    their owners may put something, and where the search did not come to its end. The skipped folders (the homes) are
+    not entered, and no link is followed.
+    """
+    until, device = time.monotonic() + patience, os.lstat("/").st_dev
+    found: list[str] = []
+    # What belongs to other people comes last: a student can make more folders than anybody can search.
+    roots, others = deque(["/"]), deque[str]()
+    while roots or others:
+        folder = (roots or others).popleft()
+        if time.monotonic() > until or len(found) >= _MOST:
+            return found, [f"{folder} and more: not searched to the end"]
+        for path, facts in _folders_in(folder):
+            if facts.st_dev == device and path not in skipped:
+                (roots if facts.st_uid == 0 else others).append(path)
+                if facts.st_mode & _OTHERS_WRITE and os.access(path, os.W_OK | os.X_OK):
+                    found.append(path)
+    return found, []
+
+
+def own_in(folders: Iterable[str], patience: float) -> tuple[list[str], list[str]]:
+    """Runs as the student: what is the student's in these folders, which come from the top down, and which of them
+    could not be listed. Of what is below a folder of the student's only that folder is named.
+    """
+    until = time.monotonic() + patience
+    found: dict[str, None] = {}
+    unseen: list[str] = []
+    for folder in folders:
+        if any(str(above) in found for above in (Path(folder), *Path(folder).parents)):
+            continue
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if time.monotonic() > until or len(found) >= _MOST:
+                        return list(found), [*unseen, f"{folder} and more: not searched to the end"]
+                    if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                        found[entry.path] = None
+        except OSError:
+            unseen.append(folder)
+    return list(found), unseen
+
+
+def _folders_in(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and entry.path not in _OWN_TREES:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield entry.path, entry.stat(follow_symlinks=False)
+    except OSError:
+        return  # closed to the student, or gone
 
 
 def _own(table: str) -> list[int]:

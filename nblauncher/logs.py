@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from nblauncher.printable import printable
+from nblauncher.printable import printable, printable_lines
 
 _CAP = 5_000_000
 _FORMAT = "%(asctime)s {run} %(process)d %(levelname)s %(name)s: %(message)s"
@@ -16,6 +16,9 @@ _FORMAT = "%(asctime)s {run} %(process)d %(levelname)s %(name)s: %(message)s"
 
 class _OneLine(logging.Formatter):
     """Escapes what came from outside, but keeps the lines of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)

@@ -53,8 +53,12 @@ def kills() -> int:
 
 
 def words(size: int) -> str:
-    """`21.3 GB`, `640 MB`."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """`21.3 GB`, `640 MB`, `1.5 MB`, `20 kB`."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    if size >= 1e6:
+        return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e3:.0f} kB"
 
 
 def room() -> Room:

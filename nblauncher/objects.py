@@ -51,9 +51,14 @@ class ObjectDraft:
             self.file.write(data)
         self.size += len(data)
 
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return str(self._digest.hexdigest())
+
     def keep(self) -> str:
         """Give it its name, the sha256 that it turned out to have. Once."""
-        sha256 = str(self._digest.hexdigest())
+        sha256 = self.sha256
         path = self.store.path(sha256)
         with _said_when_full(self.store.folder):
             self.file.flush()
@@ -139,6 +144,16 @@ class ObjectStore:
             for above in sorted(self.folder.iterdir()):
                 if above.is_dir():
                     yield from (name for file in above.iterdir() if _NAME.fullmatch(name := above.name + file.name))
+
+    def forget(self, unwanted: Iterable[str]) -> int:
+        """Forget these contents, as far as they are there; how many bytes were freed. Under the lock, as `prune`."""
+        freed = 0
+        for name in unwanted:
+            path = self.path(name)
+            with contextlib.suppress(FileNotFoundError):
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
 
     def prune(self, wanted: Collection[str]) -> int:
         """Forget every content but these, and what killed runs left; how many bytes were freed.

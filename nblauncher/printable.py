@@ -1,6 +1,14 @@
-"""Text from outside, made safe to show on a terminal or in a log. Layer 0: everybody may use it."""
+"""Text from outside, made safe to show on a terminal, in a log or in a spreadsheet. Layer 0: everybody may use it."""
 
 from __future__ import annotations
+
+import re
+import unicodedata
+
+_FORMULA = re.compile(r"""(?:^|(?<=[,;|\t\n]))(?=[\s"]*[=+\-@＝＋－＠])""")
+"""Where a cell begins for some spreadsheet, whichever separator it believes in, and would be calculated."""
+_JOINERS = "\u200c\u200d"
+"""Invisible, and part of how names are spelled in Persian, Hindi and others."""
 
 
 def printable(text: str) -> str:
@@ -19,3 +27,23 @@ def _shown(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines: each is `printable`, and only a newline ends one."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def spreadsheet_cell(text: str) -> str:
+    """`text` as a cell that no spreadsheet calculates and no terminal obeys; twice is the same as once.
+
+    A part of it that would begin a formula, also after a separator at which some program may split the cell, gets a
+    leading apostrophe (OWASP "CSV Injection"). What is not visible is escaped, but for newlines and tabs.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _FORMULA.sub("'", "".join(map(_in_a_cell, text)))
+
+
+def _in_a_cell(character: str) -> str:
+    is_meant = character in "\n\t" or character in _JOINERS or "\udc80" <= character <= "\udcff"
+    return character if is_meant or unicodedata.category(character) == "Zs" else _shown(character)

@@ -30,7 +30,7 @@ def envelope(
     **more: Any,
 ) -> str:
     """The object of `--json` (docs/reference.md). `status`: ok, partial, refused or failed."""
-    return json.dumps(
+    text = json.dumps(
         {
             "nblauncher": ENVELOPE_VERSION,
             "command": command,
@@ -43,6 +43,7 @@ def envelope(
         indent=2,
         ensure_ascii=True,
     )
+    return text.replace("\x7f", "\\u007f")
 
 
 def student_entry(student: StudentReport) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def problem_text(error: NblauncherError) -> str:
     lines = [f"Error: {printable(error.problems[0])}"]
     lines += [f"       {printable(problem)}" for problem in error.problems[1:]]
     if error.hint:
-        lines += [f"       {line}" for line in error.hint.splitlines()]
+        lines += [f"       {printable(line)}" for line in error.hint.split("\n")]
     return "\n".join(lines)
 
 
@@ -146,7 +147,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
     for one in findings:
         lines.append(f"{one.level:8}{printable(one.subject)}: {printable(one.message)}")
         if one.hint and one.level != "ok":
-            lines += [f"        → {printable(line)}" for line in one.hint.splitlines()]
+            lines += [f"        → {printable(line)}" for line in one.hint.split("\n")]
     return "\n".join(lines)
 
 

@@ -7,28 +7,55 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+from nblauncher import system_folders
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account
 from nblauncher.processes import run
 
 SKELETON = Path("/etc/skel")
 _REMOVAL_TIMEOUT = 3600.0
+_MOST_STEPS = 500
 
 
 def refuse_unsafe_root(home_root: Path) -> None:
-    """RefusedError unless only root can put something into the folder of the homes, or swap it for another."""
-    real = Path(os.path.realpath(home_root))
-    for folder in (real, *real.parents):
+    """RefusedError unless only root can put something into the folder of the homes, or swap it for another, and nobody
+    takes what is in it for a part of the system.
+    """
+    if why := system_folders.why_no_homes(home_root):
+        raise RefusedError(f"homes cannot be made in {home_root}: {why}", "Choose another accounts.home.")
+    for place in _way_to(home_root):
         try:
-            status = folder.lstat()
+            status = place.lstat()
         except FileNotFoundError:
-            raise RefusedError(f"accounts.home {home_root} does not exist", f"Make it: mkdir -m 755 {real}") from None
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
             raise RefusedError(
-                f"homes cannot be made in {home_root}: {folder} is not a folder that only root can write to"
+                f"accounts.home {home_root} does not exist", f"Make it: mkdir -m 755 {os.path.realpath(home_root)}"
+            ) from None
+        is_roots_alone = stat.S_ISLNK(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o022)
+        if not is_roots_alone or status.st_uid != 0:
+            raise RefusedError(
+                f"homes cannot be made in {home_root}: {place} is not a folder that only root can write to"
             )
+
+
+def _way_to(folder: Path) -> Iterator[Path]:
+    """Every folder and every link that leads there: whoever can swap one of them decides where homes are made."""
+    left, place = list(folder.parts[1:]), Path("/")
+    for _ in range(_MOST_STEPS):
+        yield place
+        if not left:
+            return
+        below = place / left.pop(0)
+        if below.is_symlink():
+            yield below
+            target = Path(os.readlink(below))
+            left[:0] = target.parts[1:] if target.is_absolute() else target.parts
+            place = Path("/") if target.is_absolute() else place
+        else:
+            place = place.parent if below.name == ".." else below
+    raise RefusedError(f"homes cannot be made in {folder}: links lead there in a circle")
 
 
 def refuse_existing(account: Account) -> None:

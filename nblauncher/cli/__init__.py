@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import logging
 import os
 import sys
@@ -322,7 +323,7 @@ def main() -> None:
     except OSError as error:
         talk.drop_answer()
         shortage = _shortage(error)
-        click.echo(f"Error: the answer cannot be written: {shortage.problem}. What was done stays done.", err=True)
+        talk.story(f"Error: the answer cannot be written: {shortage.problem}. What was done stays done.")
         exit_code = shortage.exit_code
     sys.exit(exit_code)
 
@@ -331,17 +332,19 @@ def _run(call: Call) -> int:
     """The exit code. OSError when not even the error can be answered."""
     try:
         interruption.check()
-        return int(cli.main(obj=call, standalone_mode=False) or 0)
+        return int(cli.main(prog_name="nblauncher", obj=call, standalone_mode=False) or 0)
     except NblauncherError as error:
         log.error("%s", error)
         talk.show_error(call, error)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(file=usage)
+        talk.story(usage.getvalue(), ends_line=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         words = "Interrupted; nothing more was changed."
-        click.echo(words, err=True)
+        talk.story(words)
         if call.as_json:
             talk.answer(call, "", EXIT_INTERRUPTED, status="failed", errors=[words])
         return EXIT_INTERRUPTED
@@ -365,7 +368,7 @@ def _bug(call: Call, kind: type[BaseException], error: BaseException, trace: Tra
     log.critical("a bug", exc_info=(kind, error, trace))
     text = "".join(traceback.format_exception(kind, error, trace))
     where = f"The traceback is in {call.log_file}." if call.log_file else text
-    click.echo(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}", err=True)
+    talk.story(f"Error: this is a bug in nblauncher ({kind.__name__}). {where}")
     if call.as_json:
         talk.answer(call, "", EXIT_BUG, status="failed", errors=[f"bug: {kind.__name__}"])
     sys.stdout.flush()

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from nblauncher import __version__, interruption, logs, render
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
@@ -151,7 +149,7 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front
     exceptions = "" if deed.table else render.exceptions_text(report)
     for text in (exceptions, trouble):
         if text and not call.as_json:
-            click.echo(text, err=True)
+            talk.story(text)
     if more:
         summary = more
     elif plan.is_empty:

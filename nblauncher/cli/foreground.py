@@ -13,6 +13,7 @@ from nblauncher.cli import talk
 from nblauncher.commands import status
 from nblauncher.errors import HostError
 from nblauncher.host import Host
+from nblauncher.printable import printable
 from nblauncher.supervisor import client
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _state(host: Host) -> str | None:
 def _show(words: str) -> None:
     if sys.stderr.isatty():
         line = f"{words}   (Ctrl-C stops the front page)"
-        click.echo(f"\r\x1b[K{line[: talk.terminal_width() - 1]}", nl=False, err=True)
+        click.echo(f"\r\x1b[K{printable(line)[: talk.terminal_width() - 1]}", nl=False, err=True)
 
 
 def _ended(host: Host) -> int:
@@ -80,4 +81,4 @@ def _ended(host: Host) -> int:
 
 def _say(words: str) -> None:
     """On a line of its own, below the state."""
-    click.echo(f"\n{words}" if sys.stderr.isatty() else words, err=True)
+    talk.story(f"\n{words}" if sys.stderr.isatty() else words)

@@ -34,10 +34,10 @@ def snapshot_command(call: Call, unattended: str | None) -> int:
         runs.append(run)
         return plan
 
-    def summary(_host: Host, report: Report) -> str:
-        return snapshot.summary(runs[-1], report)
+    def summary(host: Host, report: Report) -> str:
+        return snapshot.summary(runs[-1], report, snapshot.share_of(host))
 
-    details = {**NO_FILES, "changed": 0}
+    details = {**NO_FILES, "changed": 0, "history_bytes": 0, "history_share": 0, "history_above_share": False}
     return change(call, opened, make_plan, Deed("kept", summary=summary, details=details))
 
 

@@ -20,7 +20,7 @@ from nblauncher import interruption, render
 from nblauncher.cli.call import Call
 from nblauncher.errors import HostError, NblauncherError, RefusedError
 from nblauncher.plan import Notify, Plan
-from nblauncher.printable import printable
+from nblauncher.printable import printable, printable_lines
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +49,22 @@ def outlive_readers() -> None:
 def tell(text: str) -> None:
     """The story: standard error, and the log."""
     log.debug("%s", text)
-    click.echo(text, err=True)
+    story(text)
+
+
+def story(text: str, *, ends_line: bool = True) -> None:
+    """Standard error alone. Here, and in `answer`, whatever came from outside is escaped at the latest."""
+    click.echo(printable_lines(text), err=True, nl=ends_line)
 
 
 def answer(call: Call, text: str, exit_code: int, *, status: str = "ok", **more: Any) -> None:
     """The answer: standard output, as text or as the one JSON object."""
-    click.echo(render.envelope(call.command, status, exit_code, **more) if call.as_json else text)
+    click.echo(render.envelope(call.command, status, exit_code, **more) if call.as_json else printable_lines(text))
     sys.stdout.flush()
 
 
 def show_error(call: Call, error: NblauncherError) -> None:
-    click.echo(render.problem_text(error), err=True)
+    story(render.problem_text(error))
     if call.as_json:
         status = "failed" if isinstance(error, HostError) else "refused"
         answer(call, "", error.exit_code, status=status, errors=list(error.problems))
@@ -75,7 +80,7 @@ def drop_answer() -> None:
 
 def confirm(call: Call, plan: Plan) -> None:
     """Show a destructive plan and ask. RefusedError without a yes, or without a terminal to ask on."""
-    click.echo(render.plan_text(call.command, plan), err=True)
+    story(render.plan_text(call.command, plan))
     if call.yes:
         return
     if not sys.stdin.isatty():
@@ -100,7 +105,7 @@ def _is_confirmed() -> bool:
 def progress() -> Iterator[Notify]:
     """A bar on a terminal, lines otherwise."""
     if not sys.stderr.isatty():
-        yield lambda line, done, total: click.echo(f"[{done}/{total}] {printable(line)}", err=True)
+        yield lambda line, done, total: story(f"[{done}/{total}] {printable(line)}")
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -24,6 +25,7 @@ from nblauncher.manifest import stamp_in
 from nblauncher.model import Account, Deadline, Exclusion
 from nblauncher.objects import ObjectStore
 from nblauncher.scope import ALL, Scope, Stored
+from nblauncher.shares import Share, content_bytes, entry_bytes
 
 LATE_AFTER = timedelta(seconds=10)
 """A capture that begins later than this is marked late."""
@@ -99,6 +101,7 @@ def keep(
         host.settings.retrieve,
         ObjectStore(objects(host)),
         known.files if known else {},
+        share=_share(host, known.files if known else {}),
         is_still=captured is not None and is_still,
         is_synced=captured is None,
         longest=longest,
@@ -137,6 +140,16 @@ def _evidence(host: Host, moment: Moment, known: Copy | None) -> Evidence:
     evidence = known.evidence(moment.at) if known else Evidence({})
     ours = frozenset(one.sha256 for one in host.course_ledger.handed_out(moment.username, "material").values())
     return replace(evidence, contents=evidence.contents | ours)
+
+
+def _share(host: Host, known: Mapping[str, Stored]) -> Share:
+    """What is copied already, and an equal part of what the disk has left, so that no student fills it."""
+    members = max(1, len(host.ledger.members(host.settings.course)))
+    folder = host.paths.captures if host.paths.captures.is_dir() else host.paths.state
+    status = os.statvfs(folder)
+    held = sum(content_bytes(one.size) + entry_bytes(os.fsencode(path)) for path, one in known.items())
+    words = f"the student's share of what is free on the disk of {folder} is used up"
+    return Share(held + status.f_bavail * status.f_frsize // members, words=words)
 
 
 def load(host: Host, moment: Moment) -> Copy | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pwd
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from nblauncher.survey import Facts
 
 log = logging.getLogger(__name__)
 
+_MOST_LEFT = 50
+
 
 def plan(
     usernames: Sequence[str],
@@ -40,7 +43,7 @@ def plan(
     running class holds. InputError for a name in one of the options that is not among `usernames`.
     """
     _refuse_strangers(usernames, claimed, despite_incomplete)
-    run = Run(now)
+    run, shared = Run(now), SharedFolders()
     members = [name for name in usernames if name in facts.members]
     deleted = [name for name in members if _is_deletable(name, facts, claimed)]
     kept_by_hand = [name for name in members if _is_changed(name, facts, claimed)]
@@ -75,7 +78,7 @@ def plan(
                 Phase("end processes", tuple(map(EndProcesses, present))),
                 *retrieval[1:],
                 Phase("verify", (DemandComplete(judged, run, despite_incomplete),) if judged else ()),
-                Phase("delete", tuple(DeleteStudent(name, run, is_homeless=name in homeless) for name in present)),
+                Phase("delete", tuple(DeleteStudent(name, run, shared, name in homeless) for name in present)),
                 Phase("discard half-made accounts", tuple(map(DiscardAccount, half_made))),
                 Phase("leave the course", tuple(map(LeaveCourse, [*gone, *leaving]))),
                 Phase("keep", tuple(map(RefuseChanged, kept_by_hand))),
@@ -108,9 +111,18 @@ def summary(run: Run, host: Host, report: Report) -> str:
     others = [f"  {student.username}: {path}" for student in report.done for path in _deleted_elsewhere(student)]
     if others:
         lines += ["Deleted outside of the homes:", *map(printable, others)]
-    if report.done and (elsewhere := leftovers.unsearched((host.settings.accounts.home, *homes.TEMPORARY))):
-        lines.append("Not searched, and perhaps with files of theirs (`find FOLDER -xdev -nouser`):")
-        lines += [f"  {printable(folder)}" for folder in elsewhere]
+    if left := [f"  {student.username}: {path}" for student in report.done for path in student.details.get("left", ())]:
+        lines += ["Left where others may write, too; look, then delete:", *map(printable, left[:_MOST_LEFT])]
+        if len(left) > _MOST_LEFT:
+            lines.append(f"  … and {len(left) - _MOST_LEFT} more (see --json)")
+    if report.done:
+        elsewhere = dict.fromkeys(leftovers.unsearched((host.settings.accounts.home, *homes.TEMPORARY)))
+        if any(student.details.get("deleted") for student in report.done):
+            elsewhere[str(host.settings.accounts.home)] = None
+        elsewhere |= {path: None for student in report.done for path in student.details.get("not_searched", ())}
+        if elsewhere:
+            lines.append("Not searched, and perhaps with files of theirs (`find FOLDER -xdev -nouser`):")
+            lines += [f"  {printable(folder)}" for folder in elsewhere]
     return "\n".join(lines)
 
 
@@ -217,12 +229,31 @@ class DemandComplete:
             raise SomeFailed(failures)
 
 
+@dataclass
+class SharedFolders:
+    """Where students may have put something outside of the homes: the same for all of them, so it is searched once."""
+
+    folders: Sequence[str] | None = None
+    unseen: list[str] = field(default_factory=list)
+
+    def left(self, host: Host, account: Account) -> Details:
+        """What of the student's is in them, and what was not searched. They may be gone before the account, or not."""
+        try:
+            if self.folders is None:
+                self.folders, self.unseen = homes.shared_folders(account, _homes(host))
+            found, closed = homes.left_in(account, self.folders)
+        except HostError as error:
+            found, closed = [], [f"/ ({error.problem})"]
+        return {"left": found, "not_searched": [*self.unseen, *closed]}
+
+
 @dataclass(frozen=True)
 class DeleteStudent:
     """Home and account, after a second look at the home that must equal the one that was retrieved."""
 
     username: str
     run: Run
+    shared: SharedFolders
     is_homeless: bool = False
     """The home is gone: we emptied it in an earlier run, or the teacher says that it is so (`--despite-incomplete`)."""
 
@@ -245,13 +276,16 @@ class DeleteStudent:
         temporary = homes.delete_temporary(account, (*homes.TEMPORARY, _runtime_folder(host, account)))
         if not self.is_homeless:
             self._empty(host, account)
+        left = self.shared.left(host, account)
         # Before the account: after a kill in between the next run finds it and does both.
         disks.forget(host, account)
         host.accounts.delete(account, locks=host.locks)
         # On tmpfs, and empty unless somebody else has written there: then it is gone at the next reboot.
         with contextlib.suppress(OSError):
             os.rmdir(_runtime_folder(host, account))
-        return {self.username: {"deleted": [str(account.home), *temporary], **forget_student(host, self.username)}}
+        return {
+            self.username: {"deleted": [str(account.home), *temporary], **left, **forget_student(host, self.username)}
+        }
 
     def _demand_no_home(self, account: Account) -> None:
         if os.path.lexists(account.home):
@@ -307,6 +341,15 @@ def _refuse_mounts(host: Host, account: Account) -> None:
     mounts = host.accounts.mounts_in_home(account)
     if mounts:
         raise HostError(f"something is mounted in the home: {mounts[0]}", "Unmount it and run the command again.")
+
+
+def _homes(host: Host) -> list[Path]:
+    """Everybody's: what is below is the business of whose home it is."""
+    return [
+        host.settings.accounts.home,
+        Path("/root"),
+        *(Path(one.pw_dir) for one in pwd.getpwall() if one.pw_uid >= 1000),
+    ]
 
 
 def _runtime_folder(host: Host, account: Account) -> Path:

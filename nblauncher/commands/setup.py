@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
-from nblauncher.accounts import SYSTEM_ACCOUNTS
+from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders
 from nblauncher.commands import packages, send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
@@ -380,6 +380,8 @@ def _notes(wanted: Roster, facts: Facts, whole: Roster) -> tuple[str, ...]:
 
 def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     """Survey and plan; the inputs are remembered last, when everything before them was done."""
+    if host.settings.accounts.create:
+        home_folders.refuse_unsafe_root(host.settings.accounts.home)
     facts = survey.survey(host, wanted.usernames)
     outgoing = send.read(host)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}

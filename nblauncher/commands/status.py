@@ -10,8 +10,9 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, shutdown
+from nblauncher.commands import disks, shutdown, snapshot
 from nblauncher.host import Host
+from nblauncher.ledger import Usage
 from nblauncher.model import ServerState
 from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.specs import ServerReport
@@ -24,6 +25,7 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
     found = {report.username: report for report in shutdown.reports(host)}
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
     about_disks = disks.words(host, accounts)
+    usage, share = host.history.usage(), snapshot.share_of(host)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
@@ -33,7 +35,9 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
             **_with(
                 _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
                 about_disks.get(name),
+                snapshot.shortage_words(usage.get(name, Usage()), share),
             ),
+            **snapshot.usage_details(usage.get(name, Usage()), share),
             "url": host.frontend.route(name, members[name].port).url,
             "port": members[name].port,
         }
@@ -82,8 +86,8 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
     return entry
 
 
-def _with(entry: dict[str, Any], words: str | None) -> dict[str, Any]:
-    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], words)))}
+def _with(entry: dict[str, Any], *words: str | None) -> dict[str, Any]:
+    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], *words)))}
 
 
 def usage(report: ServerReport) -> tuple[int, float]:

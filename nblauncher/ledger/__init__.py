@@ -6,7 +6,7 @@ before the act and completion after it.
 """
 
 from nblauncher.ledger.course_ledger import Arrived, Capture, CourseLedger, Retrieval
-from nblauncher.ledger.history_ledger import HistoryLedger, Snapshot, Version
+from nblauncher.ledger.history_ledger import HistoryLedger, Snapshot, Usage, Version
 from nblauncher.ledger.host_ledger import Claim, CourseRecord, HostLedger, Membership
 from nblauncher.ledger.locks import locked
 
@@ -21,6 +21,7 @@ __all__ = [
     "Membership",
     "Retrieval",
     "Snapshot",
+    "Usage",
     "Version",
     "locked",
 ]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from nblauncher.ledger.database import Database
 from nblauncher.scope import Stored
+from nblauncher.shares import content_bytes, entry_bytes
 
 SCHEMA = """
 CREATE TABLE snapshots (
@@ -29,6 +31,15 @@ CREATE TABLE versions (
 );
 CREATE INDEX of_file ON versions (username, path, since)
 """
+
+STEPS = (
+    # 2: contents that count for nobody, and what each student's versions count.
+    """
+    CREATE TABLE handed_out (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL);
+    CREATE INDEX of_content ON versions (sha256);
+    CREATE TABLE usage (username TEXT PRIMARY KEY, used INTEGER NOT NULL, needed INTEGER NOT NULL)
+    """,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,15 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What one student's kept versions count, as in `shares`."""
+
+    used: int = 0
+    needed: int = 0
+    """What they would have counted before the oldest made room; 0 when none had to since the share was enough."""
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryLedger:
     """Methods are single transactions; HostError when the database is damaged, newer or cannot be written."""
 
@@ -66,7 +86,7 @@ class HistoryLedger:
 
     @property
     def _database(self) -> Database:
-        return Database(self.file, SCHEMA)
+        return Database(self.file, SCHEMA, STEPS)
 
     def current(self, username: str, uid: int) -> dict[str, Stored]:
         """The files of the last snapshot; none for another account of the name."""
@@ -171,27 +191,59 @@ class HistoryLedger:
         with self._database.reading() as connection:
             return frozenset(row["sha256"] for row in connection.execute("SELECT DISTINCT sha256 FROM versions"))
 
-    def forget_old(self, username: str, *, most: int, since: datetime) -> int:
-        """Forget this student's snapshots beyond the last `most`, and those from before `since`; never the last one."""
+    def forget_old(self, username: str, *, most: int, since: datetime) -> frozenset[str]:
+        """Forget this student's snapshots beyond the last `most`, and those from before `since`; never the last one.
+
+        Then it is not the share that is too small. Returns the contents that nobody has any more.
+        """
         with self._database.transaction() as connection:
             _last_one, *earlier = connection.execute(
                 "SELECT number, time FROM snapshots WHERE username = ? ORDER BY number DESC", (username,)
             ).fetchall() or [None]
             old = {row["number"] for row in earlier if row["time"] < since.timestamp()}
             old |= {row["number"] for row in earlier[max(most - 1, 0) :]}
-            _forget_snapshots(connection, old)
-        return len(old)
+            if old:
+                connection.execute("UPDATE usage SET needed = 0 WHERE username = ?", (username,))
+            return _nobodys(connection, _forget_snapshots(connection, username, old))
 
-    def forget_oldest(self, count: int) -> int:
-        """Forget the oldest snapshots of the whole class, never a student's last one. How many there were to forget."""
+    def fit(self, username: str, share: int, *, refused: int = 0) -> tuple[Usage, frozenset[str]]:
+        """Forget this student's oldest snapshots, never the last one, until the rest counts no more than the share.
+
+        `refused`: bytes that the last snapshot had to leave out. Also returns the contents that nobody has any more.
+        """
         with self._database.transaction() as connection:
-            rows = connection.execute(
-                "SELECT number FROM snapshots WHERE number NOT IN "
-                "(SELECT MAX(number) FROM snapshots GROUP BY username) ORDER BY number LIMIT ?",
-                (count,),
-            ).fetchall()
-            _forget_snapshots(connection, {row["number"] for row in rows})
-        return len(rows)
+            numbers, costs = _costs(connection, username)
+            total, used, kept = sum(costs.values()), 0, len(numbers)
+            for index in reversed(range(len(numbers))):
+                used += costs[numbers[index]]
+                if used > share and index < len(numbers) - 1:
+                    used -= costs[numbers[index]]
+                    break
+                kept = index
+            gone = _forget_snapshots(connection, username, set(numbers[:kept]))
+            row = connection.execute("SELECT needed FROM usage WHERE username = ?", (username,)).fetchone()
+            needed = total + refused if total + refused > share else row["needed"] if row else 0
+            connection.execute("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", (username, used, needed))
+            return Usage(used, needed), _nobodys(connection, gone)
+
+    def usage(self) -> dict[str, Usage]:
+        """Of every student who has a snapshot."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM usage")
+            return {row["username"]: Usage(row["used"], row["needed"]) for row in rows}
+
+    def last_times(self) -> dict[str, float]:
+        """When each student's last snapshot was taken."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT username, time, MAX(number) FROM snapshots GROUP BY username")
+            return {row["username"]: row["time"] for row in rows}
+
+    def free(self, handed_out: Mapping[str, int]) -> dict[str, int]:
+        """The contents that count for nobody, with their sizes: what is handed out, and what was when it was kept."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM handed_out WHERE sha256 NOT IN (SELECT sha256 FROM versions)")
+            connection.executemany("INSERT OR REPLACE INTO handed_out VALUES (?, ?)", handed_out.items())
+            return {row["sha256"]: row["size"] for row in connection.execute("SELECT * FROM handed_out")}
 
     def forget(self, username: str) -> None:
         """The student has left the course."""
@@ -207,18 +259,49 @@ def _last(connection: sqlite3.Connection, username: str) -> sqlite3.Row | None:
 
 
 def _forget(connection: sqlite3.Connection, username: str) -> None:
-    for table in ("snapshots", "versions"):
+    for table in ("snapshots", "versions", "usage"):
         connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
 
 
-def _forget_snapshots(connection: sqlite3.Connection, numbers: set[int]) -> None:
-    """And every version that no other snapshot of the student has."""
+def _forget_snapshots(connection: sqlite3.Connection, username: str, numbers: set[int]) -> set[str]:
+    """And every version that no other snapshot of the student has; the contents of these."""
+    if not numbers:
+        return set()
     connection.executemany("DELETE FROM snapshots WHERE number = ?", [(number,) for number in numbers])
+    unseen = (
+        "FROM versions WHERE username = ? AND until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM snapshots WHERE "
+        "snapshots.username = versions.username AND number >= since AND number < until)"
+    )
+    contents = {row["sha256"] for row in connection.execute(f"SELECT sha256 {unseen}", (username,))}
+    connection.execute(f"DELETE {unseen}", (username,))
+    return contents
+
+
+def _nobodys(connection: sqlite3.Connection, contents: Iterable[str]) -> frozenset[str]:
+    question = "SELECT 1 FROM versions WHERE sha256 = ? LIMIT 1"
+    return frozenset(one for one in contents if connection.execute(question, (one,)).fetchone() is None)
+
+
+def _costs(connection: sqlite3.Connection, username: str) -> tuple[list[int], dict[int, int]]:
+    """The student's snapshots, oldest first, and what each adds to those after it: what it is the last to have."""
+    rows = connection.execute("SELECT number FROM snapshots WHERE username = ? ORDER BY number", (username,))
+    numbers = [row["number"] for row in rows]
+    costs = dict.fromkeys(numbers, 0)
+    last_with: dict[str, tuple[int, int]] = {}
     if numbers:
-        connection.execute(
-            "DELETE FROM versions WHERE until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM snapshots WHERE "
-            "snapshots.username = versions.username AND number >= since AND number < until)"
-        )
+        for row in connection.execute(
+            "SELECT path, sha256, size, until, sha256 IN (SELECT sha256 FROM handed_out) AS is_free "
+            "FROM versions WHERE username = ?",
+            (username,),
+        ):
+            before = len(numbers) if row["until"] is None else bisect_left(numbers, row["until"])
+            last = numbers[max(before - 1, 0)]
+            costs[last] += entry_bytes(row["path"])
+            if not row["is_free"] and last_with.get(row["sha256"], (-1, 0))[0] < last:
+                last_with[row["sha256"]] = last, content_bytes(row["size"])
+    for last, size in last_with.values():
+        costs[last] += size
+    return numbers, costs
 
 
 def _stored(row: sqlite3.Row) -> Stored:

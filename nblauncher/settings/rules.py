@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nblauncher import memory
+from nblauncher import memory, system_folders
 from nblauncher.namespaces import PRIVATE
 from nblauncher.printable import printable
 from nblauncher.settings.values import Settings
@@ -21,8 +21,8 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
             "accounts.uid_range",
             f"accounts.uid_range: {first} is below {uid_min}, where this host's own accounts are",
         )
-    if settings.accounts.home == Path("/"):
-        yield "accounts.home", "accounts.home: / is not a folder for homes"
+    if why := system_folders.why_no_homes(settings.accounts.home):
+        yield "accounts.home", f"accounts.home: {_shown(settings.accounts.home)} is not a folder for homes: {why}"
     if settings.notebook.requirements is not None and settings.notebook.kernel_python is not None:
         yield (
             "notebook.requirements",
@@ -106,6 +106,9 @@ def _folder_violations(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "retrieve.target", f"retrieve.target: {_shown(target)} is not a folder for students' work"
     elif source != target and _is_within(source, target):
         yield "material.source", f"material.source: {_shown(source)} is inside retrieve.target"
+    for key, path in (("retrieve.target", target), ("credentials", settings.credentials)):
+        if why := system_folders.why_nothing_of_a_course(path):
+            yield key, f"{key}: nothing of a course may be in {_shown(path)}: {why}"
     if settings.credentials in (settings.students, settings.file):
         yield (
             "credentials",

@@ -90,7 +90,10 @@ SCHEMA: Mapping[str, Key] = {
     "history.keep": Key(kinds.whole_number(1, 100_000), "200", "The most snapshots that are kept of one student."),
     "history.days": Key(kinds.whole_number(1, 10_000), "60", "Older snapshots are forgotten, but for the last one."),
     "history.budget": Key(
-        kinds.size, "2 GB", "What all snapshots of the course may take on the disk; the oldest make room for new ones."
+        kinds.size,
+        "2 GB",
+        "What all snapshots of the course may take on the disk. Each student has an equal share of it, in which that "
+        "student's oldest snapshots make room for new ones. The material itself does not count.",
     ),
     "web.names": Key(
         kinds.hosts,

@@ -92,6 +92,23 @@ def test_everybodys_work_is_taken_at_the_moment_and_later_work_is_not(room):
     assert not list(room.paths.captures.glob("*/*.json"))
 
 
+def test_what_one_student_hands_in_leaves_the_others_their_part_of_the_disk(room):
+    write(ADA, "tutorial/ps1/noise", "").write_bytes(os.urandom(15_000_000))
+    write(BOB, "tutorial/ps1/lab.bin", "").write_bytes(os.urandom(8_000_000))
+    set_deadline(room, soon(-1))
+    room.paths.captures.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=0700", "tmpfs", str(room.paths.captures)], check=True)
+    try:
+        collect(room, expect=None)
+    finally:
+        subprocess.run(["umount", "-l", str(room.paths.captures)], check=True)
+    (folder,) = captured(room)
+    assert (folder / BOB / "work/ps1/lab.bin").stat().st_size == 8_000_000
+    (left_out,) = manifest(folder, ADA)["exclusions"]
+    assert (left_out["path"], left_out["incomplete"]) == ("work/ps1/noise", True)
+    assert "the student's share of what is free on the disk" in left_out["reason"]
+
+
 def test_a_receipt_lies_in_each_home_and_settles_disputes(room):
     write(ADA, "tutorial/ps1/lab.py", "my work")
     set_deadline(room, soon(2))

@@ -79,6 +79,11 @@ def test_a_closed_checkout_under_umask_077_becomes_a_release_that_students_can_r
     fresh_machine.run(checkout / "install.sh")
     release = PREFIX / fresh_machine.current
     assert "nblauncher" in fresh_machine.run("/usr/local/bin/nblauncher", "--version")
+    hostile = fresh_machine.seen("/root/hostile")
+    hostile.mkdir()
+    (hostile / "sitecustomize.py").write_text("open('/root/took', 'w')")
+    fresh_machine.run("/usr/local/bin/nblauncher", "--version", PYTHONPATH="/root/hostile")
+    assert not fresh_machine.seen("/root/took").exists()
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     assert ".ipython" in fresh_machine.run(*as_nobody, "/usr/local/bin/ipython_dir", HOME="/nonexistent")
     fresh_machine.run(*as_nobody, release / "bin/python", "-I", "-c", "import nblauncher.cli, notebook, ipykernel")

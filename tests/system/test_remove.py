@@ -175,6 +175,31 @@ def test_nothing_is_left_in_memory_and_it_is_said_where_nobody_looked(room, tmp_
     assert f"\n  {folder}\n" in f"{said}\n"
 
 
+def test_what_stays_where_others_may_write_is_named(room):
+    """On the file system of / itself, in folders within folders, and never by a way through somebody's home."""
+    shared = room.folder / "shared"
+    deep = shared / "closed to writers" / "group work"
+    deep.mkdir(parents=True)
+    (room.folder / "drop box").mkdir()
+    shared.chmod(0o1777)
+    deep.chmod(0o777)
+    (room.folder / "drop box").chmod(0o1733)
+    as_student(ADA, "sh", "-c", f"cd {shared}; mkdir mine; chmod 777 mine; echo x > mine/lab")
+    as_student(ADA, "bash", "-c", f"cd '{deep}'; echo x > $'a\\e[2J'")
+    as_student(BOB, "sh", "-c", f"echo x > {shared}/bobs; echo x > {shared}/mine/bobs; ln -s / {shared}/link")
+    as_student(BOB, "sh", "-c", f"chmod 711 .; mkdir open; chmod 777 open; : > '{room.folder}/drop box/x'")
+    as_student(ADA, "sh", "-c", f"echo x > {room.home(BOB)}/open/adas")
+    removed = room.run("remove", "--yes", "--only", ADA)
+    assert f"{ADA}: {shared}/mine\n" in removed.stdout
+    assert f"{ADA}: {deep}/a\\x1b[2J\n" in removed.stdout
+    assert f"\n  {room.folder}/drop box" in removed.stdout
+    assert "bobs" not in removed.stdout and "adas" not in removed.stdout and "\x1b" not in removed.stdout
+    assert (shared / "mine/lab").exists()
+    (bob,) = room.json("remove", "--yes", "--only", BOB)["students"]
+    assert set(bob["left"]) >= {f"{shared}/bobs", f"{shared}/mine/bobs", f"{shared}/link"}
+    assert f"{room.folder}/drop box" in bob["not_searched"]
+
+
 def _ipc_of(uid: int, table: str) -> int:
     head, *lines = Path("/proc/sysvipc", table).read_text().splitlines()
     column = head.split().index("uid")

@@ -110,6 +110,34 @@ def test_a_bad_line_anywhere_changes_nothing(room):
     room.write(NAMES)
 
 
+@pytest.mark.parametrize("how", ["a folder of modules", "a link to it", "a link that others may swap"])
+def test_no_home_is_made_where_the_system_takes_a_name_for_a_part_of_it(room, how):
+    """A student called `nbtx...` is harmless there; one called `usercustomize` is root at root's next `python3`."""
+    homes = Path("/usr/local/lib/nbtx-modules")
+    homes.mkdir(mode=0o755)
+    open_to_all = room.folder / "open"
+    open_to_all.mkdir()
+    try:
+        if how == "a link to it":
+            homes = room.folder / "homes"
+            homes.symlink_to("/usr/local/lib/nbtx-modules")
+        elif how == "a link that others may swap":
+            (room.folder / "innocent").mkdir()
+            homes = open_to_all / "homes"
+            homes.symlink_to(room.folder / "innocent")
+            open_to_all.chmod(0o777)
+        room.write(accounts={**room.config["accounts"], "home": str(homes)})
+        failed = room.run("setup", expect=4 if "swap" in how else 3).stderr
+        assert "only root can write to" in failed if "swap" in how else "is the system's" in failed
+        for name in room.names:
+            with pytest.raises(KeyError):
+                pwd.getpwnam(name)
+        assert not [*Path("/usr/local/lib/nbtx-modules").iterdir(), *homes.iterdir()]
+    finally:
+        open_to_all.chmod(0o700)
+        Path("/usr/local/lib/nbtx-modules").rmdir()
+
+
 def test_an_account_that_we_did_not_make_is_never_taken_over(room):
     subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "nbtxhuman"], check=True)
     try:

@@ -31,6 +31,25 @@ def test_a_wrong_command_line_is_2(tmp_path, arguments):
     assert run(tmp_path, *arguments).returncode == 2
 
 
+HOSTILE = "x\x1b[2J\x07\x7f\x9b\u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((HOSTILE,), ("setup", f"--{HOSTILE}"), ("setup", HOSTILE), ("-c", HOSTILE, "setup", "--json")),
+        *(("setup", "--only", HOSTILE), ("history", HOSTILE), ("verify-receipt", HOSTILE), ("restore", "a", HOSTILE)),
+        ("check", "--json"),
+    ],
+)
+def test_nothing_that_was_typed_or_read_reaches_the_terminal_as_a_command(tmp_path, arguments):
+    (tmp_path / "notebooks.cfg").write_text(f'course: physics101\n"{HOSTILE[0]}\\e\\u009b\\u202e": 1\nprofile: "\\e"\n')
+    (tmp_path / "students.csv").write_text(f"username,{HOSTILE}\n{HOSTILE},\n")
+    answer = run(tmp_path, *arguments)
+    for text in (answer.stdout, answer.stderr):
+        assert all(line.isprintable() for line in text.split("\n")), repr(text)
+
+
 def test_without_a_config_it_says_how_to_get_one(tmp_path):
     answer = run(tmp_path, "setup")
     assert answer.returncode == 3

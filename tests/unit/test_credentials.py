@@ -48,10 +48,20 @@ def test_new_rows_are_added_old_ones_stay_and_the_same_name_is_replaced(file):
 
 
 @needs_root_as_owner
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "  =cmd()", "\t=x"])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "  =cmd()"])
 def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(file, cell):
     credentials.write(ME, file, [row("ada", cell)])
     assert cells(file)[0]["name"] == f"'{cell}"
+
+
+@needs_root_as_owner
+def test_a_cell_that_would_be_split_is_quoted_and_every_part_is_harmless(file):
+    file.write_bytes((",".join(COLUMNS) + '\r\nold,"x;=1",,,\x1b[2J,\r\n').encode())
+    credentials.write(ME, file, [row("ada", "x;=HYPERLINK(1)"), row("bob", "a\t=1+1"), row("eve", "\x1b]0;\x07")])
+    assert [one["name"] for one in cells(file)] == ["x;'=1", "x;'=HYPERLINK(1)", "a\t'=1+1", "\\x1b]0;\\x07"]
+    text = file.read_bytes()
+    assert b'"x;\'=HYPERLINK(1)"' in text and b'"a\t\'=1+1"' in text
+    assert b"\x1b" not in text and b"\x07" not in text
 
 
 @needs_root_as_owner

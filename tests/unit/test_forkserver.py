@@ -169,7 +169,7 @@ def test_the_grammar_of_iris_is_made_when_one_is_checked():
 ENTRY_POINTS = """
 import builtins, importlib.metadata, io, sys
 from nblauncher.forkserver import preload
-asked = [{}, {"group": "console_scripts"}, {"group": "none"}, {"group": "console_scripts", "name": "nblauncher"}]
+asked = [{}, {"group": "console_scripts"}, {"group": "none"}, {"group": "console_scripts", "name": "jupyter-server"}]
 before = [importlib.metadata.entry_points(**one) for one in asked]
 preload.remember_entry_points()
 opened = []

@@ -14,13 +14,14 @@ from nblauncher.model import Exclusion
 from nblauncher.objects import ObjectStore
 from nblauncher.scope import ALL, Scope, Stored
 from nblauncher.settings import RetrieveSettings
+from nblauncher.shares import Share
 from nblauncher.workers import Frame
 from tests.unit.test_store import FINISH, LIES, begun
 
 
-def fed(folder: Path, *frames, known=None, room=lambda _size: True) -> keeping.Kept:
+def fed(folder: Path, *frames, known=None, share=None) -> keeping.Kept:
     limits = RetrieveSettings(folder, max_file=1000, max_student=2000, max_files=10)
-    taking = keeping._Keeping(Scope(ALL, "tutorial"), limits, ObjectStore(folder / "objects"), known or {}, room)
+    taking = keeping._Keeping(Scope(ALL, "tutorial"), limits, ObjectStore(folder / "objects"), known or {}, share)
     try:
         for frame in frames:
             header, payload = frame if isinstance(frame, tuple) else (frame, b"")
@@ -28,6 +29,7 @@ def fed(folder: Path, *frames, known=None, room=lambda _size: True) -> keeping.K
     finally:
         taking.close()
     assert not is_more
+    taking.finish()
     return taking.kept
 
 
@@ -67,17 +69,43 @@ def test_what_we_have_is_believed_only_if_it_is_what_we_have(tmp_path):
             fed(tmp_path, {"kind": "same", "files": [row]}, FINISH, known=known)
 
 
+def whole(name: str, data: bytes):
+    return (begun(f"work/{name}", len(data)), ({"kind": "data"}, data), {"kind": "end"})
+
+
 def test_what_there_is_no_room_for_is_counted_and_said(tmp_path):
+    """The smallest contents are kept, in whatever order they come."""
+    limits = {"known": {"seen": Stored((3, 1, 1, 1), "a" * 64), "hidden": Stored((3, 1, 1, 1), "b" * 64)}}
     kept = fed(
         tmp_path,
-        *(begun("work/big", 900), ({"kind": "data"}, b"x" * 900), {"kind": "end"}),
+        *whole("big", b"x" * 900),
+        {"kind": "same", "files": [["work/seen", [3, 1, 1, 1], "a" * 64]]},
         (begun("work/small", 2, "file"), b"ab"),
+        {"kind": "excluded", "path": "work/hidden", "reason": "unreadable", "incomplete": True},
         FINISH,
-        room=lambda size: size < 500,
+        share=Share(3 * 4096 + 1000),
+        **limits,
     )
-    assert (sorted(kept.files), kept.refused_bytes, kept.new_bytes) == (["small"], 900, 2)
-    assert [one.path for one in kept.exclusions] == ["big"]
-    assert stored(tmp_path) == [b"ab"]
+    assert sorted(kept.files) == ["big", "seen", "small"]
+    assert kept.given_up == {"hidden"} and kept.covers()("hidden")
+
+
+def test_a_content_gives_way_to_a_smaller_one_and_leaves_nothing(tmp_path):
+    limits = RetrieveSettings(tmp_path, max_file=20_000, max_student=90_000, max_files=10)
+    store = ObjectStore(tmp_path / "objects")
+    taking = keeping._Keeping(Scope(ALL, "tutorial"), limits, store, {}, Share(15_000))
+    for frame in (*whole("a", b"x" * 10_000), *whole("b", b"y" * 5000), *whole("c", b"z" * 16_000), FINISH):
+        header, payload = frame if isinstance(frame, tuple) else (frame, b"")
+        intake.take(Frame(header, payload), taking)
+    taking.finish()
+    assert (sorted(taking.kept.files), taking.kept.refused_bytes) == (["b"], 26_000)
+    assert stored(tmp_path) == [b"y" * 5000]
+    assert {one.path for one in taking.kept.exclusions if one.incomplete} == {"a", "c"}
+
+
+def test_a_path_that_was_given_up_is_remembered_no_more():
+    kept = keeping.Kept(exclusions=[Exclusion("a", "no room", True)], given_up={"a"})
+    assert kept.covers()("a")
 
 
 @pytest.mark.parametrize(

@@ -65,5 +65,34 @@ def test_the_version_is_one_that_install_sh_can_read():
     assert f'__version__ = "{nblauncher.__version__}"\n' in (CHECKOUT / "nblauncher" / "__init__.py").read_text()
 
 
+@pytest.mark.parametrize("command", ["nblauncher", "ipython_dir"])
+def test_an_installed_command_imports_nothing_that_the_callers_environment_names(tmp_path, command):
+    """As `sudo -E` hands it on: PYTHONPATH, a folder to start in, a user's own site-packages."""
+    took = tmp_path / "took"
+    own = tmp_path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    own.mkdir(parents=True)
+    for folder in (tmp_path, own):
+        for module in ("sitecustomize", "usercustomize", "click", "nblauncher"):
+            (folder / f"{module}.py").write_text(f"open({str(took)!r}, 'w')\n")
+    environment = {
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONUSERBASE": f"{tmp_path}/.local",
+        "PYTHONSTARTUP": str(tmp_path / "click.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONHOME": "/nonexistent",
+    }
+    link = tmp_path / "link"
+    link.symlink_to(Path(sys.executable).with_name(command))
+    for program in (link, Path(sys.executable).with_name(command)):
+        words = ["--version"] if command == "nblauncher" else []
+        said = subprocess.run(
+            [program, *words], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert said.stdout.startswith("nblauncher, version" if words else f"{tmp_path}/.ipython")
+    assert not took.exists()
+
+
 def test_the_package_can_be_used_without_the_checkout_as_working_directory(tmp_path):
     subprocess.run([sys.executable, "-I", "-c", "import nblauncher.cli"], check=True, cwd=tmp_path)

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nblauncher import settings
+from nblauncher import settings, system_folders
 from nblauncher.errors import InputError
 from nblauncher.model import Limits, Material
 from nblauncher.settings import (
@@ -301,3 +301,37 @@ def test_any_yaml_is_settings_or_an_input_error(document: dict[str, object]) -> 
         settings.parse(yaml.safe_dump(document).encode(), FILE)
     except InputError as error:
         assert error.problems and all(problem.isprintable() for problem in error.problems)
+
+
+NO_HOMES = """
+/ /usr /usr/local/lib/python3.11/dist-packages /usr/home /bin/homes /lib64/x /etc/cron.d /boot /dev/shm/x /sys/x
+/proc/1/root/home /run/x /root/x /tmp/x /var /var/lib/homes /var/spool/cron /var/log/x /var/run/x /var/cache/x
+/var/tmp/x /var/www /opt/nblauncher/x /opt /home/../etc/x /srv/venv/lib/python3.12/site-packages
+/srv/tools/sudoers.d/x /srv/bin
+"""
+
+
+@pytest.mark.parametrize("folder", NO_HOMES.split())
+def test_homes_are_made_nowhere_where_the_system_takes_a_name_for_a_part_of_it(folder: str) -> None:
+    found = problems(f"course: physics101\naccounts:\n  home: {folder}\n")
+    assert any("line 3: accounts.home: " in one and "is not a folder for homes" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["/home", "/home/physics", "/srv", "/srv/homes", "/var/home", "/var/home/x", "/data", "/opt/homes", "/users"],
+)
+def test_homes_may_be_where_people_keep_them(folder: str) -> None:
+    assert parsed(f"course: physics101\naccounts:\n  home: {folder}\n").accounts.home == Path(folder)
+
+
+def test_a_link_to_a_folder_of_the_systems_is_one(tmp_path: Path) -> None:
+    (tmp_path / "homes").symlink_to("/etc")
+    found = system_folders.why_no_homes(tmp_path / "homes" / "x")
+    assert found.startswith("/tmp is") or "/etc is the system's" in found or "/var/tmp is" in found
+
+
+@pytest.mark.parametrize("key", ["retrieve:\n  target", "credentials"])
+@pytest.mark.parametrize("folder", ["/etc/cron.d/x", "/usr/lib/python3/dist-packages", "/var/spool/cron/x"])
+def test_what_students_are_called_is_not_written_where_the_system_looks(key: str, folder: str) -> None:
+    assert any("nothing of a course may be in" in one for one in problems(f"course: physics101\n{key}: {folder}\n"))
