@@ -53,6 +53,8 @@ class Copy:
     files: Mapping[str, Stored]
     exclusions: tuple[Exclusion, ...]
     captured: datetime | None
+    uid: int | None = None
+    """Whose files they were; None in a file of an older nblauncher."""
 
 
 def keep(
@@ -66,7 +68,7 @@ def keep(
 ) -> None:
     """Copy what changed since the last look, and remember what there is. `remark`: why the student was not frozen."""
     target = files.join(host.settings.material.target, moment.deadline.folder).rstrip("/")
-    known = load(host, moment)
+    known = _of(account.uid, read(file_of(host, moment)))
     kept = keeping.keep(
         account,
         Scope(ALL, target),
@@ -84,17 +86,31 @@ def keep(
             *([one.path, one.reason, one.incomplete] for one in kept.exclusions),
         ],
         "captured": captured.timestamp() if captured else None,
+        "uid": account.uid,
     }
-    file = file_of(host, moment)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(file_of(host, moment), json.dumps(content))
+
+
+def _write(file: Path, content: str) -> None:
     draft = file.with_suffix(".new")
-    draft.write_text(json.dumps(content), "ascii")
-    draft.chmod(0o600)
-    draft.replace(file)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(content, "ascii")
+        draft.chmod(0o600)
+        draft.replace(file)
+    except OSError as error:
+        raise HostError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def load(host: Host, moment: Moment) -> Copy | None:
-    return read(file_of(host, moment))
+    """The student's copy so far; None also where it is that of another account, which had the name before."""
+    known = read(file_of(host, moment))
+    claim = host.ledger.claim(moment.username) if known else None
+    return _of(claim.account.uid, known) if claim else None
+
+
+def _of(uid: int, known: Copy | None) -> Copy | None:
+    return known if known is not None and known.uid in (None, uid) else None
 
 
 def is_half_saved(host: Host, moment: Moment) -> bool:
@@ -112,7 +128,7 @@ def read(file: Path) -> Copy | None:
         }
         at = given["captured"]
         captured = None if at is None else datetime.fromtimestamp(at, timezone.utc)
-        return Copy(kept, tuple(Exclusion(*row) for row in given["exclusions"]), captured)
+        return Copy(kept, tuple(Exclusion(*row) for row in given["exclusions"]), captured, given.get("uid"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,20 +10,21 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, shutdown
+from nblauncher.commands import disks, pending, shutdown
 from nblauncher.host import Host
 from nblauncher.model import ServerState
 from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.specs import ServerReport
 
 
-def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
+def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, Any]]:
     """One entry per student of the course, as in `--json` (docs/reference.md)."""
     members = host.ledger.members(host.settings.course)
     desired = host.course_ledger.desired()
     found = {report.username: report for report in shutdown.reports(host)}
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
     about_disks = disks.words(host, accounts)
+    trouble = pending.trouble(host, now)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
@@ -33,7 +34,9 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
             **_with(
                 _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
                 about_disks.get(name),
+                *(one.words() for one in trouble.get(name, ())),
             ),
+            "deadlines": [one.entry() for one in trouble.get(name, ())],
             "url": host.frontend.route(name, members[name].port).url,
             "port": members[name].port,
         }
@@ -82,8 +85,8 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
     return entry
 
 
-def _with(entry: dict[str, Any], words: str | None) -> dict[str, Any]:
-    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], words)))}
+def _with(entry: dict[str, Any], *words: str | None) -> dict[str, Any]:
+    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], *words)))}
 
 
 def usage(report: ServerReport) -> tuple[int, float]:

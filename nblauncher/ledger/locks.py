@@ -28,7 +28,7 @@ def locked(file: Path, what: str, *, patience: float = PATIENCE, makes_folder: b
         if makes_folder:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not file.parent.is_dir():
-            raise HostError(f"{what} is not there any more", "Nothing was changed.")
+            raise HostError(f"{what} was removed", "Nothing was changed.")
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _wait_for(descriptor, what, patience, deadline)

@@ -216,7 +216,7 @@ def test_what_belongs_to_a_course_that_is_gone_does_not_bring_it_back(course, tm
         with pytest.raises(HostError, match="there is no ledger"):
             act()
     with (
-        pytest.raises(HostError, match="not there any more"),
+        pytest.raises(HostError, match="was removed"),
         locked(course.file.with_name("captures.lock"), "course", makes_folder=False),
     ):
         pass
