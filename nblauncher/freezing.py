@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher import ice, owners, processes, workers
+from nblauncher import ice, interruption, owners, processes, workers
 from nblauncher.cgroups import Groups, Kind, enter_path, is_held, members, own_path
 from nblauncher.errors import HostError
 from nblauncher.ice import Held
@@ -149,6 +149,7 @@ class Freezer:
         if pid:
             return pid
         try:
+            interruption.forget()
             os.setsid()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)

@@ -216,7 +216,7 @@ def status_command(call: Call) -> int:
     """Say who is up, on what, using how much."""
     opened = open_session(call)
     session.require_root(opened.caller, "status")
-    entries = status.rows(opened.host, students_of(opened, call))
+    entries = status.rows(opened.host, students_of(opened, call), datetime.now().astimezone())
     front = status.front_page_state(opened.host)
     text = f"{render.status_text(entries, talk.terminal_width())}\n{status.summary(entries, front)}"
     address = opened.host.frontend.front_page
@@ -269,10 +269,16 @@ def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple
 @click.option("--all", "takes_all", is_flag=True, help="The whole material folder, also what nobody changed.")
 @click.option("--at", "at", metavar="TIME", help='The work as it will be at "2026-11-27 17:00", of everybody at once.')
 @click.option("--assignment", metavar="FOLDER", help="This folder of the material, laid out for grading.")
+@click.option("--cancel", "cancelled", metavar="NAME", help="Take back a --at: its folder, or the name it answered.")
 @click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs at deadlines.")
 @acts_on_students
 def retrieve_command(
-    call: Call, takes_all: bool, at: str | None, assignment: str | None, unattended: str | None
+    call: Call,
+    takes_all: bool,
+    at: str | None,
+    assignment: str | None,
+    cancelled: str | None,
+    unattended: str | None,
 ) -> int:
     """Bring everyone's work into a new folder of the teacher's."""
     if unattended is not None:
@@ -280,6 +286,8 @@ def retrieve_command(
     opened = open_session(call)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
+    if cancelled is not None:
+        return deadlines.cancel(call, opened, cancelled)
     if at is not None:
         return deadlines.retrieve_at(call, opened, time_of(at), now, assignment or "")
     if assignment is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nblauncher import __version__, interruption, logs, render
@@ -54,6 +55,8 @@ class Deed:
     is_destructive: bool = False
     lock: Callable[[Host], Path] = course_lock
     touches_accounts: bool = False
+    makes_course: bool = True
+    """Whether the course's folders are made; not by what was started long ago: the course may have ended since."""
 
 
 def open_session(call: Call, *, needs_roster: bool = False, takes_over: bool = False) -> Session:
@@ -110,7 +113,8 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
     if not plan.is_empty:
         if deed.is_destructive:
             talk.confirm(call, plan)
-        make_folders(host.paths)
+        if deed.makes_course:
+            make_folders(host.paths)
         call.log_file = logs.start(host.paths.logs, call.verbosity)
         _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
         report.was_interrupted |= interruption.came()
@@ -119,42 +123,66 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
     for student in report.students.values():
         student.details = {**deed.details, **student.details}
     front_page = {"front_page": host.frontend.front_page} if deed.with_front_page else {}
-    return _report(call, plan, report, deed, deed.summary(host, report), front_page)
+    more = deed.summary(host, report)
+    if not more and plan.is_empty:
+        more = f"{call.command}: nothing to do."
+    return answer_report(call, report, deed, more, front_page)
 
 
 def _apply(
     host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, confirmed: Plan | None
 ) -> None:
     """Under the locks the host is looked at once more: somebody may have been quicker."""
-    with _locks(host, deed.lock(host), deed.touches_accounts) as locks:
-        make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
+    makes = deed.makes_course
+    with _locks(host, deed.lock(host), deed.touches_accounts, makes_folder=makes) as locks:
+        if makes:
+            make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
         host = dataclasses.replace(host, locks=locks)
         plan = make_plan(host)
         if confirmed and [step.describe() for step in plan.steps] != [step.describe() for step in confirmed.steps]:
             raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
-        with talk.progress() as notify:
-            reached = (0, len(plan.steps))
-
-            def step_done(line: str, done: int, total: int) -> None:
-                nonlocal reached
-                reached = (done, total)
-                notify(line, done, total)
-
-            apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
+        _with_progress(host, plan, report)
 
 
-def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front_page: Mapping[str, str]) -> int:
-    exit_code, status = _outcome(report)
+def perform(host: Host, make_plan: Callable[[Host], Plan], report: Report, lock: Path) -> bool:
+    """Carry out what was asked for long ago, where the course may have ended since: it makes nothing of the course's.
+
+    `make_plan` looks again, under the lock, whether it is still wanted; False when nothing is. HostError when there is
+    no course any more.
+    """
+    with _locks(host, lock, touches_accounts=False, makes_folder=False) as locks:
+        host = dataclasses.replace(host, locks=locks)
+        plan = make_plan(host)
+        for note in plan.notes:
+            talk.tell(f"Note: {printable(note)}")
+        if not plan.is_empty:
+            _with_progress(host, plan, report)
+        return not plan.is_empty
+
+
+def _with_progress(host: Host, plan: Plan, report: Report) -> None:
+    with talk.progress() as notify:
+        reached = (0, len(plan.steps))
+
+        def step_done(line: str, done: int, total: int) -> None:
+            nonlocal reached
+            reached = (done, total)
+            notify(line, done, total)
+
+        apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
+
+
+def answer_report(
+    call: Call, report: Report, deed: Deed, summary: str, front_page: Mapping[str, str] = MappingProxyType({})
+) -> int:
+    """Say what became of everybody; the exit code."""
+    exit_code, status = outcome(report)
     trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
     exceptions = "" if deed.table else render.exceptions_text(report)
     for text in (exceptions, trouble):
         if text and not call.as_json:
             talk.story(text)
-    if more:
-        summary = more
-    elif plan.is_empty:
-        summary = f"{call.command}: nothing to do."
-    else:
+    if not summary:
         summary = f"{len(report.done)} {'student' if len(report.done) == 1 else 'students'} {deed.done}."
     if deed.table and (table := deed.table(report)):
         summary = f"{table}\n\n{summary}"
@@ -166,7 +194,7 @@ def _report(call: Call, plan: Plan, report: Report, deed: Deed, more: str, front
     return exit_code
 
 
-def _outcome(report: Report) -> tuple[int, str]:
+def outcome(report: Report) -> tuple[int, str]:
     if report.was_interrupted:
         return EXIT_INTERRUPTED, "partial"
     if not report.is_partial:
@@ -182,9 +210,10 @@ def _has_brought_work(student: StudentReport) -> bool:
 
 
 @contextmanager
-def _locks(host: Host, lock: Path, touches_accounts: bool) -> Iterator[tuple[int, ...]]:
+def _locks(host: Host, lock: Path, touches_accounts: bool, *, makes_folder: bool = True) -> Iterator[tuple[int, ...]]:
     with ExitStack() as stack:
-        locks = [stack.enter_context(locked(lock, f"course {host.settings.course}"))]
+        course = f"course {host.settings.course}"
+        locks = [stack.enter_context(locked(lock, course, makes_folder=makes_folder))]
         if touches_accounts:
             locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
         yield tuple(locks)

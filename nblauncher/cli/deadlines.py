@@ -7,14 +7,13 @@ from pathlib import Path
 
 import click
 
-from nblauncher import inputs, moments, receipts, render
-from nblauncher.cli import talk
+from nblauncher import inputs, logs, moments, receipts, render
+from nblauncher.cli import rounds, talk
 from nblauncher.cli.asked import about_one
 from nblauncher.cli.call import Call, acts_on_students
-from nblauncher.cli.carry_out import NO_FILES, Deed, change, open_session, students_of
-from nblauncher.commands import appointments, copies, deadline, freeze, handin, publishing, retrieve, session
-from nblauncher.course import make_folders
-from nblauncher.host import Host, captures_lock
+from nblauncher.cli.carry_out import EXIT_INTERRUPTED, NO_FILES, Deed, change, open_session, students_of
+from nblauncher.commands import appointments, deadline, freeze, handin, pending, publishing, retrieve, session
+from nblauncher.host import Host
 from nblauncher.plan import Plan, Report
 
 
@@ -39,48 +38,48 @@ def retrieve_assignment(call: Call, opened: session.Session, folder: str, now: d
 
 def retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime, folder: str) -> int:
     """Leave it to the supervisor of a running class, or wait for it here."""
+    if call.is_dry_run:
+        talk.answer(call, f"The class's work would be captured at {moments.words(at)}.", 0)
+        return 0
     session.require_root(opened.caller, "retrieve")
     host = opened.host
-    make_folders(host.paths)
     added = deadline.add(host, at, folder, now)
+    call.log_file = logs.start(host.paths.logs, call.verbosity)
     if appointments.renew(host):
         talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
         return 0
-    talk.tell(f"The class does not run: waiting here until {moments.words(at)}. Ctrl-C ends the waiting.")
-    return at_deadlines(call, opened, only=added.name)
+    waiting = rounds.begin(call, opened, added.name)
+    try:
+        talk.tell(f"The class does not run: waiting here until {moments.words(at)}. Ctrl-C ends the waiting.")
+        exit_code = waiting.carry_out()
+    except KeyboardInterrupt:
+        _take_back(host, added.name)
+        raise
+    if exit_code == EXIT_INTERRUPTED:
+        _take_back(host, added.name)
+    return exit_code
 
 
-def at_deadlines(call: Call, opened: session.Session, *, only: str = "") -> int:
-    """Round after round: those that are due or, where `only` one deadline is asked for, all of its."""
-    exit_codes = [0]
-    seen: set[datetime] = set()
-    while True:
-        now = datetime.now().astimezone()
-        if only:
-            found = deadline.rounds(one for one in deadline.pending(opened.host)[0] if one.deadline.name == only)
-        else:
-            found = deadline.due(opened.host, now)
-        one = next((one for one in found if one.at not in seen), None)
-        if one is None:
-            break
-        seen.add(one.at)
-        exit_codes.append(_capture_round(call, opened, one))
-    if len(seen) == 0:
-        talk.answer(call, "retrieve: nothing to do.", 0)
-    return max(exit_codes)
+def _take_back(host: Host, name: str) -> None:
+    """Nobody waits for it any more."""
+    if any(one.name == name for one in pending.scheduled(host, datetime.now().astimezone())):
+        host.course_ledger.cancel_deadlines([name])
+        appointments.renew(host)
+        talk.tell(f"The capture of {name} is cancelled.")
 
 
-def _capture_round(call: Call, opened: session.Session, one: copies.Round) -> int:
-    call.only = frozenset(one.usernames)
+def cancel(call: Call, opened: session.Session, name: str) -> int:
+    """What `retrieve --at` scheduled; a command that waits for it ends."""
+    session.require_root(opened.caller, "retrieve")
+    found = deadline.cancel(opened.host, name)
+    appointments.renew(opened.host)
+    talk.answer(call, f"The capture at {moments.words(found.at)} is cancelled.", 0, deadline=found.name)
+    return 0
 
-    def make_plan(host: Host) -> Plan:
-        return deadline.plan(host, one)
 
-    def summary(host: Host, _report: Report) -> str:
-        return deadline.summary(host, one)
-
-    deed = Deed("captured", summary=summary, details=NO_FILES, lock=captures_lock)
-    return change(call, opened, make_plan, deed)
+def at_deadlines(call: Call, opened: session.Session) -> int:
+    """What is due, and what becomes so meanwhile."""
+    return rounds.begin(call, opened).carry_out()
 
 
 @click.command("verify-receipt")
@@ -102,20 +101,24 @@ def verify_receipt_command(call: Call, file: Path, as_json: bool) -> int:
 @click.command("extend")
 @click.argument("name", metavar="NAME")
 @click.argument("length", metavar="LENGTH")
-@click.option("--deadline", "which", metavar="NAME", help="Of this deadline; default: the next one.")
+@click.option("--deadline", "which", metavar="NAME", help="Of this deadline; default: the next one, or else the last.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.pass_obj
 def extend_command(call: Call, name: str, length: str, which: str | None, as_json: bool) -> int:
-    """Give student NAME more time: LENGTH is 15m, 2h or 1d."""
+    """Give student NAME more time: LENGTH is 15m, 2h or 1d. A deadline that is past is reopened for this student."""
     call.command, call.as_json = "extend", as_json
     host = about_one(call, name)
     try:
         more = moments.length(length)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="LENGTH") from None
-    moment = deadline.extend(host, name, more, which)
+    now = datetime.now().astimezone()
+    earlier = [one for one in pending.captures(host, now) if one.username == name and one.captured]
+    moment = deadline.extend(host, name, more, which, now)
     appointments.renew(host)
     text = f"{name} has until {moments.words(moment.at)} for {moment.deadline.name}."
+    if kept := [one.folder for one in earlier if one.deadline == moment.deadline.name and one.folder]:
+        text += f" What was captured before stays in {kept[-1]}."
     talk.answer(call, text, 0, deadline=moment.deadline.name, at=moment.at.isoformat())
     return 0
 

@@ -38,7 +38,8 @@ def snapshot_command(call: Call, unattended: str | None) -> int:
         return snapshot.summary(runs[-1], report, snapshot.share_of(host))
 
     details = {**NO_FILES, "changed": 0, "history_bytes": 0, "history_share": 0, "history_above_share": False}
-    return change(call, opened, make_plan, Deed("kept", summary=summary, details=details))
+    deed = Deed("kept", summary=summary, details=details, makes_course=unattended is None)
+    return change(call, opened, make_plan, deed)
 
 
 @click.command("watch-disks", hidden=True)
@@ -52,7 +53,7 @@ def watch_disks_command(call: Call, unattended: str) -> int:
     def make_plan(host: Host) -> Plan:
         return disks.plan_watch(wanted, survey.survey(host, wanted))
 
-    return change(call, opened, make_plan, Deed("measured", lock=disks.lock))
+    return change(call, opened, make_plan, Deed("measured", lock=disks.lock, makes_course=False))
 
 
 @click.command("history")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nblauncher.commands import deadline, disks
+from nblauncher.commands import disks
+from nblauncher.commands.pending import pending
 from nblauncher.host import Host
 from nblauncher.supervisor import client
 from nblauncher.supervisor.appointments import Wanted
@@ -12,7 +13,7 @@ from nblauncher.supervisor.appointments import Wanted
 
 def wanted(host: Host) -> Wanted:
     """Snapshots as the config says; every moment whose work is not in the store yet, missed ones too."""
-    found, _problems = deadline.pending(host)
+    found, _problems = pending(host)
     told = {(one.deadline.folder, int(one.deadline.at.timestamp())) for one in found}
     at = {int(one.at.timestamp()) for one in found}
     deadlines = tuple(sorted(told, key=lambda one: one[::-1]))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 
-from nblauncher import cgroups, freezing, moments, survey, workers
+from nblauncher import cgroups, freezing, interruption, moments, survey, workers
 from nblauncher.commands import copies, freeze
 from nblauncher.commands.copies import Round
+from nblauncher.commands.pending import pending
 from nblauncher.commands.retrieve import AT_ONCE
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError, NblauncherError
@@ -22,32 +24,14 @@ from nblauncher.plan import Details, SomeFailed, log_descriptors
 
 log = logging.getLogger(__name__)
 
-LAST_COPY = timedelta(seconds=15)
-"""So long before the moment what changed meanwhile is copied once more."""
-
 _ROOT = Account("root", 0, 0, Path("/root"))
 _NAP = 0.5
 _MORE_LOOKS = 4
 _INSTANT = 0.25
 """Seconds in which a save that was caught in the middle comes to its end."""
-_TOO_LATE_TO_COPY = timedelta(seconds=2)
-_LONGEST_EARLY = 60.0
-"""Seconds for one student beforehand; nobody may take the others' time."""
+_LEAST_EARLY = 0.5
+"""Seconds in which a copy can be worth while."""
 _MELTED = "the class ran again before the copy was done"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Until that time."""
-
-    until: datetime
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return f"wait until {moments.words(self.until)}"
-
-    def apply(self, host: Host) -> None:
-        _wait_until(self.until)
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,8 @@ class EarlyCopy:
     """
 
     moment: Moment
+    until: datetime
+    """Nobody may take the others' time: what is not copied by then is copied the next time."""
 
     @property
     def usernames(self) -> tuple[str, ...]:
@@ -66,18 +52,20 @@ class EarlyCopy:
     def describe(self) -> str:
         return f"copy {copies.what(self.moment.deadline)} of {self.moment.username} beforehand"
 
-    def apply(self, host: Host) -> None:
-        left = (self.moment.at - datetime.now(timezone.utc) - _TOO_LATE_TO_COPY).total_seconds()
-        if left <= -copies.LATE_AFTER.total_seconds():
-            left = _LONGEST_EARLY  # it is late anyway: whoever has much must not keep the class waiting for it
+    def apply(self, host: Host) -> Mapping[str, Details]:
+        """`has_had_its_turn`: not where there was no time left."""
+        left = (self.until - datetime.now(timezone.utc)).total_seconds()
         known = copies.load(host, self.moment)
-        if left <= 0 or (known and known.captured):
-            return
+        if known and known.captured:
+            return {self.moment.username: {"has_had_its_turn": True}}
+        if left <= _LEAST_EARLY:
+            return {}
         try:
-            account = survey.student_account(host, self.moment.username)
-            copies.keep(host, self.moment, account, None, longest=min(left, _LONGEST_EARLY))
+            account = account_of(host, self.moment.username)
+            copies.keep(host, self.moment, account, None, longest=left)
         except HostError as error:
             log.warning("%s was not copied beforehand: %s", self.moment.username, error.problem)
+        return {self.moment.username: {"has_had_its_turn": True}}
 
 
 @dataclass(frozen=True)
@@ -91,22 +79,50 @@ class CaptureAll:
         return f"capture the work of {len(self.usernames)} students at {moments.words(self.round.at)}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
-        wanted = [one for one in self.round.moments if one.username in self.usernames]
-        missing = [one for one in wanted if (known := copies.load(host, one)) is None or known.captured is None]
+        # What takes long for many students comes before the moment; after it only what may have changed meanwhile.
+        missing = [one for one in self.round.moments if one.username in self.usernames and not is_captured(host, one)]
+        accounts, failures = _accounts_of(host, missing)
+        there = [one for one in missing if one.username in accounts]
         groups = freeze.groups_of(host)
-        failures: dict[str, str] = {}
         if freezing.can_freeze_groups(groups):
-            failures = self._still(host, groups, missing)
+            failures |= self._still(host, groups, there, accounts)
         else:
-            for name in dict.fromkeys(one.username for one in missing):
-                failures |= self._still(host, groups, [one for one in missing if one.username == name])
-        self._look_again(host, groups, [one for one in missing if one.username not in failures])
+            for name in dict.fromkeys(one.username for one in there):
+                failures |= self._still(host, groups, [one for one in there if one.username == name], accounts)
+        _wait_until(self.round.at)  # where nobody could be frozen
+        wanted = self._still_wanted(host, missing)
+        failures = {one.username: failures[one.username] for one in wanted if one.username in failures}
+        self._look_again(host, groups, [one for one in wanted if one.username not in failures], accounts)
         ObjectStore(copies.objects(host)).sync()
         if failures:
+            self._remember(host, failures)
             raise SomeFailed(failures)
-        return {}
+        taken = {one.username for one in wanted}
+        return {name: {"is_unchanged": True} for name in self.usernames if name not in taken}
 
-    def _look_again(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> None:
+    def _still_wanted(self, host: Host, wanted: Sequence[Moment]) -> list[Moment]:
+        """Since the plan was made a student may have been given more time or removed, or the moment cancelled."""
+        current = {copies.moment_id(one) for one in pending(host)[0]}
+        dropped = [one for one in wanted if copies.moment_id(one) not in current]
+        for one in dropped:
+            log.info("%s is not captured at %s any more", one.username, moments.short(one.at))
+        return [one for one in wanted if one not in dropped]
+
+    def _remember(self, host: Host, failures: Mapping[str, str]) -> None:
+        """Why, for `status` and the others who ask; that a moment was missed they see without it."""
+        reasons = {
+            copies.moment_id(one): failures[one.username]
+            for one in self.round.moments
+            if one.username in failures and not is_captured(host, one)
+        }
+        try:
+            host.course_ledger.record_failed_captures(reasons)
+        except HostError as error:
+            log.error("the reasons are not in the ledger: %s", error.problem)  # whose work was captured must go on
+
+    def _look_again(
+        self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment], accounts: Mapping[str, Account]
+    ) -> None:
         """Who was caught in the middle of a save is let go on for an instant and captured again, a few times.
 
         Where that fails the first copy stands.
@@ -116,16 +132,18 @@ class CaptureAll:
             if not wanted:
                 break
             time.sleep(_INSTANT)
-            failures = self._still(host, groups, wanted)
+            failures = self._still(host, groups, wanted, accounts)
             wanted = [one for one in wanted if one.username not in failures]
 
-    def _still(self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment]) -> dict[str, str]:
+    def _still(
+        self, host: Host, groups: cgroups.Groups, wanted: Sequence[Moment], accounts: Mapping[str, Account]
+    ) -> dict[str, str]:
         """Freeze, copy, thaw. Whose copy failed, and why."""
         if not wanted:
             return {}
-        accounts = {one.username: survey.student_account(host, one.username) for one in wanted}
+        names = dict.fromkeys(one.username for one in wanted)
         still = freeze.remembered(host)
-        students = freeze.students(host, groups, [one for name, one in accounts.items() if name not in still])
+        students = freeze.students(host, groups, [accounts[name] for name in names if name not in still])
         began = time.monotonic()
 
         def ready() -> None:
@@ -134,9 +152,11 @@ class CaptureAll:
             began = time.monotonic()
 
         try:
-            if any(name in still for name in accounts):
+            if any(name in still for name in names):
                 freezing.Freezer(groups, freeze.on_demand(host)).look_again()
             with freezing.Freezer(groups, freeze.by_capture(host)).frozen(students, ready=ready) as ice:
+                # Only now: until the last instant a student may be given more time, or removed.
+                wanted = self._still_wanted(host, wanted)
                 failures = _capture_in_parallel(host, wanted, accounts, ice)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
@@ -145,7 +165,8 @@ class CaptureAll:
         # Some had so much that the time was up: the others, whose fault it is not, stand still once more.
         left = [one for one in wanted if failures.get(one.username) == _MELTED]
         if left and len(left) < len(wanted):
-            failures = {who: why for who, why in failures.items() if why != _MELTED} | self._still(host, groups, left)
+            failures = {who: why for who, why in failures.items() if why != _MELTED}
+            failures |= self._still(host, groups, left, accounts)
         return failures
 
     def _one_by_one(
@@ -162,7 +183,7 @@ class CaptureAll:
             _wait_until(self.round.at)
             log.warning("%s: %s; captured while it ran", names[0], error.problem)
             failures: dict[str, str] = {}
-            for one in wanted:
+            for one in self._still_wanted(host, wanted):
                 try:
                     now = datetime.now(timezone.utc)
                     copies.keep(
@@ -174,8 +195,42 @@ class CaptureAll:
         return {
             who: why
             for name in names
-            for who, why in self._still(host, groups, [one for one in wanted if one.username == name]).items()
+            for who, why in self._still(host, groups, [one for one in wanted if one.username == name], accounts).items()
         }
+
+
+def is_captured(host: Host, moment: Moment) -> bool:
+    known = copies.load(host, moment)
+    return known is not None and known.captured is not None
+
+
+def account_of(host: Host, username: str) -> Account:
+    """The account whose work may be captured now. HostError says why it is not the student's, or has no home."""
+    account = survey.student_account(host, username)
+    claim = host.ledger.claim(username)
+    if claim is None or claim.account.uid != account.uid:
+        raise HostError("the account has another uid than the one that was recorded")
+    try:
+        home = os.lstat(account.home)
+    except FileNotFoundError:
+        raise HostError(f"the home {account.home} is not there (is it mounted?)") from None
+    except PermissionError:
+        return account  # a file system that root may not look at (NFS); the student's child finds what there is
+    if home.st_uid != account.uid:
+        raise HostError(f"{account.home} is not the student's (is it mounted?)")
+    return account
+
+
+def _accounts_of(host: Host, wanted: Sequence[Moment]) -> tuple[dict[str, Account], dict[str, str]]:
+    """By username: the account, or why there is none. One student's failure is one student's."""
+    accounts: dict[str, Account] = {}
+    failures: dict[str, str] = {}
+    for name in dict.fromkeys(one.username for one in wanted):
+        try:
+            accounts[name] = account_of(host, name)
+        except HostError as error:
+            failures[name] = error.problem
+    return accounts, failures
 
 
 def _capture_in_parallel(
@@ -224,4 +279,4 @@ def _capture_each(
 def _wait_until(at: datetime) -> None:
     """By the clock, which may be set meanwhile."""
     while (left := (at - datetime.now(timezone.utc)).total_seconds()) > 0:
-        time.sleep(min(left, _NAP))
+        interruption.sleep(min(left, _NAP))

@@ -9,10 +9,11 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 import nblauncher
-from nblauncher import cgroups, limits, memory, namespaces, quotas
+from nblauncher import cgroups, limits, memory, moments, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.commands import packages, proxy
@@ -25,7 +26,7 @@ from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
 from nblauncher.preflight import holding as preflight_holding
-from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
+from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem, warning
 from nblauncher.printable import printable
 from nblauncher.requirements import Requirements
 from nblauncher.settings import Settings
@@ -59,6 +60,8 @@ class Known:
     """Students whose servers run."""
     packages: Requirements | None = None
     """What the course asks for."""
+    captured: frozenset[str] = frozenset()
+    """Deadlines by name of which something is in the store."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -82,6 +85,7 @@ def checks(
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
+        found += past_deadlines(settings, known.captured, datetime.now(timezone.utc))
     return found
 
 
@@ -152,6 +156,7 @@ def known_of(
         other_courses=ports_of,
         own_uids=host.ledger.spent_uids() | {claim.account.uid for claim in claims.values()},
         members=frozenset(host.ledger.members(host.settings.course)),
+        captured=frozenset(one.name for one in host.course_ledger.captures() if one.retrieved),
         homes=homes | {name: claim.account.home for name, claim in claims.items()},
         objections={
             name: why for name in usernames if name not in claims and (why := _objection(host, name, planned.create))
@@ -263,6 +268,19 @@ def front_end(settings: Settings, roster: Roster | None, frontend: FrontEnd) -> 
         return
     version = ".".join(map(str, numbers))
     yield ok("front end", f"{program} {version}, routing by {settings.web.routing}")
+
+
+def past_deadlines(settings: Settings, captured: Collection[str], now: datetime) -> Iterator[Finding]:
+    """One that is over is nothing special; one that is over before anything was captured may be a wrong year."""
+    for one in settings.deadlines:
+        if one.at > now:
+            continue
+        words = f"{printable(one.name)} is past: {moments.words(one.at)}"
+        if one.name in captured:
+            yield ok("deadlines", f"{words}; it was captured")
+        else:
+            hint = "Correct the time; else `launch` has the work captured as it is then, marked late."
+            yield warning("deadlines", f"{words}, and nothing was captured", hint)
 
 
 def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:

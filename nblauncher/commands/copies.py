@@ -61,6 +61,9 @@ class Copy:
     late: Mapping[str, Late] = field(default_factory=dict)
     """What changed after the moment."""
 
+    uid: int | None = None
+    """Whose files they were; None in a file of an older nblauncher."""
+
     def evidence(self, at: datetime) -> Evidence:
         """What of it was certainly there at that moment."""
         files = {}
@@ -94,7 +97,7 @@ def keep(
     At the moment, what changed after it is kept as it was seen before, if it was, and else is marked as late.
     """
     target = files.join(host.settings.material.target, moment.deadline.folder).rstrip("/")
-    known = load(host, moment)
+    known = _of(account.uid, read(file_of(host, moment)))
     kept = keeping.keep(
         account,
         Scope(ALL, target),
@@ -126,13 +129,20 @@ def keep(
         "captured": captured.timestamp() if captured else None,
         "seen": seen.timestamp(),
         "late": {path: [one.changed_ns, one.seen and one.seen.timestamp()] for path, one in late.items()},
+        "uid": account.uid,
     }
-    file = file_of(host, moment)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(file_of(host, moment), json.dumps(content))
+
+
+def _write(file: Path, content: str) -> None:
     draft = file.with_suffix(".new")
-    draft.write_text(json.dumps(content), "ascii")
-    draft.chmod(0o600)
-    draft.replace(file)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(content, "ascii")
+        draft.chmod(0o600)
+        draft.replace(file)
+    except OSError as error:
+        raise HostError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _evidence(host: Host, moment: Moment, known: Copy | None) -> Evidence:
@@ -153,7 +163,14 @@ def _share(host: Host, known: Mapping[str, Stored]) -> Share:
 
 
 def load(host: Host, moment: Moment) -> Copy | None:
-    return read(file_of(host, moment))
+    """The student's copy so far; None also where it is that of another account, which had the name before."""
+    known = read(file_of(host, moment))
+    claim = host.ledger.claim(moment.username) if known else None
+    return _of(claim.account.uid, known) if claim else None
+
+
+def _of(uid: int, known: Copy | None) -> Copy | None:
+    return known if known is not None and known.uid in (None, uid) else None
 
 
 def is_half_saved(host: Host, moment: Moment) -> bool:
@@ -176,7 +193,8 @@ def read(file: Path) -> Copy | None:
             path: Late(int(changed), None if time is None else datetime.fromtimestamp(time, timezone.utc))
             for path, (changed, time) in given["late"].items()
         }
-        return Copy(kept, tuple(Exclusion(*row) for row in given["exclusions"]), captured, seen, late)
+        exclusions = tuple(Exclusion(*row) for row in given["exclusions"])
+        return Copy(kept, exclusions, captured, seen, late, given.get("uid"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from nblauncher import credentials, hashes
 from nblauncher.commands import front_page, service, shutdown
 from nblauncher.errors import HostError, InputError
-from nblauncher.host import Host
+from nblauncher.host import Host, captures_lock
+from nblauncher.ledger import locked
 from nblauncher.model import ServerState
 from nblauncher.plan import Details
 from nblauncher.supervisor import client
+
+_LONGEST_CAPTURE = 120.0
+"""Seconds for which a capture in hand is waited for."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,11 @@ class EndCourse:
         shutdown.end_class(host)
         host.accounts.remove_group(host.group, locks=host.locks)
         service.remove(host.settings.course)
-        # The record goes last: as long as it is there, the next `remove` finishes what a crash left.
-        host.remove_state()
-        host.ledger.forget_course(host.settings.course)
+        # A capture in hand comes to its end first; what waits for one finds no course any more, and ends.
+        with locked(captures_lock(host), f"course {host.settings.course}", patience=_LONGEST_CAPTURE):
+            # The record goes last: as long as it is there, the next `remove` finishes what a crash left.
+            host.remove_state()
+            host.ledger.forget_course(host.settings.course)
 
 
 def forget_student(host: Host, username: str) -> Details:

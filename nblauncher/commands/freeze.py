@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import cgroups, freezing, ice, survey, workers
+from nblauncher import cgroups, freezing, ice, interruption, survey, workers
 from nblauncher.cgroups import Groups, Kind
 from nblauncher.commands.retrieve import notes
 from nblauncher.errors import BusyError, HostError
@@ -149,6 +149,7 @@ def keep_watch(host: Host) -> None:
         return
     try:
         if os.fork() == 0:
+            interruption.forget()
             os.setsid()
             os.chdir("/")
             logging.disable()  # the log's descriptor is closed, and its number may be given to another file

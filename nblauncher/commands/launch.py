@@ -10,12 +10,13 @@ import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, disks, freeze, front_page, proxy, shutdown
+from nblauncher.commands import appointments, classroom, disks, freeze, front_page, pending, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -66,7 +67,11 @@ def prepare(
         appointments_are_current=appointments.are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         without_quota=disks.unlimited(host, usernames),
-        warnings=(*_warnings(host.settings), *([still] if frozen else ())),
+        warnings=(
+            *_warnings(host.settings),
+            *([still] if frozen else ()),
+            *pending.missed(host, datetime.now(timezone.utc)),
+        ),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)
     return made

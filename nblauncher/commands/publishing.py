@@ -7,13 +7,14 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from nblauncher import delivery, files, material, moments, receipts, receiving, replaying, store, survey, workers
 from nblauncher.commands import copies
 from nblauncher.commands.copies import Round
+from nblauncher.commands.pending import pending
 from nblauncher.commands.retrieve import work_details
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
@@ -63,19 +64,21 @@ class PublishCapture:
         if not answers:
             store.discard(host.owner, staging)
             raise SomeFailed(failures)
+        uids = host.course_ledger.uids()
         folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging)
         host.course_ledger.record_captures(
             Capture(
                 moment.deadline.name,
                 moment.username,
-                survey.student_account(host, moment.username).uid,
+                uids[moment.username],
                 moment.at,
                 copies.time_of(captured[moment.username]),
                 folder,
                 str(answers[moment.username]["manifest"]),
+                _remark(captured[moment.username]),
             )
             for moment in wanted
-            if moment.username in answers
+            if moment.username in answers and moment.username in uids
         )
         if failures:
             raise SomeFailed(failures)
@@ -155,12 +158,14 @@ class ClearAway:
 
     def apply(self, host: Host) -> None:
         done = {copies.key_of(name, at) + username for name, username, at in copies.stored(host)}
+        to_come = {copies.key_of(one.deadline.name, one.at) + one.username for one in pending(host)[0]}
         wanted: set[str] = set()
         for file in host.paths.captures.glob("*/*.json"):
-            if file.parent.name + file.stem in done:
+            key, known = file.parent.name + file.stem, copies.read(file)
+            is_moved = key not in to_come and (known is None or known.captured is None)
+            if key in done or is_moved:  # what was copied beforehand for a moment that was put off is of no use
                 file.unlink()
             else:
-                known = copies.read(file)
                 wanted |= {one.sha256 for one in known.files.values()} if known else set()
         for folder in host.paths.captures.glob("*"):
             with contextlib.suppress(OSError):
@@ -185,6 +190,18 @@ def verify(host: Host, data: bytes) -> tuple[str, dict[str, Any]]:
         where = f"The work is in {host.settings.retrieve.target / kept[-1].retrieved / name}, with this manifest."
     else:
         where = f"{kept[-1].retrieved} is not in the store any more as it was written."
+    later = [
+        one
+        for one in host.course_ledger.captures()
+        if (one.username, one.name) == (name, about["deadline"])
+        and one.manifest != about["manifest_sha256"]
+        and one.at > datetime.fromisoformat(about["at"])
+    ]
+    if later:
+        where += (
+            f"\nIt is superseded: the moment was put off, and the work was captured once more at "
+            f"{moments.short(later[-1].captured)}; that is in {later[-1].retrieved}."
+        )
     late = ", LATE" if about["late"] else ""
     what = f"{len(about['files'])} files, {size} bytes"
     if after := [one for one in about["files"] if one.get("late")]:
@@ -196,6 +213,13 @@ def _lateness(known: copies.Copy, path: str) -> dict[str, Any]:
     """A file that changed after the moment is late, unless what is kept is an earlier version."""
     late = known.late.get(path)
     return {"late": True} if late is not None and late.seen is None else {}
+
+
+def _remark(known: copies.Copy) -> str:
+    left_out = [one for one in known.exclusions if one.incomplete]
+    if not left_out:
+        return ""
+    return f"{left_out[0].path}: {left_out[0].reason}".removeprefix(": ") + (", and more" if left_out[1:] else "")
 
 
 def _has_manifest(target: Path, folder: str, username: str, sha256: str) -> bool:

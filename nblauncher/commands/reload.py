@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
-from nblauncher.commands import appointments, classroom, front_page, launch, setup, shutdown
+from nblauncher.commands import appointments, classroom, front_page, launch, pending, setup, shutdown
 from nblauncher.commands.session import Session
 from nblauncher.errors import RefusedError
 from nblauncher.host import Host
@@ -48,7 +49,11 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
                 appointments_are_current=appointments.are_current(host),
             ),
         ),
-        (*made.notes, *([launch.outdated_words(outdated)] if outdated else [])),
+        (
+            *made.notes,
+            *([launch.outdated_words(outdated)] if outdated else []),
+            *pending.missed(host, datetime.now(timezone.utc)),
+        ),
     )
     launch.refuse_what_does_not_fit(plan, host.settings.notebook.spawner)
     return plan

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
+from nblauncher import moments
+from nblauncher.commands import pending
 from nblauncher.host import Host
-from nblauncher.model import ServerState
+from nblauncher.model import Deadline, ServerState
 from nblauncher.plan import Details, Phase, Plan, Report, SomeFailed, Step
 from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.client import Client
@@ -23,10 +26,12 @@ def prepare(host: Host, usernames: Sequence[str], *, everybody: bool) -> Plan:
     members = host.ledger.members(host.settings.course)
     with_class = has_class(host)
     running = {report.username for report in reports(host) if report.state in RUNNING}
+    scheduled = pending.scheduled(host, datetime.now(timezone.utc)) if everybody else ()
     wanted_up = {name for name, desired in host.course_ledger.desired().items() if desired != "down"}
     stopping = [name for name in usernames if name in members and (name in running or name in wanted_up)]
     return Plan(
         (
+            Phase("what is scheduled", tuple(map(CancelScheduled, scheduled))),
             Phase("stop servers", steps(stopping) if stopping else ()),
             Phase("end the class", (EndClass(),) if everybody and with_class else ()),
         )
@@ -36,6 +41,20 @@ def prepare(host: Host, usernames: Sequence[str], *, everybody: bool) -> Plan:
 def steps(usernames: Sequence[str]) -> tuple[Step, ...]:
     """Stopping these students' servers, for `remove` as well."""
     return (StopServers(tuple(usernames)),)
+
+
+@dataclass(frozen=True)
+class CancelScheduled:
+    """What `retrieve --at` asked for ends with the class. A command that waits for it sees that it is gone."""
+
+    deadline: Deadline
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return f"cancel the capture of {self.deadline.name} at {moments.short(self.deadline.at)}"
+
+    def apply(self, host: Host) -> None:
+        host.course_ledger.cancel_deadlines([self.deadline.name])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, shutdown, snapshot
+from nblauncher.commands import disks, pending, shutdown, snapshot
 from nblauncher.host import Host
 from nblauncher.ledger import Usage
 from nblauncher.model import ServerState
@@ -18,7 +18,7 @@ from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.specs import ServerReport
 
 
-def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
+def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, Any]]:
     """One entry per student of the course, as in `--json` (docs/reference.md)."""
     members = host.ledger.members(host.settings.course)
     desired = host.course_ledger.desired()
@@ -26,6 +26,7 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
     about_disks = disks.words(host, accounts)
     usage, share = host.history.usage(), snapshot.share_of(host)
+    trouble = pending.trouble(host, now)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
@@ -36,8 +37,10 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
                 _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
                 about_disks.get(name),
                 snapshot.shortage_words(usage.get(name, Usage()), share),
+                *(one.words() for one in trouble.get(name, ())),
             ),
             **snapshot.usage_details(usage.get(name, Usage()), share),
+            "deadlines": [one.entry() for one in trouble.get(name, ())],
             "url": host.frontend.route(name, members[name].port).url,
             "port": members[name].port,
         }

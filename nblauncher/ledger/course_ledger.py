@@ -46,8 +46,19 @@ STEPS = (
     ALTER TABLE students ADD COLUMN has_material INTEGER NOT NULL DEFAULT 0;
     UPDATE students SET has_material = 1 WHERE username IN (SELECT username FROM handed_out)
     """,
+    """
+    CREATE TABLE course (identity TEXT NOT NULL);
+    INSERT INTO course VALUES (lower(hex(randomblob(16))));
+    CREATE TABLE failed_captures (
+        name TEXT NOT NULL, username TEXT NOT NULL, at REAL NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (name, username, at)
+    );
+    ALTER TABLE captures ADD COLUMN remark TEXT NOT NULL DEFAULT ''
+    """,
 )
 """`deadlines` are those of `retrieve --at`; the config's are in the config."""
+
+_OF_STUDENTS = ("students", "handed_out", "retrievals", "extensions", "captures", "failed_captures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,8 @@ class Capture:
     retrieved: str = ""
     manifest: str = ""
     """The sha256 of the manifest in that folder."""
+    remark: str = ""
+    """What is wrong with it: something that may hold work was left out, say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,21 @@ class CourseLedger:
     @property
     def _database(self) -> Database:
         return Database(self.file, SCHEMA, STEPS)
+
+    def identity(self) -> str:
+        """Of this course from its setup to its removal: one that is set up again has another. Empty without a course.
+
+        Two calls agree only after `settle`, where an older nblauncher wrote the file.
+        """
+        if not self.file.exists():
+            return ""
+        with self._database.reading() as connection:
+            return str(connection.execute("SELECT identity FROM course").fetchone()[0])
+
+    def settle(self) -> None:
+        """Write down what is new in this version. HostError when there is no course."""
+        with self._database.transaction(makes=False):
+            pass
 
     def uids(self) -> dict[str, int]:
         """For which uid each student's records were made; records of another uid are void."""
@@ -169,7 +197,7 @@ class CourseLedger:
                 row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
                 if row is not None and row["uid"] == uid:
                     continue
-                for table in ("students", "handed_out", "retrievals", "extensions", "captures"):
+                for table in _OF_STUDENTS:
                     connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
                 connection.execute("INSERT INTO students (username, uid) VALUES (?, ?)", (username, uid))
 
@@ -243,9 +271,17 @@ class CourseLedger:
         return tuple(Deadline(row["name"], row["folder"], _time(row["at"])) for row in rows)
 
     def add_deadline(self, deadline: Deadline) -> None:
-        with self._database.transaction() as connection:
+        """In place of one of the same name, whose extensions go with it. HostError when there is no course."""
+        with self._database.transaction(makes=False) as connection:
             values = (deadline.name, deadline.folder, deadline.at.timestamp())
+            connection.execute("DELETE FROM extensions WHERE name = ?", (deadline.name,))
             connection.execute("INSERT OR REPLACE INTO deadlines VALUES (?, ?, ?)", values)
+
+    def cancel_deadlines(self, names: Iterable[str]) -> None:
+        with self._database.transaction(makes=False) as connection:
+            for name in names:
+                connection.execute("DELETE FROM deadlines WHERE name = ?", (name,))
+                connection.execute("DELETE FROM extensions WHERE name = ?", (name,))
 
     def extensions(self) -> dict[tuple[str, str], timedelta]:
         """More time by name of the deadline and username."""
@@ -254,7 +290,7 @@ class CourseLedger:
         return {(row["name"], row["username"]): timedelta(seconds=row["seconds"]) for row in rows}
 
     def extend(self, name: str, username: str, more: timedelta) -> None:
-        with self._database.transaction() as connection:
+        with self._database.transaction(makes=False) as connection:
             connection.execute(
                 "INSERT INTO extensions VALUES (?, ?, ?) ON CONFLICT (name, username) "
                 "DO UPDATE SET seconds = seconds + excluded.seconds",
@@ -274,14 +310,28 @@ class CourseLedger:
                 _time(row["captured"]),
                 row["retrieved"],
                 row["manifest"],
+                row["remark"],
             )
             for row in rows
         )
 
-    def record_captures(self, captures: Iterable[Capture]) -> None:
-        with self._database.transaction() as connection:
+    def failed_captures(self) -> dict[tuple[str, str, datetime], str]:
+        """Why a moment's work was not captured, by name of the deadline, username and moment."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM failed_captures").fetchall()
+        return {(row["name"], row["username"], _time(row["at"])): row["reason"] for row in rows}
+
+    def record_failed_captures(self, failures: Mapping[tuple[str, str, datetime], str]) -> None:
+        with self._database.transaction(makes=False) as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO captures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO failed_captures VALUES (?, ?, ?, ?)",
+                [(name, username, at.timestamp(), reason) for (name, username, at), reason in failures.items()],
+            )
+
+    def record_captures(self, captures: Iterable[Capture]) -> None:
+        with self._database.transaction(makes=False) as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO captures VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         one.name,
@@ -291,6 +341,7 @@ class CourseLedger:
                         one.captured.timestamp(),
                         one.retrieved,
                         one.manifest,
+                        one.remark,
                     )
                     for one in captures
                 ],
@@ -304,7 +355,7 @@ class CourseLedger:
     def forget(self, username: str) -> None:
         """The student has left the course."""
         with self._database.transaction() as connection:
-            for table in ("students", "handed_out", "retrievals", "collected", "extensions", "captures"):
+            for table in (*_OF_STUDENTS, "collected"):
                 connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
 
 

@@ -27,13 +27,17 @@ class Database:
         return 1 + len(self.steps)
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, makes: bool = True) -> Iterator[sqlite3.Connection]:
         """A write transaction; it commits when the block ends and rolls back when the block raises.
 
-        Raises HostError when the file is damaged, made by a newer nblauncher, or cannot be written.
+        Raises HostError when the file is damaged, made by a newer nblauncher, or cannot be written; and, unless it
+        `makes` the file, when there is none: what belongs to a course that was removed must not bring it back.
         """
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        if makes:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        elif not self._is_there():
+            raise HostError(f"there is no ledger {self.file}", "The course was removed, or never set up.")
         with self._opened(self.file.as_posix()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._bring_up(connection)

@@ -10,22 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nblauncher import interruption
-from nblauncher.errors import BusyError
+from nblauncher.errors import BusyError, HostError
 
 PATIENCE = 10.0
 """Seconds to wait for another run before giving up (exit code 6)."""
 
 
 @contextmanager
-def locked(file: Path, what: str, *, patience: float = PATIENCE) -> Iterator[int]:
+def locked(file: Path, what: str, *, patience: float = PATIENCE, makes_folder: bool = True) -> Iterator[int]:
     """Hold an exclusive flock(2) on `file`, made 0600 when missing. Yields the descriptor.
 
     Hand the descriptor to useradd, userdel and chpasswd: as long as one of them runs, the lock is held, also when
-    we are killed. Raises BusyError after `patience` seconds, naming `what` is being changed.
+    we are killed. Raises BusyError after `patience` seconds, naming `what` is being changed; HostError when the
+    folder is gone and we are not to make it.
     """
     deadline = time.monotonic() + patience
     while True:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if makes_folder:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not file.parent.is_dir():
+            raise HostError(f"{what} was removed", "Nothing was changed.")
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _wait_for(descriptor, what, patience, deadline)

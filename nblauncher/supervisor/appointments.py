@@ -22,7 +22,11 @@ LEAD = 300.0
 
 _LOOK = 20.0
 """The clock may be set: it is looked at again and again."""
+_SOON = 1.0
+"""While a command still runs: it does what has become due since it began; where it does not, another one is started."""
 _RETRY = 60.0
+_RETRY_NEAR = 5.0
+"""Where a moment is near: a command that was killed while it waited must not cost it."""
 _DISKS = 600.0
 _MOST = 10_000
 _MOST_TOLD = 20
@@ -69,6 +73,7 @@ class Appointments:
     _running: dict[str, int] = field(default_factory=dict)
     _timers: list[Timer] = field(default_factory=list)
     _kept: set[int] = field(default_factory=set)
+    _next_look: Timer | None = None
 
     def keep(self, wanted: Wanted) -> None:
         """From now on these, instead of the earlier ones."""
@@ -85,6 +90,7 @@ class Appointments:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        self._look_in(None)
 
     def child_ended(self, pid: int, status: int) -> bool:
         for command, running in list(self._running.items()):
@@ -92,8 +98,9 @@ class Appointments:
                 log.info("%s, pid %d, ended with status %d", command, pid, status)
                 del self._running[command]
                 if status and command == "retrieve":
+                    has_more = bool(self._due())
                     self._kept.clear()  # what failed is tried again, and what is done is found to be done
-                    self._timers.append(self.loop.later(_RETRY, self._look))
+                    self._look_in(_SOON if has_more else _RETRY_NEAR if self._is_near() else _RETRY)
                 return True
         return False
 
@@ -106,14 +113,32 @@ class Appointments:
         self._run("watch-disks")
 
     def _look(self) -> None:
-        """The command does everything that is due; one that still runs is given time to."""
-        now = datetime.now(timezone.utc).timestamp()
-        due = {at for at in self.wanted.at if at - LEAD <= now} - self._kept
+        """The command does everything that is due, and looks itself what becomes so while it waits."""
+        due = self._due()
         if due and self._run("retrieve"):
             self._kept |= due
-        to_come = [at - LEAD - now for at in self.wanted.at if at not in self._kept]
-        if to_come:
-            self._timers.append(self.loop.later(min(_LOOK, max(0.05, min(to_come))), self._look))
+            due = set()
+        now = datetime.now(timezone.utc).timestamp()
+        to_come = [at - LEAD - now for at in self.wanted.at if at - LEAD > now]
+        if due:
+            self._look_in(_SOON)
+        elif to_come:
+            self._look_in(min(_LOOK, max(0.05, min(to_come))))
+
+    def _due(self) -> set[int]:
+        """Moments for which no command was started yet."""
+        now = datetime.now(timezone.utc).timestamp()
+        return {at for at in self.wanted.at if at - LEAD <= now} - self._kept
+
+    def _is_near(self) -> bool:
+        now = datetime.now(timezone.utc).timestamp()
+        return any(0 <= at - now <= LEAD for at in self.wanted.at)
+
+    def _look_in(self, seconds: float | None) -> None:
+        """Once; None: not at all."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = None if seconds is None else self.loop.later(seconds, self._look)
 
     def _run(self, command: str) -> bool:
         """False when the last one still runs, or it cannot be started."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import httpx
+import psutil
 import pytest
 
 from tests.classroom import Classroom, set_up_class
@@ -82,6 +85,70 @@ def test_a_moment_that_was_missed_is_done_at_the_next_launch(room):
     room.run("launch", "--background")
     eventually(lambda: captured(room), patience=60)
     assert captured(room)[0]["deadline"]["late"] is True
+
+
+def waiting(room: Classroom) -> list[int]:
+    """Commands that the supervisor started for a moment to come."""
+    words = ["retrieve", "--unattended", room.course]
+    return [one.pid for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [])[-3:] == words]
+
+
+def test_a_capture_that_is_asked_for_while_a_later_one_waits_is_in_time(room):
+    for folder in ("ps1", "ps2"):
+        write(ADA, f"tutorial/{folder}/lab.py", "x")
+    room.write(deadlines={"ps1": written(soon(200))})
+    room.run("launch", "--background")
+    eventually(lambda: waiting(room), patience=30)
+    at = soon(15)
+    room.run("retrieve", "--at", written(at), "--assignment", "ps2")
+    eventually(lambda: captured(room), patience=60)
+    (about,) = captured(room)
+    assert (about["deadline"]["deadline"], about["deadline"]["late"]) == ("ps2", False)
+    assert datetime.fromisoformat(about["deadline"]["at"]) == at
+
+
+def test_a_waiting_command_that_is_killed_costs_no_moment(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    at = soon(45)
+    room.write(deadlines={"ps1": written(at)})
+    room.run("launch", "--background")
+    eventually(lambda: waiting(room), patience=30)
+    (pid,) = waiting(room)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: captured(room), patience=90)
+    assert [one["deadline"]["late"] for one in captured(room)] == [False]
+
+
+def test_a_class_that_was_shut_down_captures_nothing_and_the_next_launch_says_so_and_does_it(room):
+    write(ADA, "tutorial/ps1/lab.py", "x")
+    at = soon(30)
+    room.write(deadlines={"ps1": written(at)})
+    room.run("launch", "--background")
+    room.run("retrieve", "--at", written(soon(600)), "--assignment", "ps2")
+    eventually(lambda: waiting(room), patience=30)
+    told = room.run("shutdown")
+    assert "cancel the capture of ps2" in told.stderr
+    eventually(lambda: not waiting(room), patience=20)
+    eventually(lambda: datetime.now().astimezone() > at + timedelta(seconds=11), patience=60)
+    assert captured(room) == []
+    assert room.json("status")["students"][0]["deadlines"][0]["state"] == "not captured"
+    told = room.run("launch", "--background")
+    assert "deadline ps1 is past" in told.stderr and "was not captured then" in told.stderr
+    eventually(lambda: captured(room), patience=60)
+    assert [(one["deadline"]["deadline"], one["deadline"]["late"]) for one in captured(room)] == [("ps1", True)]
+
+
+def test_more_time_afterwards_is_captured_by_the_running_class(room):
+    write(ADA, "tutorial/ps1/lab.py", "before")
+    at = soon(40) - timedelta(minutes=10)
+    room.write(deadlines={"ps1": written(at)})
+    room.run("launch", "--background")
+    eventually(lambda: captured(room), patience=60)
+    write(ADA, "tutorial/ps1/lab.py", "after the flu")
+    room.run("extend", ADA, "10m")
+    eventually(lambda: len(captured(room)) == 2, patience=90)
+    assert [one["deadline"]["late"] for one in captured(room)] == [True, False]
+    assert len(captured(room, BOB)) == 1
 
 
 def test_snapshots_are_taken_while_the_class_runs(room):

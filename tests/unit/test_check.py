@@ -589,3 +589,15 @@ def test_homes_and_shell_of_new_accounts(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     found = list(identities.new_accounts(AccountSettings(home=tmp_path, shell="/usr/bin/env"), shells))
     assert levels(found) == ["problem", "warning"]
+
+
+def test_a_deadline_that_is_past_is_told_and_one_that_was_not_captured_is_a_warning():
+    now = datetime(2026, 11, 27, 16, tzinfo=timezone.utc)
+    names = {"old": timedelta(days=-7), "wrong": timedelta(days=-365), "next": timedelta(days=7)}
+    given = "course: waves\ndeadlines:\n" + "".join(
+        f'  {name}: "{now + away:%Y-%m-%d %H:%M}Z"\n' for name, away in names.items()
+    )
+    parsed = settings.parse(given.encode(), Path("/x/notebooks.cfg"), uid_min=1000)
+    found = list(check.past_deadlines(parsed, {"old"}, now))
+    assert [(one.level, one.message.split(" ")[0]) for one in found] == [("ok", "old"), ("warning", "wrong")]
+    assert "marked late" in found[1].hint

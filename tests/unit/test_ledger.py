@@ -5,13 +5,14 @@ import signal
 import sqlite3
 import stat
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from nblauncher.errors import BusyError, HostError
 from nblauncher.ledger import CourseLedger, CourseRecord, HostLedger, Retrieval, locked, locks
-from nblauncher.model import Account, HandedOut
+from nblauncher.model import Account, Deadline, HandedOut
 
 ADA = Account("ada", 20001, 20001, Path("/home/ada"), "/bin/bash", "nbl-1")
 BOB = Account("bob", 20002, 20002, Path("/home/bob"), "/bin/bash", "nbl-2")
@@ -191,3 +192,44 @@ def test_a_lock_whose_file_was_deleted_keeps_nobody_out_and_is_taken_anew(tmp_pa
 def _times_open(file: Path) -> int:
     links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     return sum(os.path.lexists(link) and os.readlink(link) == str(file) for link in links)
+
+
+def test_a_course_that_is_set_up_again_is_another_one(course):
+    assert course.identity() == ""
+    course.begin_students({"ada": 20001})
+    first = course.identity()
+    course.begin_students({"bob": 20002})
+    assert len(first) == 32 and course.identity() == first
+    course.file.unlink()
+    course.begin_students({"ada": 20001})
+    assert course.identity() != first
+
+
+def test_what_belongs_to_a_course_that_is_gone_does_not_bring_it_back(course, tmp_path):
+    for act in (
+        course.settle,
+        lambda: course.extend("ps1", "ada", timedelta(minutes=5)),
+        lambda: course.cancel_deadlines(["ps1"]),
+        lambda: course.record_captures([]),
+        lambda: course.record_failed_captures({}),
+    ):
+        with pytest.raises(HostError, match="there is no ledger"):
+            act()
+    with (
+        pytest.raises(HostError, match="was removed"),
+        locked(course.file.with_name("captures.lock"), "course", makes_folder=False),
+    ):
+        pass
+    assert not (tmp_path / "state").exists()
+
+
+def test_more_time_for_one_scheduled_capture_is_not_the_next_ones(course):
+    at = datetime(2026, 11, 27, 16, tzinfo=timezone.utc)
+    course.begin_students({"ada": 20001})
+    course.add_deadline(Deadline("ps1", "ps1", at))
+    course.extend("ps1", "ada", timedelta(hours=1))
+    course.extend("exam", "ada", timedelta(hours=1))
+    course.add_deadline(Deadline("ps1", "ps1", at))
+    assert set(course.extensions()) == {("exam", "ada")}
+    course.cancel_deadlines(["ps1", "exam"])
+    assert course.extensions() == {} and course.deadlines() == ()

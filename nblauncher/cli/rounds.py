@@ -1,0 +1,166 @@
+"""A command that waits for deadlines: what is to be done is asked again all the time; nothing is held in between."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from nblauncher import interruption
+from nblauncher.cli import talk
+from nblauncher.cli.call import Call
+from nblauncher.cli.carry_out import EXIT_PARTIAL, NO_FILES, Deed, answer_report, open_accepted, outcome, perform
+from nblauncher.commands import deadline, pending
+from nblauncher.commands.copies import Round
+from nblauncher.commands.deadline import Kind, Seen, Task
+from nblauncher.commands.pending import CaptureState
+from nblauncher.commands.session import Session
+from nblauncher.errors import BusyError, HostError
+from nblauncher.host import Host, captures_lock
+from nblauncher.plan import Plan, Report
+
+log = logging.getLogger(__name__)
+
+_NAP = 0.5
+_DEED = Deed("captured", details=NO_FILES)
+
+
+@dataclass
+class Rounds:
+    """The moments that are near or past; or, for `only` one deadline of `retrieve --at`, all of its moments."""
+
+    call: Call
+    opened: Session
+    only: str = ""
+    identity: str = ""
+    """Of the course that is meant."""
+    _had_class: bool = False
+    _accepted: tuple[int, int, int] | None = None
+    _seen: Seen = field(default_factory=Seen)
+    _reports: dict[datetime, Report] = field(default_factory=dict)
+    """The last capture of each time."""
+    _answered: list[Report] = field(default_factory=list)
+    _was_told: str = ""
+
+    @property
+    def host(self) -> Host:
+        return self.opened.host
+
+    def carry_out(self) -> int:
+        """Until nothing is left that may begin; the exit code. HostError when the course or the deadline is gone."""
+        self._accepted = self._stamp()
+        while True:
+            self._look_around()
+            task = deadline.next_task(self.host, self._seen, _now(), self.only)
+            if task is None and not self.host.ledger.members(self.host.settings.course):
+                raise self._gone()  # a `remove` takes the students first
+            if task is None or (task.kind is not Kind.PUBLISH and self._is_shut_down()):
+                break
+            if task.kind is Kind.WAIT:
+                interruption.sleep(_NAP)
+                continue
+            try:
+                report = self._perform(task)
+            except BusyError as error:
+                self._tell_once(f"{error.problem}; waiting for it")
+                continue
+            if report.was_interrupted:
+                self._answer(task.round, report)
+                break
+        return self._end(task)
+
+    def _perform(self, task: Task) -> Report:
+        report = Report.of(task.round.usernames)
+        if task.kind is Kind.PUBLISH:
+            report = self._reports.setdefault(task.round.at, report)
+
+        def make_plan(host: Host) -> Plan:
+            if host.course_ledger.identity() != self.identity:
+                raise self._gone()
+            return deadline.plan(host, task)
+
+        was_wanted = perform(self.host, make_plan, report, captures_lock(self.host))
+        if task.kind is Kind.COPY:
+            had = [one for one in task.round.moments if "has_had_its_turn" in report[one.username].details]
+            self._seen.had_their_turn(had or task.round.moments, is_last=task.is_last_copy)
+        elif was_wanted:
+            self._finish(task, report)
+        return report
+
+    def _finish(self, task: Task, report: Report) -> None:
+        """Who is not further than before is not tried again at once; when nobody is left to come, the answer."""
+        self._reports[task.round.at] = report
+        left = deadline.left_of(self.host, task)
+        self._seen.failed(left)
+        is_over = task.kind is Kind.PUBLISH or (left and not deadline.is_on_its_way(self.host, task.round))
+        if is_over and not report.was_interrupted:
+            self._answer(task.round, report)
+
+    def _answer(self, one: Round, report: Report) -> None:
+        for student in report.students.values():
+            student.details = {**NO_FILES, **student.details}
+        self._answered.append(report)
+        if not self.call.as_json:
+            answer_report(self.call, report, _DEED, deadline.summary(self.host, one))
+
+    def _end(self, task: Task | None) -> int:
+        """The exit code: the worst one; and with --json the one answer."""
+        together = Report({})
+        for report in self._answered:
+            together.students |= report.students
+            together.was_interrupted |= report.was_interrupted
+        if self.call.as_json or not self._answered:
+            words = (
+                "nothing to do." if task is None else "the class was shut down; the next launch does what is to come."
+            )
+            answer_report(self.call, together, _DEED, f"retrieve: {words}")
+        codes = [outcome(report)[0] for report in self._answered]
+        found = pending.captures(self.host, _now()) if self.only else []
+        if any(one.deadline == self.only and one.state is CaptureState.LATE for one in found):
+            codes.append(EXIT_PARTIAL)
+        return max([0, *codes])
+
+    def _look_around(self) -> None:
+        """HostError when what we wait for is gone. The config that was accepted meanwhile counts."""
+        is_there = not self.only or any(one.name == self.only for one in self.host.course_ledger.deadlines())
+        if self.host.course_ledger.identity() != self.identity:
+            raise self._gone()
+        if not is_there:
+            raise HostError(
+                f"the capture of {self.only} was cancelled, by `retrieve --cancel` or by `shutdown`",
+                "Nothing more is captured.",
+            )
+        if not self.only and (stamp := self._stamp()) != self._accepted:
+            self.opened, self._accepted = open_accepted(self.call, self.host.settings.course), stamp
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.host.paths.accepted / "notebooks.cfg")
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _is_shut_down(self) -> bool:
+        """By `shutdown`, since we began: a supervisor that was killed leaves its socket and the students' wishes."""
+        self._had_class |= self.host.paths.supervisor_socket.exists()
+        is_gone = self._had_class and not self.host.paths.supervisor_socket.exists()
+        return is_gone and not self.only and set(self.host.course_ledger.desired().values()) <= {"down"}
+
+    def _gone(self) -> HostError:
+        return HostError(f"course {self.host.settings.course} was removed", "Nothing more is captured.")
+
+    def _tell_once(self, words: str) -> None:
+        if words != self._was_told:
+            talk.tell(words)
+            self._was_told = words
+
+
+def begin(call: Call, opened: Session, only: str = "") -> Rounds:
+    """For the course as it is now. HostError when there is none."""
+    opened.host.course_ledger.settle()
+    return Rounds(call, opened, only, opened.host.course_ledger.identity())
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()
