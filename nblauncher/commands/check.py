@@ -15,7 +15,8 @@ import nblauncher
 from nblauncher import cgroups, limits, memory, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
-from nblauncher.commands import packages, proxy
+from nblauncher.assignments import Known as Outline
+from nblauncher.commands import folders, packages, proxy
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.forkserver import trusted
@@ -25,7 +26,7 @@ from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
 from nblauncher.preflight import holding as preflight_holding
-from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem
+from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem, warning
 from nblauncher.printable import printable
 from nblauncher.requirements import Requirements
 from nblauncher.settings import Settings
@@ -59,6 +60,10 @@ class Known:
     """Students whose servers run."""
     packages: Requirements | None = None
     """What the course asks for."""
+    folders: Outline | None = None
+    """What the material holds; None where nobody could look."""
+    captured: frozenset[str] = frozenset()
+    """Deadlines of which something is in the store."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -82,6 +87,7 @@ def checks(
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
+        found += deadlines(settings, roster, known)
     return found
 
 
@@ -276,6 +282,17 @@ def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterato
         yield from identities.uid_range(
             settings.accounts.uid_range, new, _text("/etc/login.defs"), taken, known.own_uids
         )
+
+
+def deadlines(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
+    """Folders that are none, and extra time that cannot be given."""
+    judged = folders.judge(settings, roster or (), known.folders, known.captured)
+    for words in judged.without_time:
+        yield problem("deadlines", words, "Either of the two will do.")
+    for words in judged.wrong:
+        yield problem("deadlines", words, folders.HINT)
+    for words in judged.absent:
+        yield warning("deadlines", words, "Add it to the material before then, or correct the name.")
 
 
 def _text(file: str) -> str:

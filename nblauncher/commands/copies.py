@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import files, keeping
+from nblauncher.commands import folders
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
 from nblauncher.gathering import HALF_SAVED
@@ -69,7 +70,7 @@ def keep(
     known = load(host, moment)
     kept = keeping.keep(
         account,
-        Scope(ALL, target),
+        Scope(ALL, target, sought=folders.sought(host, moment.username, moment.deadline.folder)),
         host.settings.retrieve,
         ObjectStore(objects(host)),
         known.files if known else {},

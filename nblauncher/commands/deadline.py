@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
-from nblauncher import deadlines, moments, roster, survey
-from nblauncher.commands import copies
+from nblauncher import accommodations, deadlines, moments, survey
+from nblauncher.commands import copies, folders
 from nblauncher.commands.capturing import LAST_COPY, CaptureAll, EarlyCopy, Wait
 from nblauncher.commands.copies import Round
 from nblauncher.commands.publishing import ClearAway, GiveReceipt, PublishCapture
-from nblauncher.commands.retrieve import AT_ONCE, checked_folder
+from nblauncher.commands.retrieve import AT_ONCE
 from nblauncher.deadlines import Moment
 from nblauncher.errors import InputError
 from nblauncher.host import Host
-from nblauncher.model import Deadline, Roster, Student
+from nblauncher.model import Deadline, Student
 from nblauncher.plan import Phase, Plan
 
 LEAD = timedelta(seconds=360)
@@ -27,10 +27,14 @@ LEAD = timedelta(seconds=360)
 
 def pending(host: Host) -> tuple[list[Moment], list[str]]:
     """The moments of which something is left to do, earliest first, and whose extra time is none, in words."""
-    wanted = (*host.settings.deadlines, *host.course_ledger.deadlines())
-    found, problems = deadlines.moments_of(wanted, _students(host), host.course_ledger.extensions())
+    found, problems = _everybodys(host)
     done = copies.stored(host)
     return [one for one in found if copies.moment_id(one) not in done or copies.file_of(host, one).exists()], problems
+
+
+def everybodys(host: Host) -> list[Moment]:
+    """All moments, also those that are over."""
+    return _everybodys(host)[0]
 
 
 def rounds(found: Iterable[Moment]) -> list[Round]:
@@ -80,13 +84,15 @@ def summary(host: Host, one: Round) -> str:
 
 def add(host: Host, at: datetime, folder: str, now: datetime) -> Deadline:
     """A deadline of `retrieve --at`; an earlier one of the folder is replaced. InputError when it is past."""
-    folder = checked_folder(folder) if folder else ""
     if at <= now:
         raise InputError(f"{moments.words(at)} is past", "Without --at the work is retrieved as it is now.")
+    folder = folders.meant(host, folder, "--assignment").folder if folder else ""
     name = folder or f"at {at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
     if any(one.name == name for one in host.settings.deadlines):
         raise InputError(f"the config has a deadline for {name} already", "Change it there, and run `reload`.")
     found = Deadline(name, folder, at)
+    if problems := accommodations.without_starts([found], _students(host)[0]):
+        raise InputError(problems, "Nothing was changed. Or give them more time with `nblauncher extend`.")
     host.course_ledger.add_deadline(found)
     return found
 
@@ -105,11 +111,23 @@ def extend(host: Host, username: str, more: timedelta, which: str | None) -> Mom
     return Moment(found[0].deadline, username, found[0].at + more)
 
 
-def _students(host: Host) -> list[Student]:
-    """Those of the course, with what the accepted roster says about them."""
+def _everybodys(host: Host) -> tuple[list[Moment], list[str]]:
+    wanted = folders.resolved(host, (*host.settings.deadlines, *host.course_ledger.deadlines()))
+    students, unread = _students(host)
+    found, problems = deadlines.moments_of(wanted, students, host.course_ledger.extensions())
+    return found, [*unread, *problems]
+
+
+def _students(host: Host) -> tuple[list[Student], list[str]]:
+    """Those of the course, with what the accepted roster says about them, and why that cannot be read.
+
+    They are captured all the same.
+    """
+    known: tuple[Student, ...] = ()
+    problems = []
     try:
-        known = roster.parse((host.paths.accepted / "students.csv").read_bytes(), "students.csv")
-    except (OSError, InputError):
-        known = Roster()
+        known = folders.accepted_students(host)
+    except (OSError, InputError) as error:
+        problems.append(f"nobody has the extra time of the roster, because the accepted one cannot be read: {error}")
     rows = {student.username: student for student in known}
-    return [rows.get(name, Student(name)) for name in host.ledger.members(host.settings.course)]
+    return [rows.get(name, Student(name)) for name in host.ledger.members(host.settings.course)], problems

@@ -15,7 +15,7 @@ from typing import Any
 
 from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, disks, front_page, proxy, shutdown
+from nblauncher.commands import appointments, classroom, disks, folders, front_page, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -48,6 +48,7 @@ def prepare(
     require_kernels(host)
     require_isolation(host)
     require_proxy(host)
+    remarks = folders.require_accepted(host, is_attended=bool(contents))
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
     reports = shutdown.reports(host)
@@ -64,7 +65,7 @@ def prepare(
         appointments_are_current=appointments.are_current(host),
         new_inputs=None if accepted.is_done(host) else accepted,
         without_quota=disks.unlimited(host, usernames),
-        warnings=_warnings(host.settings),
+        warnings=(*_warnings(host.settings), *remarks),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)
     return made

@@ -11,7 +11,7 @@ from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import packages, send
+from nblauncher.commands import folders, packages, send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
 from nblauncher.errors import InputError
@@ -310,7 +310,7 @@ def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
         before = (host.paths.accepted / "students.csv").read_bytes()
     except (FileNotFoundError, PermissionError):
         return ()
-    difference = roster.diff(roster.parse(before, "students.csv"), session.roster or Roster())
+    difference = roster.diff(roster.parse(before, "students.csv", judges_extra_time=False), session.roster or Roster())
     return tuple(f"roster: {line}" for line in difference.describe())
 
 
@@ -376,11 +376,13 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
     planned = plan(wanted, facts, host.settings, host.owner, sending=_with_locks(sending, host.locks))
+    index = next(parcel.index for parcel in outgoing.parcels if parcel.kind == send.MATERIAL)
+    remarks = folders.require(host, session.roster or wanted, folders.known(host, index))
     accepted = AcceptInputs(session.contents)
     building = packages.phase(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
-    return Plan((building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
+    return Plan((building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes, *remarks))
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

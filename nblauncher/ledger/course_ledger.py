@@ -42,6 +42,12 @@ STEPS = (
         retrieved TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', PRIMARY KEY (name, username, at)
     )
     """,
+    """
+    CREATE TABLE remarks (
+        name TEXT NOT NULL, username TEXT NOT NULL, at REAL NOT NULL, words TEXT NOT NULL,
+        is_complete INTEGER NOT NULL, PRIMARY KEY (name, username, at)
+    )
+    """,
 )
 """`deadlines` are those of `retrieve --at`; the config's are in the config."""
 
@@ -135,6 +141,12 @@ class CourseLedger:
                     )
         return result
 
+    def handed_out_paths(self, kind: str) -> frozenset[str]:
+        """Every path that some student was given."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT path FROM handed_out WHERE kind = ?", (kind,)).fetchall()
+        return frozenset(row["path"] for row in rows)
+
     def versions(self) -> frozenset[str]:
         """The sha256 of every version that some student was given last or has made something of."""
         with self._database.reading() as connection:
@@ -159,7 +171,7 @@ class CourseLedger:
                 row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
                 if row is not None and row["uid"] == uid:
                     continue
-                for table in ("students", "handed_out", "retrievals", "extensions", "captures"):
+                for table in ("students", "handed_out", "retrievals", "extensions", "captures", "remarks"):
                     connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
                 connection.execute("INSERT INTO students (username, uid) VALUES (?, ?)", (username, uid))
 
@@ -280,6 +292,24 @@ class CourseLedger:
                 ],
             )
 
+    def remarks(self) -> dict[tuple[str, str, datetime], tuple[str, bool]]:
+        """What is to be said about a captured work, and whether it is complete, by deadline, username and moment."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM remarks").fetchall()
+        return {
+            (row["name"], row["username"], _time(row["at"])): (row["words"], bool(row["is_complete"])) for row in rows
+        }
+
+    def record_remarks(self, remarks: Mapping[tuple[str, str, datetime], tuple[str, bool]]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO remarks VALUES (?, ?, ?, ?, ?)",
+                [
+                    (name, username, at.timestamp(), words, is_complete)
+                    for (name, username, at), (words, is_complete) in remarks.items()
+                ],
+            )
+
     def forget_handed_out(self, username: str) -> None:
         """The home is emptied: should the student stay after all, everything is handed out again."""
         with self._database.transaction() as connection:
@@ -288,7 +318,7 @@ class CourseLedger:
     def forget(self, username: str) -> None:
         """The student has left the course."""
         with self._database.transaction() as connection:
-            for table in ("students", "handed_out", "retrievals", "collected", "extensions", "captures"):
+            for table in ("students", "handed_out", "retrievals", "collected", "extensions", "captures", "remarks"):
                 connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
 
 

@@ -91,6 +91,7 @@ def test_everybodys_work_is_taken_at_the_moment_and_later_work_is_not(room):
 
 def test_a_receipt_lies_in_each_home_and_settles_disputes(room):
     write(ADA, "tutorial/ps1/lab.py", "my work")
+    as_student(BOB, "mkdir", "-p", "tutorial/ps1")
     set_deadline(room, soon(2))
     collect(room)
     (receipt,) = receipts_of(room, ADA)
@@ -153,6 +154,7 @@ def test_extend_moves_one_students_moment(room):
 
 def test_a_missed_moment_is_done_later_and_marked(room):
     write(ADA, "tutorial/ps1/lab.py", "work")
+    as_student(BOB, "mkdir", "-p", "tutorial/ps1")
     set_deadline(room, soon(-3600))
     collect(room)
     (folder,) = captured(room)
@@ -171,12 +173,12 @@ def test_without_a_class_the_command_waits_in_the_foreground(room):
     assert "is not a time" in room.run("retrieve", "--at", "noon", expect=2).stderr
 
 
-def test_who_handed_nothing_in_is_there_with_nothing(room):
+def test_who_has_no_folder_is_there_with_nothing_and_incomplete(room):
     write(ADA, "tutorial/ps1/lab.py", "work")
     set_deadline(room, soon(2))
-    collect(room)
+    collect(room, expect=5)
     assert manifest(captured(room)[0], BOB)["files"] == []
-    assert "the material folder is not there" in json.dumps(manifest(captured(room)[0], BOB))
+    assert "there is no such folder" in json.dumps(manifest(captured(room)[0], BOB))
 
 
 WRITER = """
@@ -401,6 +403,7 @@ def test_freeze_and_thaw_for_the_whole_class_or_some(room):
 
 def test_a_full_store_of_the_teachers_loses_no_capture(room):
     write(ADA, "tutorial/ps1/lab.py", "as it was")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     store = room.folder / "retrieved"
     store.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=6,mode=0700", "tmpfs", str(store)], check=True)
@@ -482,6 +485,7 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
 def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
     room.write(retrieve={"layout": "nbgrader"})
     write(ADA, "tutorial/ps1/timestamp.txt", "1999-01-01 00:00:00.000000 UTC")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     room.run("retrieve", "--assignment", "ps1")
     folder = captured(room)[-1] / "submitted" / ADA / "ps1"
     assert (folder / "timestamp.txt").read_text().startswith("20")
@@ -490,6 +494,7 @@ def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
 
 def test_nobody_is_late_because_the_teacher_moved_the_capture(room):
     write(ADA, "tutorial/ps1/lab.py", "in time")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     set_deadline(room, soon(2))
     collect(room)
     captured(room)[0].rename(room.folder / "elsewhere")

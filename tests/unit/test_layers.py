@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "reception",
         ),
         # what `homes` is made of
-        *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "intake", "deletion"),
+        *("tree", "leases", "scope", "store", "manifest", "tracing", "gathering", "receiving", "intake", "deletion"),
         # what `delivery` is made of
         *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
         *(
@@ -63,6 +63,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "keeping",
             "restoring",
             "moments",
+            "accommodations",
+            "assignments",
             "deadlines",
             "freezing",
             "replaying",
