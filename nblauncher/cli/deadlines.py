@@ -12,7 +12,18 @@ from nblauncher.cli import talk
 from nblauncher.cli.asked import about_one
 from nblauncher.cli.call import Call, acts_on_students
 from nblauncher.cli.carry_out import NO_FILES, Deed, change, open_session, students_of
-from nblauncher.commands import appointments, copies, deadline, freeze, handin, publishing, retrieve, session
+from nblauncher.commands import (
+    appointments,
+    copies,
+    deadline,
+    folders,
+    freeze,
+    handin,
+    listing,
+    publishing,
+    retrieve,
+    session,
+)
 from nblauncher.course import make_folders
 from nblauncher.host import Host, captures_lock
 from nblauncher.plan import Plan, Report
@@ -31,7 +42,9 @@ def retrieve_assignment(call: Call, opened: session.Session, folder: str, now: d
         return retrieve.summary(runs[-1], host, report)
 
     def table(report: Report) -> str:
-        return render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
+        rows = render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
+        left_out = render.exceptions_text(report)
+        return f"{rows}\n\n{left_out}" if left_out else rows
 
     deed = Deed("retrieved", summary=summary, table=table, details=NO_FILES)
     return change(call, opened, make_plan, deed)
@@ -43,6 +56,8 @@ def retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime
     host = opened.host
     make_folders(host.paths)
     added = deadline.add(host, at, folder, now)
+    if added.folder and added.folder not in folders.known(host).folders:
+        talk.tell(f"Note: {folders.absent(added.name, added.folder)}")
     if appointments.renew(host):
         talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
         return 0
@@ -81,6 +96,22 @@ def _capture_round(call: Call, opened: session.Session, one: copies.Round) -> in
 
     deed = Deed("captured", summary=summary, details=NO_FILES, lock=captures_lock)
     return change(call, opened, make_plan, deed)
+
+
+@click.command("deadlines")
+@acts_on_students
+def deadlines_command(call: Call) -> int:
+    """Say who has until when, what is captured, and what failed or is late. Students like the class are one line."""
+    opened = open_session(call)
+    session.require_root(opened.caller, "deadlines")
+    host, wanted = opened.host, students_of(opened, call)
+    there = folders.remembered(host).folders
+    found = listing.rows(host, wanted)
+    lines = listing.table(found, there, everybody=bool(call.only or call.verbosity))
+    text = render.table(("deadline", "who", "until", "state"), lines, talk.terminal_width()) if lines else ""
+    entries = listing.students(found, wanted)
+    talk.answer(call, text or "There is no deadline.", 0, deadlines=listing.as_json(found, there), students=entries)
+    return 0
 
 
 @click.command("verify-receipt")

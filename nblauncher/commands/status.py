@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, shutdown
+from nblauncher.commands import disks, listing, shutdown
 from nblauncher.host import Host
 from nblauncher.model import ServerState
 from nblauncher.supervisor import client, registry
@@ -23,7 +23,7 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
     desired = host.course_ledger.desired()
     found = {report.username: report for report in shutdown.reports(host)}
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
-    about_disks = disks.words(host, accounts)
+    about_disks, about_captures = disks.words(host, accounts), listing.remarks(host)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
@@ -33,6 +33,7 @@ def rows(host: Host, usernames: Sequence[str]) -> list[dict[str, Any]]:
             **_with(
                 _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
                 about_disks.get(name),
+                about_captures.get(name),
             ),
             "url": host.frontend.route(name, members[name].port).url,
             "port": members[name].port,
@@ -82,8 +83,8 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
     return entry
 
 
-def _with(entry: dict[str, Any], words: str | None) -> dict[str, Any]:
-    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], words)))}
+def _with(entry: dict[str, Any], *words: str | None) -> dict[str, Any]:
+    return {**entry, "reason": "; ".join(filter(None, (entry["reason"], *words)))}
 
 
 def usage(report: ServerReport) -> tuple[int, float]:
