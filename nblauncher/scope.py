@@ -33,6 +33,8 @@ class Sought:
     files: Mapping[str, HandedOut] = field(default_factory=dict)
     places: frozenset[str] = frozenset()
     """Folders below the home where other material was handed out: none of them is this one under a new name."""
+    others: frozenset[int] = frozenset()
+    """Inodes of the files of other material: where one of them is, that is another folder under a new name."""
 
 
 @dataclass(frozen=True, slots=True)

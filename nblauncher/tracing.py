@@ -143,10 +143,11 @@ def _judge(search: _Search, path: str) -> None:
         proofs = [_proof(search, folder, name, given) for name, given in named]
     finally:
         os.close(folder)
-    is_ours = "inode" in proofs if path in search.sought.places else any(proofs)
-    if not named or (path in search.sought.places and not is_ours):
+    is_another = path in search.sought.places or "other" in proofs
+    is_ours = "inode" in proofs if is_another else any(proofs)
+    if not named or (is_another and not is_ours):
         return
-    if is_ours and 2 * len(named) >= len(clues) and path not in search.sought.places:
+    if is_ours and 2 * len(named) >= len(clues) and not is_another:
         search.certain.append(path)
     elif is_ours or 2 * len(named) >= len(clues):
         search.doubtful.append(path)
@@ -164,7 +165,7 @@ def _is_file(folder: int, name: str) -> bool:
 
 
 def _proof(search: _Search, folder: int, name: str, given: HandedOut) -> str:
-    """`inode` for the very file that we wrote, `content` for one with the same bytes, '' for neither."""
+    """`inode`: the very file that we wrote; `other`: one of other material; `content`: the same bytes; else nothing."""
     above, _, last = name.rpartition("/")
     with contextlib.ExitStack() as stack:
         try:
@@ -174,6 +175,8 @@ def _proof(search: _Search, folder: int, name: str, given: HandedOut) -> str:
             stack.callback(os.close, descriptor)
             if status.st_ino == given.inode and given.inode:
                 return "inode"
+            if status.st_ino in search.sought.others:
+                return "other"
             if status.st_size != given.size or not given.size or search.hashed + given.size > MOST_HASHED:
                 return ""
             search.hashed += given.size

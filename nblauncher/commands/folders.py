@@ -140,8 +140,13 @@ def sought(host: Host, username: str, folder: str) -> Sought:
     prefix = f"{folder}/" if folder else ""
     given = host.course_ledger.handed_out(username, "material")
     mine = {path.removeprefix(prefix): one for path, one in given.items() if path.startswith(prefix)}
-    others = {path.rpartition("/")[0] for path in given if not path.startswith(prefix)}
-    return Sought(mine, frozenset(files.join(target, path).rstrip("/") for path in others))
+    others = {path: one for path, one in given.items() if not path.startswith(prefix)}
+    places = {path.rpartition("/")[0] for path in others}
+    return Sought(
+        mine,
+        frozenset(files.join(target, path).rstrip("/") for path in places),
+        frozenset(one.inode for one in others.values() if one.inode),
+    )
 
 
 def captured(host: Host) -> frozenset[str]:
