@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import deletion, files
+from nblauncher import deletion, files, manifest
 from nblauncher.errors import HostError
+from nblauncher.model import Exclusion
 from nblauncher.tree import Tree
 
 PLAIN, NBGRADER = "plain", "nbgrader"
@@ -49,9 +50,10 @@ def arrange(one: Assignment) -> Mapping[str, Any]:
     store = os.open(one.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = files.open_folder(one.staging, store)
     student = files.open_folder(one.username, staging)
-    manifest = _manifest(student)
-    now = {row["path"].removeprefix("work/"): row for row in manifest["files"]}
-    in_time = _captured(store, one) if one.captured else None
+    about = _manifest(student)
+    now = {row["path"].removeprefix("work/"): row for row in about["files"]}
+    then = _captured(store, one) if one.captured else None
+    in_time = _rows(then, one) if then is not None else None
     is_late = in_time is not None and _contents(now) != _contents(in_time)
     if now:
         os.rename("work", _NOW, src_dir_fd=student, dst_dir_fd=student)
@@ -66,14 +68,20 @@ def arrange(one: Assignment) -> Mapping[str, Any]:
     if now:
         deletion.delete_below(files.open_folder(_NOW, student))
         os.rmdir(_NOW, dir_fd=student)
-    _write_manifest(student, {**manifest, "files": rows, "assignment": one.folder, "late": is_late})
+    _write_manifest(student, {**about, "files": rows, "assignment": one.folder, "late": is_late})
     given = now if in_time is None else in_time
     return {
         "files": len(rows),
         "bytes": sum(row["size"] for row in rows),
         "handed_in": any(row["sent"] != row["sha256"] for row in given.values()),
         "late": is_late and any(row["sent"] != row["sha256"] for row in now.values()),
+        "left_out": _left_out(then) if then else [],
     }
+
+
+def _left_out(then: Mapping[str, Any]) -> list[list[Any]]:
+    """What the capture lacks; what is incomplete comes first."""
+    return manifest.worst(Exclusion(row["path"], row["reason"], row["incomplete"]) for row in then["exclusions"])
 
 
 def _contents(rows: Mapping[str, Any]) -> dict[str, str]:
@@ -111,14 +119,16 @@ def _manifest(student: int) -> dict[str, Any]:
 
 
 def _captured(store: int, one: Assignment) -> dict[str, Any]:
-    """By path below the assignment's folder, without what changed after the moment. HostError where that retrieval is
-    gone: nobody is late for want of it.
-    """
+    """The manifest of its deadline. HostError where that retrieval is gone: nobody is late for want of it."""
     try:
-        about = _manifest(files.open_below(store, f"{one.captured}/{one.username}"))
+        return _manifest(files.open_below(store, f"{one.captured}/{one.username}"))
     except OSError as error:
         where = one.target / one.captured / one.username
         raise HostError(f"what was captured at the deadline is not in {where} any more", "Put it back.") from error
+
+
+def _rows(about: Mapping[str, Any], one: Assignment) -> dict[str, Any]:
+    """By path below the assignment's folder."""
     prefix = f"work/{one.folder}/"
     rows = {row["path"].removeprefix(prefix): row for row in about["files"] if row["path"].startswith(prefix)}
     marked = {row["path"] for row in about.get("deadline", {}).get("late_files", ()) if row["kept_as_of"] is None}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nblauncher import moments
+from nblauncher import accommodations
 from nblauncher.model import Deadline, Student
 from nblauncher.printable import printable
-
-_PERCENT = re.compile(r"(\d{1,4}(?:\.\d{1,2})?) ?%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +21,16 @@ class Moment:
 
 
 def extra_time(text: str, deadline: Deadline) -> timedelta:
-    """The roster's `extra_time`: minutes, a length such as `1h`, or a percentage of the time since `starts`.
+    """What the roster's `extra_time` gives at this deadline.
 
     ValueError in words; a percentage of a deadline without `starts` is none.
     """
-    if not text.strip():
-        return timedelta(0)
-    match = _PERCENT.fullmatch(text.strip())
-    if match is None:
-        return moments.length(text)
+    extra = accommodations.read(text)
+    if not extra.percent:
+        return extra.length
     if deadline.starts is None:
         raise ValueError(f'"{printable(text.strip())}" of what? deadline {deadline.name} has no `starts`')
-    return (deadline.at - deadline.starts) * (float(match[1]) / 100)
+    return (deadline.at - deadline.starts) * (extra.percent / 100)
 
 
 def moments_of(

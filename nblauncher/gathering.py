@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import files, leases, workers
+from nblauncher import files, leases, tracing, workers
 from nblauncher.errors import HostError
 from nblauncher.model import HandedOut
 from nblauncher.scope import CHANGED, HOME, Scope, Stamp, Stored, stamp_of
@@ -166,17 +166,36 @@ class _Gathering:
         """The material folder, or None after saying why there is none."""
         try:
             base = files.open_below(root, self._scope.target)
-        except FileNotFoundError:
-            self.exclude("work", "the material folder is not there", incomplete=False)
-            return None
         except OSError as error:
-            is_replaced = error.errno in (errno.ENOTDIR, errno.ELOOP)
-            self.exclude("work", "a link or file is in its place" if is_replaced else files.words_of(error))
-            return None
+            found = self._open_elsewhere(root, error)
+            if found is None:
+                return None
+            base = found
+        else:
+            sought = self._scope.sought
+            if sought and (words := tracing.emptied(root, base, self._scope.target, sought)):
+                self.exclude("work", words)
         if os.fstat(base).st_dev != self._device:
             self.exclude("work", files.OTHER_DEVICE)
             return None
         self._accounted.add(_identity(os.fstat(base)))
+        return base
+
+    def _open_elsewhere(self, root: int, error: OSError) -> int | None:
+        """The folder is not there: an assignment's is looked for under another name. What was found is said."""
+        is_gone, is_replaced = error.errno == errno.ENOENT, error.errno in (errno.ENOTDIR, errno.ELOOP)
+        words = "a link or file is in its place" if is_replaced else files.words_of(error)
+        if self._scope.sought is None or not (is_gone or is_replaced):
+            self.exclude("work", "the material folder is not there" if is_gone else words, incomplete=not is_gone)
+            return None
+        found = tracing.trace(root, self._scope.target, self._scope.sought)
+        prefix = f"{words}; " if is_replaced else ""
+        try:
+            base = files.open_below(root, found.path) if found.path else None
+        except OSError as another:
+            self.exclude("work", f"{prefix}{found.words}; but {files.words_of(another)}")
+            return None
+        self.exclude("work", f"{prefix}{found.words}", incomplete=base is None)
         return base
 
     def send(self, header: Mapping[str, Any], payload: bytes = b"") -> None:

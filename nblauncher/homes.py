@@ -99,6 +99,11 @@ def empty(account: Account, *, longest: float = _LONGEST) -> tuple[str, ...]:
     return tuple(workers.run_as(_student(account), _empty, account.home, timeout=longest))
 
 
+def has_folder(account: Account, path: str, *, longest: float = 10.0) -> bool:
+    """Whether there is something at that path of the home. Looked at as the student, who may have put it there."""
+    return bool(workers.run_as(_student(account), _has_folder, account.home, path, timeout=longest))
+
+
 def used(account: Account, *, longest: float) -> int:
     """Bytes that the student's files in the home take on its file system, counted as the student. HostError."""
     return int(workers.run_as(_student(account), _used, account.home, longest, timeout=longest + _LAST_WORDS))
@@ -199,6 +204,11 @@ def _delete_temporary(folders: tuple[Path, ...], spool: Path) -> list[str]:
         lines += [f"not deleted: {folder}/{path}" for path in deleted.left]
         os.close(root)
     return lines + _delete_mail(spool) + leftovers.delete_ipc()
+
+
+def _has_folder(home: Path, path: str) -> bool:
+    """Runs as the student."""
+    return os.path.lexists(home / path)
 
 
 def _used(home: Path, longest: float) -> int:

@@ -12,8 +12,12 @@ _WRITTEN = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d(?::\d\d)?) ?"
     r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d|[A-Za-z_]+/[A-Za-z_/+-]+)?"
 )
-_LENGTH = re.compile(r"(?P<count>\d{1,6}) ?(?P<unit>m|min|minutes|h|hours|d|days)?")
-_MINUTES = {"m": 1, "h": 60, "d": 1440}
+_DAYS = r"(?:(?P<days>[0-9]{1,4}) ?(?:d|days?|tage?)\.?)"
+_HOURS = r"(?:(?P<hours>[0-9]{1,5}) ?(?:h|hrs?|hours?|std|stunden?)\.?)"
+_MINUTES = r"(?:(?P<minutes>[0-9]{1,6}) ?(?:m|mins?|minutes?|minuten?|')?\.?)"
+_AND = r"(?: ?(?:,|and|und)? ?(?=[0-9]))?"
+_LENGTH = re.compile(f"{_DAYS}?{_AND}{_HOURS}?{_AND}{_MINUTES}?", re.I)
+_CLOCK = re.compile(r"(?P<hours>[0-9]{1,3}):(?P<minutes>[0-5][0-9])(?::00)? ?h?", re.I)
 
 
 def parsed(text: str) -> datetime:
@@ -35,11 +39,14 @@ def parsed(text: str) -> datetime:
 
 
 def length(text: str) -> timedelta:
-    """`15m`, `2h`, `1d`; minutes without a unit. ValueError in words."""
-    match = _LENGTH.fullmatch(text.strip())
-    if match is None:
+    """`15m`, `2h`, `1d`, `1h30m`, `1:30`, `15 minutes`; minutes without a unit. ValueError in words."""
+    plain = text.strip()
+    match = _CLOCK.fullmatch(plain) or _LENGTH.fullmatch(plain)
+    found = {unit: int(count) for unit, count in match.groupdict().items() if count} if match else {}
+    is_sum = len(found) == 1 or found.get("minutes", 0) < 60
+    if not found or not is_sum or not plain[0].isdigit() or not (plain[-1].isalnum() or plain[-1] in ".'"):
         raise ValueError(f'"{printable(text[:60])}" is not a length of time such as 15m, 2h or 1d')
-    return timedelta(minutes=int(match["count"]) * _MINUTES[(match["unit"] or "m")[0]])
+    return timedelta(**found)
 
 
 def words(time: datetime) -> str:

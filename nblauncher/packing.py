@@ -24,6 +24,7 @@ MAX_DEPTH = 64
 MAX_ENTRIES = 20_000
 LEFT_OUT = frozenset({".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store"})
 """Names that are never handed out, whether files or folders."""
+EMPTY_FOLDER = "an empty folder is not handed out"
 
 Stamp = tuple[int, int, int, int]
 """Size, mtime, ctime (both in ns) and inode of the teacher's file."""
@@ -67,9 +68,9 @@ def item_of(row: Any) -> Item:
     return Item(str(path), int(size), str(sha256), 0o700 if mode == 0o700 else 0o600, (length, mtime, ctime, inode))
 
 
-def scan(output: int, source: Path, known: Mapping[str, Item]) -> None:
-    """List and hash the material. Runs as the owner."""
-    scan = _Scan(Voice(output), known)
+def scan(output: int, source: Path, known: Mapping[str, Item], names_only: bool = False) -> None:
+    """List and hash the material. Runs as the owner. `names_only`: no file is read, and none has a sha256."""
+    scan = _Scan(Voice(output), known, names_only)
     for entry in files.walk(
         _open_source(source),
         max_depth=MAX_DEPTH,
@@ -94,9 +95,10 @@ def _open_source(source: Path) -> int:
 
 
 class _Scan:
-    def __init__(self, voice: Voice, known: Mapping[str, Item]) -> None:
+    def __init__(self, voice: Voice, known: Mapping[str, Item], names_only: bool) -> None:
         self._voice = voice
         self._known = known
+        self._names_only = names_only
         self._items: list[list[Any]] = []
         self._exclusions: list[tuple[str, str, bool]] = []
         self._folders: dict[str, bool] = {}
@@ -118,9 +120,7 @@ class _Scan:
             self._send()
 
     def finish(self) -> None:
-        self._exclusions += [
-            (path, "an empty folder is not handed out", False) for path, has_any in self._folders.items() if not has_any
-        ]
+        self._exclusions += [(path, EMPTY_FOLDER, False) for path, has_any in self._folders.items() if not has_any]
         self._send()
 
     def _send(self) -> None:
@@ -131,6 +131,9 @@ class _Scan:
         self._exclusions = []
 
     def _take_file(self, entry: files.Entry, status: os.stat_result) -> None:
+        if self._names_only:
+            self._items.append(row_of(Item(entry.path, status.st_size, "")))
+            return
         try:
             item = self._known_item(entry, status) or self._hashed(entry)
         except OSError as error:

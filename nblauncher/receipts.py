@@ -1,7 +1,7 @@
 """A receipt says what was captured of whom and when, and root's key signs it: who has one can prove it later.
 
     {"nblauncher": 1, "course", "username", "deadline", "at", "captured", "late", "files": [{"path", "size", "sha256"}],
-     "manifest_sha256", "signature"}
+     "complete", "left_out": [[path, reason]], "manifest_sha256", "signature"}
 
 `signature` is HMAC-SHA256 (RFC 2104) with a key of the course's, which is root's alone, over the rest as JSON with
 sorted keys and without spaces.

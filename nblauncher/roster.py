@@ -1,7 +1,7 @@
 """students.csv: bytes in, a checked `Roster` out. Pure; reading the file is `inputs.read_trusted`.
 
-Only the header decides the delimiter, only `username` is judged, and every problem is found in one pass. The other
-cells may hold anything, even newlines: they never reach a system file (DESIGN section 3).
+Only the header decides the delimiter, only `username` and `extra_time` are judged, and every problem is found in one
+pass. The other cells may hold anything, even newlines: they never reach a system file (DESIGN section 3).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from nblauncher import accommodations
 from nblauncher.errors import InputError
 from nblauncher.model import Roster, Student
 from nblauncher.printable import printable
@@ -36,8 +37,9 @@ class Problem:
     suggestion: str = ""
 
 
-def parse(data: bytes, source: str) -> Roster:
-    """The roster in `data`; `source` is what messages call the file.
+def parse(data: bytes, source: str, *, judges_extra_time: bool = True) -> Roster:
+    """The roster in `data`; `source` is what messages call the file. `judges_extra_time`: not of one that an earlier
+    release accepted, where one bad cell must not take the others' time.
 
     Raises InputError with every problem, each with its line. Nothing is repaired silently; a name may be suggested.
     """
@@ -47,7 +49,7 @@ def parse(data: bytes, source: str) -> Roster:
         raise InputError(f"{source} is empty", "Its first line names the columns; username is the one that it needs.")
     if rows:
         students, more = _students(rows)
-        problems += more
+        problems += [*more, *(_extra_time_problems(students) if judges_extra_time else ())]
         if not problems and not students:
             raise InputError(f"{source} has a header and no students", "Add a line per student.")
     if problems:
@@ -269,6 +271,12 @@ def _username_problems(students: Sequence[Student]) -> Iterator[Problem]:
         first = first_lines.setdefault(_key(student.username), student.line)
         if first != student.line and student.username.strip():
             yield Problem(student.line, f'username "{printable(student.username)}" is already in line {first}')
+
+
+def _extra_time_problems(students: Sequence[Student]) -> Iterator[Problem]:
+    for student in students:
+        if words := accommodations.objection(student.extra_time):
+            yield Problem(student.line, f"{printable(student.username[:60])}: {words}")
 
 
 def _wrong_with(username: str) -> str:

@@ -27,6 +27,17 @@ Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """By what a folder is found again that is not where it was handed out: its files, by path below it."""
+
+    files: Mapping[str, HandedOut] = field(default_factory=dict)
+    places: frozenset[str] = frozenset()
+    """Folders below the home where other material was handed out: none of them is this one under a new name."""
+    others: frozenset[int] = frozenset()
+    """Inodes of the files of other material: where one of them is, that is another folder under a new name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What of a home is collected. `target` is the material folder below the home; so are the paths of `left_out`."""
 
@@ -34,6 +45,8 @@ class Scope:
     target: str
     handed_out: Mapping[str, HandedOut] = field(default_factory=dict)
     left_out: tuple[str, ...] = CACHES
+    sought: Sought | None = None
+    """Of an assignment, which is looked for when it is not there; then that is incomplete."""
 
     def store_path(self, path: str) -> str:
         """Where in the store a path goes, which is below the home for HOME and below the target otherwise."""

@@ -311,6 +311,7 @@ for command in (
     service.service_command,
     history.history_command,
     history.restore_command,
+    deadlines.deadlines_command,
     deadlines.verify_receipt_command,
     deadlines.extend_command,
     deadlines.freeze_command,

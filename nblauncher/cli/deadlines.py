@@ -12,7 +12,18 @@ from nblauncher.cli import rounds, talk
 from nblauncher.cli.asked import about_one
 from nblauncher.cli.call import Call, acts_on_students
 from nblauncher.cli.carry_out import EXIT_INTERRUPTED, NO_FILES, Deed, change, open_session, students_of
-from nblauncher.commands import appointments, deadline, freeze, handin, pending, publishing, retrieve, session
+from nblauncher.commands import (
+    appointments,
+    deadline,
+    folders,
+    freeze,
+    handin,
+    listing,
+    pending,
+    publishing,
+    retrieve,
+    session,
+)
 from nblauncher.host import Host
 from nblauncher.plan import Plan, Report
 
@@ -30,7 +41,9 @@ def retrieve_assignment(call: Call, opened: session.Session, folder: str, now: d
         return retrieve.summary(runs[-1], host, report)
 
     def table(report: Report) -> str:
-        return render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
+        rows = render.table(("student", folder, "files"), handin.rows(report), talk.terminal_width())
+        left_out = render.exceptions_text(report)
+        return f"{rows}\n\n{left_out}" if left_out else rows
 
     deed = Deed("retrieved", summary=summary, table=table, details=NO_FILES)
     return change(call, opened, make_plan, deed)
@@ -45,6 +58,8 @@ def retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime
     host = opened.host
     added = deadline.add(host, at, folder, now)
     call.log_file = logs.start(host.paths.logs, call.verbosity)
+    if added.folder and added.folder not in folders.known(host).folders:
+        talk.tell(f"Note: {folders.absent(added.name, added.folder)}")
     if appointments.renew(host):
         talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
         return 0
@@ -80,6 +95,22 @@ def cancel(call: Call, opened: session.Session, name: str) -> int:
 def at_deadlines(call: Call, opened: session.Session) -> int:
     """What is due, and what becomes so meanwhile."""
     return rounds.begin(call, opened).carry_out()
+
+
+@click.command("deadlines")
+@acts_on_students
+def deadlines_command(call: Call) -> int:
+    """Say who has until when, what is captured, and what failed or is late. Students like the class are one line."""
+    opened = open_session(call)
+    session.require_root(opened.caller, "deadlines")
+    host, wanted = opened.host, students_of(opened, call)
+    there = folders.remembered(host).folders
+    found = listing.rows(host, wanted)
+    lines = listing.table(found, there, everybody=bool(call.only or call.verbosity))
+    text = render.table(("deadline", "who", "until", "state"), lines, talk.terminal_width()) if lines else ""
+    entries = listing.students(found, wanted)
+    talk.answer(call, text or "There is no deadline.", 0, deadlines=listing.as_json(found, there), students=entries)
+    return 0
 
 
 @click.command("verify-receipt")

@@ -17,7 +17,12 @@ def wanted(host: Host) -> Wanted:
     told = {(one.deadline.folder, int(one.deadline.at.timestamp())) for one in found}
     at = {int(one.at.timestamp()) for one in found}
     deadlines = tuple(sorted(told, key=lambda one: one[::-1]))
-    return Wanted(host.settings.history.every, tuple(sorted(at)), deadlines, disks.is_watched(host))
+    own = tuple(
+        sorted(
+            (one.username, one.deadline.folder, int(one.at.timestamp())) for one in found if one.at != one.deadline.at
+        )
+    )
+    return Wanted(host.settings.history.every, tuple(sorted(at)), deadlines, own, disks.is_watched(host))
 
 
 def are_current(host: Host) -> bool:

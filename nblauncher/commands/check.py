@@ -16,7 +16,8 @@ import nblauncher
 from nblauncher import cgroups, limits, memory, moments, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
-from nblauncher.commands import packages, proxy
+from nblauncher.assignments import Known as Outline
+from nblauncher.commands import folders, packages, proxy
 from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.forkserver import trusted
@@ -60,6 +61,8 @@ class Known:
     """Students whose servers run."""
     packages: Requirements | None = None
     """What the course asks for."""
+    folders: Outline | None = None
+    """What the material holds; None where nobody could look."""
     captured: frozenset[str] = frozenset()
     """Deadlines by name of which something is in the store."""
     frontend: FrontEnd | None = None
@@ -86,6 +89,7 @@ def checks(
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
         found += past_deadlines(settings, known.captured, datetime.now(timezone.utc))
+        found += deadlines(settings, roster, known)
     return found
 
 
@@ -294,6 +298,17 @@ def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterato
         yield from identities.uid_range(
             settings.accounts.uid_range, new, _text("/etc/login.defs"), taken, known.own_uids
         )
+
+
+def deadlines(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
+    """Folders that are none, and extra time that cannot be given."""
+    judged = folders.judge(settings, roster or (), known.folders, known.captured)
+    for words in judged.without_time:
+        yield problem("deadlines", words, "Either of the two will do.")
+    for words in judged.wrong:
+        yield problem("deadlines", words, folders.HINT)
+    for words in judged.absent:
+        yield warning("deadlines", words, "Add it to the material before then, or correct the name.")
 
 
 def _text(file: str) -> str:

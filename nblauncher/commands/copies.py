@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher import files, keeping
+from nblauncher.commands import folders
 from nblauncher.commands.lateness import Evidence, Late, judged, reason, written
 from nblauncher.deadlines import Moment
 from nblauncher.errors import HostError
@@ -100,7 +101,7 @@ def keep(
     known = _of(account.uid, read(file_of(host, moment)))
     kept = keeping.keep(
         account,
-        Scope(ALL, target),
+        Scope(ALL, target, sought=folders.sought(host, moment.username, moment.deadline.folder)),
         host.settings.retrieve,
         ObjectStore(objects(host)),
         known.files if known else {},

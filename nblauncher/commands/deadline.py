@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
-from nblauncher import deadlines, moments
-from nblauncher.commands import copies
+from nblauncher import accommodations, deadlines, moments
+from nblauncher.commands import copies, folders
 from nblauncher.commands.capturing import CaptureAll, EarlyCopy, is_captured
 from nblauncher.commands.copies import Round
-from nblauncher.commands.pending import everybodys, pending
+from nblauncher.commands.pending import everybodys, pending, students_of
 from nblauncher.commands.publishing import ClearAway, GiveReceipt, PublishCapture
-from nblauncher.commands.retrieve import AT_ONCE, checked_folder
+from nblauncher.commands.retrieve import AT_ONCE
 from nblauncher.deadlines import Moment
 from nblauncher.errors import InputError
 from nblauncher.host import Host
@@ -182,13 +182,16 @@ def summary(host: Host, one: Round) -> str:
 
 def add(host: Host, at: datetime, folder: str, now: datetime) -> Deadline:
     """A deadline of `retrieve --at`; an earlier one of the folder is replaced. InputError when it is past."""
-    found = Deadline(*_name_and_folder(folder, at), at)
     if at <= now:
         raise InputError(f"{moments.words(at)} is past", "Without --at the work is retrieved as it is now.")
+    folder = folders.meant(host, folder, "--assignment").folder if folder else ""
+    found = Deadline(folder or f"at {at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", folder, at)
     if any(one.name == found.name for one in host.settings.deadlines):
         raise InputError(f"the config has a deadline for {found.name} already", "Change it there, and run `reload`.")
     if not host.ledger.members(host.settings.course):
         raise InputError("nobody is set up in this course yet", "Run `nblauncher setup` first.")
+    if problems := accommodations.without_starts([found], students_of(host)[0]):
+        raise InputError(problems, "Nothing was changed. Or give them more time with `nblauncher extend`.")
     host.course_ledger.add_deadline(found)
     return found
 
@@ -233,8 +236,3 @@ def _is_taken(host: Host, moment: Moment, stored: Container[_Id]) -> bool:
 def _same_time(found: Sequence[Moment]) -> tuple[Moment, ...]:
     """Those of the earliest."""
     return tuple(one for one in found if one.at == found[0].at)
-
-
-def _name_and_folder(folder: str, at: datetime) -> tuple[str, str]:
-    folder = checked_folder(folder) if folder else ""
-    return folder or f"at {at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", folder

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from nblauncher import arranging, homes, store, survey, workers
 from nblauncher.arranging import Assignment
+from nblauncher.commands import folders
 from nblauncher.commands.pending import TROUBLE, Captured, CaptureState, captures
-from nblauncher.commands.retrieve import AT_ONCE, LONGEST, OpenStaging, Run, checked_folder, notes, work_details
-from nblauncher.errors import HostError
+from nblauncher.commands.retrieve import AT_ONCE, LONGEST, OpenStaging, Run, notes, work_details
+from nblauncher.errors import HostError, InputError
 from nblauncher.host import Host
 from nblauncher.ledger import Capture
 from nblauncher.model import Exclusion
 from nblauncher.plan import Details, Phase, Plan, Report
+from nblauncher.printable import printable
 from nblauncher.scope import ALL, Scope
 
+log = logging.getLogger(__name__)
+
 _LONGEST_ARRANGING = 600.0
+_MOST_NAMED = 20
 
 
 def prepare(host: Host, usernames: Sequence[str], folder: str, *, now: datetime) -> tuple[Plan, Run]:
-    """Survey and plan. `now` is aware, in the host's zone. InputError when `folder` is no folder below the material."""
-    folder = checked_folder(folder)
+    """Survey and plan. `now` is aware, in the host's zone.
+
+    InputError when `folder` is no folder of the material, and nobody made one of that name either.
+    """
     facts = survey.survey(host, usernames)
+    meant = folders.meant(host, folder, "--assignment")
+    folder = meant.folder
     wanted = [name for name in usernames if name in facts.members]
+    names = _deadlines_of(host, folder)
+    if wanted and not meant.is_there and not _is_anywhere(host, wanted, folder, names):
+        raise InputError(
+            f"--assignment: {printable(folder)} is not a folder of the material, and no student has one of that name",
+            _hint(host),
+        )
     run = Run(now)
-    became = _became(host, folder, now)
+    became = _became(host, names, now)
     if not wanted:
         return Plan((), notes(usernames, facts)), run
     phases = (
         Phase("open the retrieval", (OpenStaging(run),)),
-        Phase("retrieve", tuple(_collect(name, folder, run, became) for name in wanted), parallel=AT_ONCE),
+        Phase("retrieve", tuple(_collect(name, folder, names, run, became) for name in wanted), parallel=AT_ONCE),
         Phase("publish", (PublishAssignment(run),)),
     )
     return Plan(phases, notes(usernames, facts)), run
@@ -44,6 +60,8 @@ class CollectAssignment:
 
     username: str
     folder: str
+    deadlines: frozenset[str]
+    """Names of the deadlines of this folder."""
     run: Run
     became: Captured | None = None
     """What became of the student's moment, where it is past; else of the one before it was put off."""
@@ -67,9 +85,10 @@ class CollectAssignment:
             ALL,
             f"{host.settings.material.target}/{self.folder}",
             {path.removeprefix(prefix): one for path, one in given.items() if path.startswith(prefix)},
+            sought=folders.sought(host, self.username, self.folder),
         )
         collected = homes.collect(account, host.owner, staging, scope, host.settings.retrieve, longest=LONGEST)
-        captured = _captured(host, self.username, self.folder)
+        captured = _captured(host, self.username, self.deadlines)
         order = Assignment(
             staging.target,
             staging.name,
@@ -85,20 +104,30 @@ class CollectAssignment:
         except HostError:
             store.discard_student(host.owner, staging.target, staging.name, self.username)
             raise
-        details = work_details(about["files"], about["bytes"], [*collected.work.exclusions, *self._trouble()])
+        then = [Exclusion(*row) for row in about["left_out"]]
+        now = collected.work.exclusions
+        # What was captured is what counts: that the folder went away afterwards is told, and is nobody's failure.
+        now = tuple(replace(one, incomplete=False) if captured and one.path == "work" else one for one in now)
+        details = work_details(about["files"], about["bytes"], [*then, *now, *self._trouble()])
+        is_missing = not about["files"] and any(
+            one.incomplete and _is_folder(one, self.folder) for one in (*then, *now)
+        )
         return {
             self.username: {
                 **details,
                 "handed_in": about["handed_in"],
                 "late": about["late"],
+                "folder_missing": is_missing,
                 "capture": {**self.became.entry(), "is_again": self.is_again} if self.became else None,
                 "until": self.to_come.entry()["at"] if self.to_come else None,
             }
         }
 
     def _trouble(self) -> list[Exclusion]:
-        """A capture that failed or came late: the student's work is not what stood there at the moment."""
-        if self.became is None or self.became.state not in TROUBLE:
+        """A capture that failed or came late: the student's work is not what stood there at the moment. What an
+        incomplete one lacks, its manifest says.
+        """
+        if self.became is None or self.became.state not in TROUBLE or self.became.state is CaptureState.INCOMPLETE:
             return []
         return [Exclusion(self.folder, self.became.words(), incomplete=True)]
 
@@ -115,21 +144,23 @@ class PublishAssignment:
         self.run.folder = store.publish(host.owner, self.run.opened())
 
 
-def _collect(username: str, folder: str, run: Run, became: Mapping[str, Sequence[Captured]]) -> CollectAssignment:
+def _collect(
+    username: str, folder: str, names: frozenset[str], run: Run, became: Mapping[str, Sequence[Captured]]
+) -> CollectAssignment:
     found = became.get(username, ())
     earlier = [one for one in found if one.state is CaptureState.SUPERSEDED]
     past = [one for one in found if one.state not in (CaptureState.TO_COME, CaptureState.SUPERSEDED)]
     to_come = [one for one in found if one.state is CaptureState.TO_COME]
     last = (past or earlier)[-1] if past or earlier else None
     is_again = bool(earlier and past)
-    return CollectAssignment(username, folder, run, last, to_come[0] if to_come else None, is_again)
+    return CollectAssignment(username, folder, names, run, last, to_come[0] if to_come else None, is_again)
 
 
-def _became(host: Host, folder: str, now: datetime) -> dict[str, list[Captured]]:
-    """By student, everything about the deadlines of this folder, by time."""
+def _became(host: Host, names: frozenset[str], now: datetime) -> dict[str, list[Captured]]:
+    """By student, everything about these deadlines, by time."""
     found: dict[str, list[Captured]] = {}
     for one in captures(host, now):
-        if one.deadline == folder:
+        if one.deadline in names:
             found.setdefault(one.username, []).append(one)
     return found
 
@@ -138,13 +169,17 @@ def rows(report: Report) -> list[tuple[str, str, str]]:
     """Student, handed in or not or late, files: for the table."""
     found = []
     for student in report.students.values():
-        if student.status == "failed" or "handed_in" not in student.details:
+        if student.details.get("folder_missing"):
+            words = "folder missing"
+        elif "handed_in" not in student.details or (student.status == "failed" and not student.is_incomplete):
             words = "failed" if student.status == "failed" else "not set up"
         elif student.details["late"]:
             words = "late" if not student.details["handed_in"] else "handed in, and changed later"
         else:
             words = "handed in" if student.details["handed_in"] else "nothing handed in"
         words = "; ".join((words, *_about_capture(student.details)))
+        if student.is_incomplete and not student.details.get("folder_missing") and "INCOMPLETE" not in words:
+            words += ", incomplete"
         found.append((student.username, words, str(student.details.get("files", 0))))
     return found
 
@@ -167,14 +202,45 @@ def _about_capture(details: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _captured(host: Host, username: str, folder: str) -> Capture | None:
-    """The last capture of this folder that is in the store."""
+def _deadlines_of(host: Host, folder: str) -> frozenset[str]:
+    """By whatever name."""
+    deadlines = folders.resolved(host, (*host.settings.deadlines, *host.course_ledger.deadlines()))
+    return frozenset({folder, *(one.name for one in deadlines if one.folder == folder)})
+
+
+def _captured(host: Host, username: str, deadlines: frozenset[str]) -> Capture | None:
+    """The last capture of one of these deadlines that is in the store."""
     found = [
         one
         for one in host.course_ledger.captures()
-        if one.username == username and one.name == folder and one.retrieved
+        if one.username == username and one.name in deadlines and one.retrieved
     ]
     return found[-1] if found else None
+
+
+def _is_folder(one: Exclusion, folder: str) -> bool:
+    """Whether it is about the whole folder: as collected now, or as in the manifest of its deadline."""
+    return one.path in ("work", f"work/{folder}")
+
+
+def _is_anywhere(host: Host, usernames: Sequence[str], folder: str, deadlines: frozenset[str]) -> bool:
+    """Whether it was captured once, or a student made a folder of that name; each is asked as that student."""
+    if any(_captured(host, name, deadlines) for name in usernames):
+        return True
+    path = f"{host.settings.material.target}/{folder}"
+    for name in usernames:
+        try:
+            if homes.has_folder(survey.student_account(host, name), path):
+                return True
+        except HostError as error:
+            log.warning("%s: %s", name, error.problem)
+    return False
+
+
+def _hint(host: Host) -> str:
+    known = sorted(path for path in folders.remembered(host).folders if "/" not in path)
+    listed = f" The material has {', '.join(map(printable, known[:_MOST_NAMED]))}." if known else ""
+    return f"Nothing was changed.{listed}"
 
 
 def _stamp(time: datetime) -> str:

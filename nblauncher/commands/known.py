@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher.commands import check, packages, session, shutdown
+from nblauncher import assignments, material
+from nblauncher.assignments import Known as Outline
+from nblauncher.commands import check, folders, packages, session, shutdown
 from nblauncher.commands.check import Finding, Known
 from nblauncher.commands.session import Caller
 from nblauncher.errors import NblauncherError
@@ -24,11 +27,26 @@ def findings(who: Caller, config: Path | None, files: tuple[Path, ...]) -> list[
         try:
             host = this_host(settings, session.owner_of(who, settings))
             known = check.known_of(host, roster, _held_ports(host, who), _served(host, who))
+            known = replace(known, folders=_folders(host, who), captured=_captured(host, who))
             if not problems:
                 known = replace(known, packages=packages.wanted(settings, contents))
         except NblauncherError as error:
             problems += error.problems
     return check.checks(settings, roster, problems, known)
+
+
+def _folders(host: Host, who: Caller) -> Outline | None:
+    """Only root and the teacher may look into the material."""
+    if not host.settings.deadlines or not (who.is_root or os.geteuid() == host.owner.uid):
+        return None
+    if who.is_root:
+        return folders.known(host)
+    index = material.names(host.settings.material, host.owner)
+    return assignments.known((item.path for item in index.items), index.exclusions)
+
+
+def _captured(host: Host, who: Caller) -> frozenset[str]:
+    return folders.captured(host) if who.is_root else frozenset()
 
 
 def _served(host: Host, who: Caller) -> frozenset[str]:

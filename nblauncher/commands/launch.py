@@ -16,7 +16,7 @@ from typing import Any
 
 from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
-from nblauncher.commands import appointments, classroom, disks, freeze, front_page, pending, proxy, shutdown
+from nblauncher.commands import appointments, classroom, disks, folders, freeze, front_page, pending, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host, host_lock
@@ -49,6 +49,7 @@ def prepare(
     require_kernels(host)
     require_isolation(host)
     require_proxy(host)
+    remarks = folders.require_accepted(host, is_attended=bool(contents))
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
     accepted = AcceptInputs(tuple((name, content) for name, content in contents if name == "notebooks.cfg"))
     reports = shutdown.reports(host)
@@ -71,6 +72,7 @@ def prepare(
             *_warnings(host.settings),
             *([still] if frozen else ()),
             *pending.missed(host, datetime.now(timezone.utc)),
+            *remarks,
         ),
     )
     refuse_what_does_not_fit(made, host.settings.notebook.spawner)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from nblauncher import deadlines, moments, roster
-from nblauncher.commands import copies
+from nblauncher import deadlines, moments
+from nblauncher.commands import copies, folders
 from nblauncher.deadlines import Moment
 from nblauncher.errors import InputError
 from nblauncher.host import Host
 from nblauncher.ledger import Capture
-from nblauncher.model import Deadline, Roster, Student
+from nblauncher.model import Deadline, Student
 
 
 class CaptureState(str, Enum):
@@ -70,8 +69,10 @@ class Captured:
 
 def everybodys(host: Host) -> tuple[list[Moment], list[str]]:
     """Every student's moments, earliest first, and whose extra time is none, in words."""
-    wanted = (*host.settings.deadlines, *host.course_ledger.deadlines())
-    return deadlines.moments_of(wanted, _students(host), host.course_ledger.extensions())
+    wanted = folders.resolved(host, (*host.settings.deadlines, *host.course_ledger.deadlines()))
+    students, unread = students_of(host)
+    found, problems = deadlines.moments_of(wanted, students, host.course_ledger.extensions())
+    return found, [*unread, *problems]
 
 
 def pending(host: Host) -> tuple[list[Moment], list[str]]:
@@ -153,11 +154,16 @@ def _stored(one: Capture, state: CaptureState | None = None) -> Captured:
     return Captured(one.name, one.username, one.at, state, one.captured, one.retrieved, one.remark)
 
 
-def _students(host: Host) -> Sequence[Student]:
-    """Those of the course, with what the accepted roster says about them."""
+def students_of(host: Host) -> tuple[list[Student], list[str]]:
+    """Those of the course, with what the accepted roster says about them, and why that cannot be read.
+
+    They are captured all the same.
+    """
+    known: tuple[Student, ...] = ()
+    problems = []
     try:
-        known = roster.parse((host.paths.accepted / "students.csv").read_bytes(), "students.csv")
-    except (OSError, InputError):
-        known = Roster()
+        known = folders.accepted_students(host)
+    except (OSError, InputError) as error:
+        problems.append(f"nobody has the extra time of the roster, because the accepted one cannot be read: {error}")
     rows = {student.username: student for student in known}
-    return [rows.get(name, Student(name)) for name in host.ledger.members(host.settings.course)]
+    return [rows.get(name, Student(name)) for name in host.ledger.members(host.settings.course)], problems

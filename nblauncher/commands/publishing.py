@@ -23,12 +23,15 @@ from nblauncher.ledger import Capture
 from nblauncher.model import Deadline, Exclusion
 from nblauncher.objects import ObjectStore
 from nblauncher.plan import Details, SomeFailed
+from nblauncher.printable import printable
 from nblauncher.scope import ALL, Scope
 
 log = logging.getLogger(__name__)
 
 RECEIPTS = "receipts"
 """Below the home."""
+_MOST_LEFT_OUT = 200
+_LONGEST_PATH = 80
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,13 @@ class PublishCapture:
             raise SomeFailed(failures)
         uids = host.course_ledger.uids()
         folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging)
+        host.course_ledger.record_remarks(
+            {
+                copies.moment_id(moment): (words, is_complete(captured[moment.username]))
+                for moment in wanted
+                if moment.username in answers and (words := remark(captured[moment.username]))
+            }
+        )
         host.course_ledger.record_captures(
             Capture(
                 moment.deadline.name,
@@ -135,6 +145,8 @@ class GiveReceipt:
                 {"path": path, "size": one.size, "sha256": one.sha256, **_lateness(known, path)}
                 for path, one in sorted(known.files.items())
             ],
+            "complete": is_complete(known),
+            "left_out": [[one.path, one.reason] for one in known.exclusions[:_MOST_LEFT_OUT]],
             "manifest_sha256": done.manifest,
         }
         name = f"{_name_of(moment.deadline)} {moment.at.astimezone():%Y-%m-%d %H.%M.%S}.json"
@@ -173,6 +185,20 @@ class ClearAway:
         ObjectStore(copies.objects(host)).prune(wanted)
 
 
+def is_complete(known: copies.Copy) -> bool:
+    return not any(one.incomplete for one in known.exclusions)
+
+
+def remark(known: copies.Copy) -> str:
+    """Why this capture is incomplete, or where else its folder was found; '' when there is nothing to say."""
+    said = [one for one in known.exclusions if one.incomplete or not one.path]
+    said.sort(key=lambda one: (one.path != "", not one.incomplete))
+    if not said:
+        return ""
+    more = f" and {len(said) - 1} more" if len(said) > 1 else ""
+    return f"{said[0].path[-_LONGEST_PATH:] + ': ' if said[0].path else ''}{said[0].reason}{more}"
+
+
 def verify(host: Host, data: bytes) -> tuple[str, dict[str, Any]]:
     """What a genuine receipt says, in words and as it is. InputError when it is not genuine."""
     about = receipts.verified(data, receipts.key(host.paths.receipt_key))
@@ -206,6 +232,10 @@ def verify(host: Host, data: bytes) -> tuple[str, dict[str, Any]]:
     what = f"{len(about['files'])} files, {size} bytes"
     if after := [one for one in about["files"] if one.get("late")]:
         what = f"{what}; {len(after)} of the files LATE, changed after the moment"
+    if about.get("complete") is False:
+        what += ", INCOMPLETE"
+    if told := [f"{path + ': ' if path else ''}{reason}" for path, reason in about.get("left_out", ())]:
+        what += f" ({printable('; '.join(told[:3]))})"
     return f"Genuine: {name}, {about['deadline']}, captured at {about['captured']}{late}; {what}.\n{where}", about
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nblauncher import files, homes, store, survey
+from nblauncher import homes, store, survey
 from nblauncher.classfiles import PIP_PREFIX
-from nblauncher.errors import HostError, InputError
+from nblauncher.commands import folders
+from nblauncher.errors import HostError
 from nblauncher.host import Host
 from nblauncher.ledger import Arrived, Retrieval
 from nblauncher.model import Exclusion
@@ -68,17 +69,6 @@ def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False
         Phase("retrieve", collects, parallel=AT_ONCE),
         Phase("publish", (Publish(run, may_discard=not always_publishes),)),
     )
-
-
-def checked_folder(text: str) -> str:
-    """A folder below the material; InputError when it leads elsewhere."""
-    try:
-        is_folder = bool(files.parts_of(text))
-    except HostError:
-        is_folder = False
-    if not is_folder:
-        raise InputError(f"--assignment: {text!r} is not a folder of the material")
-    return text
 
 
 def notes(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:
@@ -171,12 +161,14 @@ class Publish:
 
 
 def scope_of(host: Host, username: str, kind: str) -> Scope:
-    """What of this student's home is collected."""
+    """What of this student's home is collected. A material folder that was renamed is looked for."""
+    sought = folders.sought(host, username, "") if kind != HOME else None
     return Scope(
         kind,
         host.settings.material.target,
         host.course_ledger.handed_out(username, "material"),
         (*CACHES, PIP_PREFIX),
+        sought if sought and sought.files else None,
     )
 
 

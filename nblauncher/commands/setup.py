@@ -11,7 +11,7 @@ from typing import Any
 
 from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
 from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders
-from nblauncher.commands import packages, send
+from nblauncher.commands import folders, packages, send
 from nblauncher.commands.session import Session
 from nblauncher.credentials import Credentials
 from nblauncher.errors import InputError
@@ -319,7 +319,7 @@ def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
         before = (host.paths.accepted / "students.csv").read_bytes()
     except (FileNotFoundError, PermissionError):
         return ()
-    difference = roster.diff(roster.parse(before, "students.csv"), session.roster or Roster())
+    difference = roster.diff(roster.parse(before, "students.csv", judges_extra_time=False), session.roster or Roster())
     return tuple(f"roster: {line}" for line in difference.describe())
 
 
@@ -390,12 +390,15 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     planned = plan(
         wanted, facts, host.settings, host.owner, whole=session.roster, sending=_with_locks(sending, host.locks)
     )
+    index = next(parcel.index for parcel in outgoing.parcels if parcel.kind == send.MATERIAL)
+    remarks = folders.require(host, session.roster or wanted, folders.known(host, index))
     accepted = AcceptInputs(session.contents)
     building = packages.phase(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
     others = [name for name in wanted.usernames if name in facts.with_material]
-    notes = (*_roster_changes(host, session), *planned.notes, *send.unsent(others, outgoing, handed_out))
+    unsent = send.unsent(others, outgoing, handed_out)
+    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent)
     return Plan((building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, pending, shutdown, snapshot
+from nblauncher.commands import disks, listing, pending, shutdown, snapshot
 from nblauncher.host import Host
 from nblauncher.ledger import Usage
 from nblauncher.model import ServerState
@@ -24,7 +24,7 @@ def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, 
     desired = host.course_ledger.desired()
     found = {report.username: report for report in shutdown.reports(host)}
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
-    about_disks = disks.words(host, accounts)
+    about_disks, about_captures = disks.words(host, accounts), listing.remarks(host)
     usage, share = host.history.usage(), snapshot.share_of(host)
     trouble = pending.trouble(host, now)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
@@ -38,6 +38,7 @@ def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, 
                 about_disks.get(name),
                 snapshot.shortage_words(usage.get(name, Usage()), share),
                 *(one.words() for one in trouble.get(name, ())),
+                about_captures.get(name) if name not in trouble else None,
             ),
             **snapshot.usage_details(usage.get(name, Usage()), share),
             "deadlines": [one.entry() for one in trouble.get(name, ())],

@@ -55,10 +55,16 @@ STEPS = (
     );
     ALTER TABLE captures ADD COLUMN remark TEXT NOT NULL DEFAULT ''
     """,
+    """
+    CREATE TABLE remarks (
+        name TEXT NOT NULL, username TEXT NOT NULL, at REAL NOT NULL, words TEXT NOT NULL,
+        is_complete INTEGER NOT NULL, PRIMARY KEY (name, username, at)
+    )
+    """,
 )
 """`deadlines` are those of `retrieve --at`; the config's are in the config."""
 
-_OF_STUDENTS = ("students", "handed_out", "retrievals", "extensions", "captures", "failed_captures")
+_OF_STUDENTS = ("students", "handed_out", "retrievals", "extensions", "captures", "failed_captures", "remarks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,12 @@ class CourseLedger:
                         row["sha256"], row["size"], row["mtime_ns"], row["inode"], row["ctime_ns"], row["base"]
                     )
         return result
+
+    def handed_out_paths(self, kind: str) -> frozenset[str]:
+        """Every path that some student was given."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT path FROM handed_out WHERE kind = ?", (kind,)).fetchall()
+        return frozenset(row["path"] for row in rows)
 
     def versions(self) -> frozenset[str]:
         """The sha256 of every version that some student was given last or has made something of."""
@@ -344,6 +356,24 @@ class CourseLedger:
                         one.remark,
                     )
                     for one in captures
+                ],
+            )
+
+    def remarks(self) -> dict[tuple[str, str, datetime], tuple[str, bool]]:
+        """What is to be said about a captured work, and whether it is complete, by deadline, username and moment."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM remarks").fetchall()
+        return {
+            (row["name"], row["username"], _time(row["at"])): (row["words"], bool(row["is_complete"])) for row in rows
+        }
+
+    def record_remarks(self, remarks: Mapping[tuple[str, str, datetime], tuple[str, bool]]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO remarks VALUES (?, ?, ?, ?, ?)",
+                [
+                    (name, username, at.timestamp(), words, is_complete)
+                    for (name, username, at), (words, is_complete) in remarks.items()
                 ],
             )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from nblauncher import moments
+from nblauncher import assignments, moments
 from nblauncher.model import Deadline
 from nblauncher.printable import printable
 from nblauncher.requirements import objection
@@ -202,7 +202,7 @@ def deadlines(node: yaml.Node, folder: Path) -> tuple[Deadline, ...]:
         raise ValueError(f"{shown(node)} is not a list of `FOLDER: TIME`")
     found: dict[str, Deadline] = {}
     for key, value in node.value:
-        name = folder_below_home(key, folder)
+        name = _folder_of_material(key)
         if name in found:
             raise ValueError(f"{quoted(name)} is there twice")
         try:
@@ -225,6 +225,15 @@ def shown(node: yaml.Node) -> str:
 
 def quoted(value: str) -> str:
     return f'"{printable(value if len(value) <= 60 else value[:57] + "...")}"'
+
+
+def _folder_of_material(node: yaml.Node) -> str:
+    """As somebody wrote it, but for what makes no difference. Which one is meant depends on the material."""
+    value = _text_of(node)
+    name = f"{'/' if value.startswith('/') else ''}{assignments.plain(value)}"
+    if name in ("", "/") or not name.isprintable():
+        raise ValueError(f"{shown(node)} is not a folder of the material")
+    return name
 
 
 def _deadline(name: str, node: yaml.Node) -> Deadline:

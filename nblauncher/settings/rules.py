@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nblauncher import memory, system_folders
+from nblauncher import assignments, memory, system_folders
 from nblauncher.namespaces import PRIVATE
 from nblauncher.printable import printable
 from nblauncher.settings.values import Settings
@@ -30,6 +30,9 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
         )
     if settings.web.routing != "ports" and settings.web.frontend != "nginx":
         yield "web.routing", f"web.routing: {settings.web.routing} needs `frontend: nginx`"
+    for deadline in settings.deadlines:
+        if why := assignments.objection(deadline.name, settings.material):
+            yield "deadlines", f"deadlines: {why}"
     yield from _limit_violations(settings)
     yield from _tls_violations(settings)
     yield from _folder_violations(settings)

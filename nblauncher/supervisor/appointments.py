@@ -40,6 +40,8 @@ class Wanted:
     at: tuple[int, ...] = ()
     deadlines: tuple[tuple[str, int], ...] = ()
     """What students are told: folder and time of the class's own deadlines."""
+    own: tuple[tuple[str, str, int], ...] = ()
+    """Username, folder and time of students whose own moment is another: each is told to that student alone."""
     watches_disks: bool = False
     """Somebody looks now and then how much the students' files take."""
 
@@ -52,13 +54,25 @@ class Wanted:
         if not isinstance(told, list) or not all(isinstance(one, list) and len(one) == 2 for one in told):
             raise SpecError("those are no deadlines")
         deadlines = tuple((str(folder)[:200], checked_number(time, 0, 2**40)) for folder, time in told[:_MOST_TOLD])
-        return cls(checked_number(given.get("every"), 0, 10080), at, deadlines, given.get("watches_disks") is True)
+        theirs = given.get("own", [])
+        if not isinstance(theirs, list) or not all(isinstance(one, list) and len(one) == 3 for one in theirs):
+            raise SpecError("those are no moments of students")
+        own = tuple(
+            (str(who)[:40], str(folder)[:200], checked_number(at, 0, 2**40)) for who, folder, at in theirs[:_MOST]
+        )
+        every = checked_number(given.get("every"), 0, 10080)
+        return cls(every, at, deadlines, own, given.get("watches_disks") is True)
+
+    def own_of(self, username: str) -> list[tuple[str, int]]:
+        """Folder and time of this student's own moments."""
+        return [(folder, at) for who, folder, at in self.own if who == username][:_MOST_TOLD]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "every": self.every,
             "at": list(self.at),
             "deadlines": [list(one) for one in self.deadlines],
+            "own": [list(one) for one in self.own],
             "watches_disks": self.watches_disks,
         }
 

@@ -341,7 +341,8 @@ class Course:
         """Keep these appointments, or say which are kept."""
         if asked.get("appointments") is not None:
             self.appointments.keep(Wanted.from_json(asked["appointments"]))
-            self.front.tell_deadlines(self.appointments.wanted.deadlines)
+            wanted = self.appointments.wanted
+            self.front.tell_deadlines(wanted.deadlines, wanted.own_of)
         answer({"appointments": self.appointments.wanted.to_json()})
 
     def _end(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:

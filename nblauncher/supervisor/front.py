@@ -67,6 +67,7 @@ class FrontPage:
         self._restarted_at = float("-inf")
         self.last_lines: tuple[str, ...] = ()
         self._deadlines: Sequence[tuple[str, int]] = ()
+        self._own_of: Callable[[str], Sequence[tuple[str, int]]] = lambda _username: ()
 
     def bind(self, port: int, addresses: Sequence[str], behind: Behind | None = None) -> list[str]:
         """Hold the front page's port, or its socket behind the proxy; notes for the teacher. HostError when somebody
@@ -125,9 +126,11 @@ class FrontPage:
         self._signal(signal.SIGTERM)
         self._timer = self._loop.later(GRACE, self._sweep)
 
-    def tell_deadlines(self, deadlines: Sequence[tuple[str, int]]) -> None:
-        """What the front page tells students; folder and Unix seconds."""
-        self._deadlines = deadlines
+    def tell_deadlines(
+        self, deadlines: Sequence[tuple[str, int]], own_of: Callable[[str], Sequence[tuple[str, int]]]
+    ) -> None:
+        """What the front page tells students; folder and Unix seconds. `own_of` a student only when that one asks."""
+        self._deadlines, self._own_of = deadlines, own_of
         if self.state is ServerState.READY:
             self._say({"deadlines": [list(one) for one in deadlines]})
 
@@ -234,12 +237,13 @@ class FrontPage:
             if said.get("ready") is True:
                 self.state = ServerState.READY
                 log.info("the front page answers")
-                self.tell_deadlines(self._deadlines)
+                self.tell_deadlines(self._deadlines, self._own_of)
             elif said["ask"] in ("state", "wake") and type(said["id"]) is int:
                 if said["ask"] == "wake":
                     self._wake(str(said["username"]))
                 state, reason = self._state_of(str(said["username"]))
-                self._say({"id": said["id"], "state": state.value, "reason": reason})
+                own = [list(one) for one in self._own_of(str(said["username"]))]
+                self._say({"id": said["id"], "state": state.value, "reason": reason, "own": own})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             log.warning("the front page said something that is no question")
 

@@ -97,7 +97,7 @@ async def serve(inherited: Inherited) -> None:
     supervisor = await SupervisorLink.over(inherited.supervisor)
     uids = {username: student.uid for username, student in of.students.items()}
     redemptions = Redemptions(inherited.desk, book, uids, supervisor.ended.set)
-    pages = application(FrontPage(of, checker, Guesses(), book, supervisor))
+    pages = application(FrontPage(of, checker, Guesses(), book, supervisor, own_deadlines=supervisor.own_deadlines))
     door = Door(pages, inherited.tls, is_behind_proxy=bool(of.routing))
     door.open(inherited.listening)
     _end_when_asked(supervisor)

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.client import responses
@@ -55,6 +55,10 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
+async def _none_of_their_own(_username: str) -> Sequence[tuple[str, datetime]]:
+    return ()
+
+
 @dataclass(slots=True)
 class FrontPage:
     """What the handlers share."""
@@ -66,6 +70,8 @@ class FrontPage:
     supervisor: SupervisorLink
     waiting: TicketBook = field(default_factory=lambda: TicketBook(lifetime=WAITING_LIFETIME))
     """Sign-ins that wait for a server to start, so that the password need not be typed again."""
+    own_deadlines: Callable[[str], Awaitable[Sequence[tuple[str, datetime]]]] = _none_of_their_own
+    """Where a student's moment is not the class's. Asked for whose password was right, and told to nobody else."""
 
 
 def application(front_page: FrontPage) -> Application:
@@ -245,15 +251,16 @@ class SignIn(Page):
     async def _go_on(self, username: str) -> None:
         """The password was right: to the student's server, when it is there."""
         state = await self._awake(username)
+        own = deadlines_words(await self.front_page.own_deadlines(username), datetime.now(timezone.utc))
         if state is ServerState.READY:
-            self._open(username)
+            self._open(username, own)
         elif state in (ServerState.FAILED, ServerState.STOPPED):
             why = reasons.plain(await self.front_page.supervisor.reason(username))
-            self.show("not_running.html", username=username, has_failed=state is ServerState.FAILED, why=why)
+            has_failed = state is ServerState.FAILED
+            self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own)
         else:
-            self.show(
-                "waiting.html", form_action="'self'", script=True, waiting=self.front_page.waiting.issue(username)
-            )
+            token = self.front_page.waiting.issue(username)
+            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own)
 
     async def _awake(self, username: str) -> ServerState:
         """A server that sleeps wakes now; most are there before somebody would see a page about it."""
@@ -264,12 +271,14 @@ class SignIn(Page):
             state = await self.front_page.supervisor.state(username)
         return state
 
-    def _open(self, username: str) -> None:
+    def _open(self, username: str, own: Sequence[tuple[str, str]]) -> None:
+        """At once; but who has something to read goes on by the button."""
         origin, source = self.front_page.of.server_of(username, self.arrival)
         self.show(
             "opening.html",
             form_action=source,
-            script=True,
+            script=not own,
+            own=own,
             target=f"{origin}/user/{username}/nblauncher/ticket",
             ticket=self.front_page.tickets.issue(username),
         )

@@ -28,6 +28,7 @@ class _Said:
 
     state: ServerState
     reason: str = ""
+    own: tuple[tuple[str, datetime], ...] = ()
 
 
 class SupervisorLink:
@@ -59,6 +60,10 @@ class SupervisorLink:
     async def reason(self, username: str, *, patience: float = PATIENCE) -> str:
         """Why it is so, in the words of `status`; empty when there is no more to say or the supervisor does not."""
         return (await self._ask("state", username, patience)).reason
+
+    async def own_deadlines(self, username: str, *, patience: float = PATIENCE) -> tuple[tuple[str, datetime], ...]:
+        """Folder and time where this student's moment is not the class's; for that student's eyes only."""
+        return (await self._ask("state", username, patience)).own
 
     async def wake(self, username: str, *, patience: float = PATIENCE) -> ServerState:
         """As `state`, and a server that sleeps is started."""
@@ -97,13 +102,17 @@ class SupervisorLink:
         try:
             said = json.loads(line)
             if "deadlines" in said:
-                self.deadlines = tuple(
-                    (str(folder), datetime.fromtimestamp(time, timezone.utc)) for folder, time in said["deadlines"]
-                )
+                self.deadlines = _deadlines_in(said["deadlines"])
                 return
-            answer, about = self._asked.get(said["id"]), _Said(ServerState(said["state"]), str(said.get("reason", "")))
+            answer = self._asked.get(said["id"])
+            own = _deadlines_in(said.get("own", []))
+            about = _Said(ServerState(said["state"]), str(said.get("reason", "")), own)
         except (ValueError, KeyError, TypeError, OverflowError, OSError):
             log.warning("the supervisor said something that is no answer")
             return
         if answer is not None and not answer.done():
             answer.set_result(about)
+
+
+def _deadlines_in(given: Any) -> tuple[tuple[str, datetime], ...]:
+    return tuple((str(folder), datetime.fromtimestamp(time, timezone.utc)) for folder, time in given)

@@ -111,6 +111,7 @@ def test_what_one_student_hands_in_leaves_the_others_their_part_of_the_disk(room
 
 def test_a_receipt_lies_in_each_home_and_settles_disputes(room):
     write(ADA, "tutorial/ps1/lab.py", "my work")
+    as_student(BOB, "mkdir", "-p", "tutorial/ps1")
     set_deadline(room, soon(2))
     collect(room)
     (receipt,) = receipts_of(room, ADA)
@@ -173,6 +174,7 @@ def test_extend_moves_one_students_moment(room):
 
 def test_a_missed_moment_is_done_later_and_marked(room):
     write(ADA, "tutorial/ps1/lab.py", "work")
+    as_student(BOB, "mkdir", "-p", "tutorial/ps1")
     set_deadline(room, soon(-3600))
     collect(room)
     (folder,) = captured(room)
@@ -191,12 +193,12 @@ def test_without_a_class_the_command_waits_in_the_foreground(room):
     assert "is not a time" in room.run("retrieve", "--at", "noon", expect=2).stderr
 
 
-def test_who_handed_nothing_in_is_there_with_nothing(room):
+def test_who_has_no_folder_is_there_with_nothing_and_incomplete(room):
     write(ADA, "tutorial/ps1/lab.py", "work")
     set_deadline(room, soon(2))
-    collect(room)
+    collect(room, expect=5)
     assert manifest(captured(room)[0], BOB)["files"] == []
-    assert "the material folder is not there" in json.dumps(manifest(captured(room)[0], BOB))
+    assert "there is no such folder" in json.dumps(manifest(captured(room)[0], BOB))
 
 
 WRITER = """
@@ -607,6 +609,7 @@ def test_freeze_says_which_process_of_the_class_is_outside_of_its_group(room):
 
 def test_a_full_store_of_the_teachers_loses_no_capture(room):
     write(ADA, "tutorial/ps1/lab.py", "as it was")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     store = room.folder / "retrieved"
     store.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=6,mode=0700", "tmpfs", str(store)], check=True)
@@ -688,6 +691,7 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
 def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
     room.write(retrieve={"layout": "nbgrader"})
     write(ADA, "tutorial/ps1/timestamp.txt", "1999-01-01 00:00:00.000000 UTC")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     room.run("retrieve", "--assignment", "ps1")
     folder = captured(room)[-1] / "submitted" / ADA / "ps1"
     assert (folder / "timestamp.txt").read_text().startswith("20")
@@ -696,6 +700,7 @@ def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
 
 def test_nobody_is_late_because_the_teacher_moved_the_capture(room):
     write(ADA, "tutorial/ps1/lab.py", "in time")
+    as_student(BOB, "mkdir", "tutorial/ps1")
     set_deadline(room, soon(2))
     collect(room)
     captured(room)[0].rename(room.folder / "elsewhere")

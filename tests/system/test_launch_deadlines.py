@@ -46,6 +46,13 @@ def front_page(room: Classroom) -> str:
     return httpx.get(f"https://localhost:{PORT}/", verify=str(room.paths.tls / "ca.pem")).text
 
 
+def signed_in(room: Classroom, name: str) -> str:
+    """The page that a right password leads to."""
+    password = room.credentials[name]["notebook_password"]
+    form, ca = {"username": name, "password": password}, str(room.paths.tls / "ca.pem")
+    return httpx.post(f"https://localhost:{PORT}/", data=form, verify=ca).text
+
+
 def test_the_supervisor_has_the_work_captured_and_students_know_when(room):
     write(ADA, "tutorial/ps1/lab.py", "in time")
     at = soon(25)
@@ -77,6 +84,20 @@ def test_retrieve_at_leaves_it_to_the_supervisor_and_a_new_deadline_comes_with_r
     room.run("reload")
     eventually(lambda: "Deadline for ps2" in front_page(room), patience=10)
     assert "has until" in room.run("extend", ADA, "10m").stdout
+
+
+def test_who_has_more_time_sees_it_after_signing_in_and_nobody_else_does(room):
+    at = soon(3600)
+    room.write(deadlines={"ps1": written(at)})
+    (room.folder / "students.csv").write_text(f"username,extra_time\n{ADA},30 min\n{BOB},\n")
+    room.run("setup")
+    room.run("launch", "--background")
+    assert "Your own deadline for ps1" in signed_in(room, ADA)
+    assert f"{at + timedelta(minutes=30):%H:%M}" in signed_in(room, ADA)
+    assert "Your own deadline" not in signed_in(room, BOB) + front_page(room)
+    room.run("extend", BOB, "15m")
+    assert f"{at + timedelta(minutes=15):%H:%M}" in signed_in(room, BOB)
+    assert "Your own deadline" not in front_page(room)
 
 
 def test_a_moment_that_was_missed_is_done_at_the_next_launch(room):

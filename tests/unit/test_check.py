@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nblauncher import roster, settings
+from nblauncher import assignments, roster, settings
 from nblauncher.commands import check
 from nblauncher.commands.check import Known, checks
 from nblauncher.course import CoursePaths
@@ -601,3 +601,28 @@ def test_a_deadline_that_is_past_is_told_and_one_that_was_not_captured_is_a_warn
     found = list(check.past_deadlines(parsed, {"old"}, now))
     assert [(one.level, one.message.split(" ")[0]) for one in found] == [("ok", "old"), ("warning", "wrong")]
     assert "marked late" in found[1].hint
+
+
+# Deadlines.
+
+
+def of_class(deadlines: str, students: str = "") -> list[Finding]:
+    """What check says of these deadlines of the sample class; the material has ps1 and ps2."""
+    text = (TOP / "notebooks.cfg").read_text().replace("deadlines: {}", deadlines.strip())
+    course = settings.parse(text.encode(), TOP / "notebooks.cfg")
+    data = students.encode() or course.students.read_bytes()
+    held = assignments.known(["ps1/lab.ipynb", "ps2/lab.ipynb"])
+    return list(check.deadlines(course, roster.parse(data, "students.csv"), Known(folders=held)))
+
+
+def test_the_sample_class_can_have_the_deadlines_of_the_docs() -> None:
+    page = (TOP / "docs/deadlines.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    assert levels(of_class(example)) == ["warning"]  # the exam is not in the material yet
+
+
+def test_check_names_a_near_miss_and_whose_percentage_is_one_of_nothing() -> None:
+    found = of_class("deadlines: {PS2: 2036-11-27 17:00}", "username,extra_time\nada,25 %\n")
+    assert levels(found) == ["problem", "problem"]
+    assert "deadline PS2 has no `starts`" in found[0].message and "ada (line 2: 25 %)" in found[0].message
+    assert "did you mean ps2?" in found[1].message and "it may be empty" in found[1].hint

@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "reception",
         ),
         # what `homes` is made of
-        *("tree", "leases", "scope", "store", "manifest", "gathering", "receiving", "intake", "deletion"),
+        *("tree", "leases", "scope", "store", "manifest", "tracing", "gathering", "receiving", "intake", "deletion"),
         # what `delivery` is made of
         *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
         *(
@@ -67,6 +67,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "shares",
             "restoring",
             "moments",
+            "accommodations",
+            "assignments",
             "deadlines",
             "freezing",
             "ice",

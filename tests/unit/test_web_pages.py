@@ -429,3 +429,29 @@ def test_the_next_deadlines_are_told_and_those_that_are_past_are_not():
     assert [folder for folder, _when in told] == ["", "ps3"]
     assert all(re.search(r"2026, \d\d:00 \(", when) for _folder, when in told)
     assert len(pages.deadlines_words([("x", now + timedelta(hours=one)) for one in range(1, 9)], now)) == 3
+
+
+def test_who_has_more_time_is_told_after_signing_in_and_nobody_else_is():
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    asked: list[str] = []
+
+    async def own_deadlines(username: str) -> list[tuple[str, datetime]]:
+        asked.append(username)
+        return [("ps1", later)] if username == "bob" else []
+
+    async def scenario(front: Visit):
+        front.front_page.own_deadlines = own_deadlines
+        unproven = [await front.client.get("/bob"), await front.sign_in("bob", "wrong")]
+        assert asked == []
+        ada, bob = [await front.sign_in(name, PASSWORD) for name in ("ada", "bob")]
+        front.supervisor.answer = ServerState.FAILED
+        failed = await front.sign_in("bob", PASSWORD)
+        return unproven, ada, bob, failed
+
+    unproven, ada, bob, failed = visit(scenario)
+    when = f"{later.astimezone():%A %-d %B %Y, %H:%M}"
+    assert all("own-deadlines" not in page.text and when not in page.text for page in (*unproven, ada))
+    assert "submit()" in ada.text
+    for page in (bob, failed):
+        assert "Your own deadline for ps1" in page.text and when in page.text
+    assert "submit()" not in bob.text and "Open my notebooks" in bob.text  # there is something to read
