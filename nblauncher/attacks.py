@@ -7,6 +7,7 @@ Sources: ptrace(2), kill(2), socket(7), proc(5), unix(7).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -22,6 +23,7 @@ from nblauncher import tickets
 
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
 _GOT = "got it"
+_LISTENING = "0A"
 
 
 def main(arguments: list[str]) -> int:
@@ -119,6 +121,35 @@ def _other_sockets(facts: Mapping[str, Any]) -> str:
     return _unix(facts["sockets"])
 
 
+def _listeners(facts: Mapping[str, Any]) -> list[int]:
+    """TCP ports that a process of the victim's made, as proc(5) tells everybody."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENING and int(fields[7]) == facts["uid"]:
+                found.append(int(fields[1].rpartition(":")[2], 16))
+    return found
+
+
+def _tcp(facts: Mapping[str, Any]) -> str:
+    for port in _listeners(facts):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return f"connected to port {port}"
+    return ""
+
+
+def _debugger(facts: Mapping[str, Any]) -> str:
+    """The victim had the debugger on and off."""
+    content = json.dumps({"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "debugpy"}})
+    for port in _listeners(facts):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as one:
+            one.sendall(f"Content-Length: {len(content)}\r\n\r\n{content}".encode())
+            if b"Content-Length" in one.recv(1000):
+                return f"the debugger on port {port} answers"
+    return ""
+
+
 def _ticket(facts: Mapping[str, Any]) -> str:
     return "signed in as the other" if tickets.redeem(Path(facts["tickets"]), facts["ticket"]) else ""
 
@@ -182,6 +213,8 @@ ATTACKS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "list the runtime folder": _runtime,
     "connect to the kernels' sockets": _kernel_sockets,
     "connect to the server behind the proxy, to the supervisor": _other_sockets,
+    "connect to a TCP port of the other's processes": _tcp,
+    "attach to the other's debugger": _debugger,
     "use a stolen ticket": _ticket,
     "read the class's keys": _keys,
     "trace a process": _ptrace,

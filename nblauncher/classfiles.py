@@ -72,6 +72,7 @@ class Kernels:
     """Where they are asked for; None: every server starts its own."""
     preload: tuple[str, ...] = ()
     """What those that are asked for have in memory; here so that a change of it is seen."""
+    has_debugger: bool = True
 
 
 def write(run: Path, kernels: Kernels) -> None:
@@ -96,6 +97,8 @@ def _kernel_folder(run: Path) -> Path:
 def _kernelspec(kernels: Kernels) -> dict[str, Any]:
     spec = dict(kernels.spec) if kernels.spec is not None else default_kernelspec()
     spec["argv"] = [kernels.python, "-I", _KERNEL_SCRIPT, PIP_PREFIX, *spec["argv"][1:]]
+    if not kernels.has_debugger:
+        spec["metadata"] = {**spec.get("metadata", {}), "debugger": False}
     if kernels.socket is not None:
         # See nblauncher.provisioner and, for the format, jupyter_client's documentation of kernel provisioning.
         provisioner = {"provisioner_name": PROVISIONER, "config": {"kernels_socket": str(kernels.socket)}}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _PR_SET_THP_DISABLE = 41
 _LINK = "_nblauncher_course.pth"
+_SOCKETS = str(Path(__file__).with_name("kernel_sockets.py"))
 
 
 def main(arguments: list[str]) -> None:
@@ -32,7 +33,15 @@ def main(arguments: list[str]) -> None:
         python = str(prepare(Path(os.environ["HOME"]) / prefix))
     except (OSError, KeyError) as error:
         print(f"nblauncher: %pip has no place to install to: {error}", file=sys.stderr)
-    os.execv(python, [python, *arguments])  # noqa: S606
+    os.execv(python, [python, *_with_private_sockets(arguments)])  # noqa: S606
+
+
+def _with_private_sockets(arguments: list[str]) -> list[str]:
+    """`-m MODULE` is run by kernel_sockets.py, which sees to it that the kernel has no TCP listener."""
+    options = next((number for number, word in enumerate(arguments) if not word.startswith("-") or word == "-m"), 0)
+    if arguments[options : options + 1] != ["-m"]:
+        return arguments
+    return [*arguments[:options], _SOCKETS, *arguments[options:]]
 
 
 def prepare(folder: Path) -> Path:

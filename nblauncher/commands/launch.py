@@ -368,8 +368,9 @@ def _kernels(host: Host) -> classfiles.Kernels:
     python = kernels.python_of(host.settings)
     spec = profile.kernelspec(python, host.settings.profile) if host.settings.profile else None
     if notebook.spawner != "forkserver":
-        return classfiles.Kernels(spec, python)
-    return classfiles.Kernels(spec, python, host.paths.kernels_socket, notebook.preload)
+        return classfiles.Kernels(spec, python, has_debugger=kernels.has_debugger(python))
+    socket, has_debugger = host.paths.kernels_socket, kernels.has_debugger(python)
+    return classfiles.Kernels(spec, python, socket, notebook.preload, has_debugger)
 
 
 def _why(host: Host, outcome: Outcome) -> str:

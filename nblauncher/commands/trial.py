@@ -30,7 +30,7 @@ from urllib.parse import urlencode
 import psutil
 import yaml
 
-from nblauncher import interruption, namespaces, processes, workers
+from nblauncher import classfiles, interruption, namespaces, processes, workers
 from nblauncher.cgroups import Group, Kind, choose
 from nblauncher.children import Child, fork_exec
 from nblauncher.course import RUN_ROOT, CoursePaths
@@ -89,6 +89,7 @@ def findings(host: Host) -> list[Finding]:
         raise RefusedError("the class does not run: there is nothing to attack", "Run `nblauncher launch` first.")
     with locked(RUN_ROOT / "trial.lock", "the security check"), _throw_away(host) as pair:
         found = []
+        _have_debugged(pair)
         for place, sandbox in (("a notebook", _sandbox(pair)), ("a login", None)):
             said = _attack(host, pair, sandbox)
             found += [_judged(place, name, got, host) for name, got in said.items() if (place, name) != _ALLOWED]
@@ -237,6 +238,45 @@ for folder in ("/tmp", "/var/tmp", "/dev/shm"):
 """
 
 
+def _have_debugged(pair: _Pair) -> None:
+    """A kernel of the victim's, as a notebook has one after a click on the bug, which stays until the class ends."""
+    runtime = pair.paths.students_run / str(pair.accounts[VICTIM].uid)
+    variables = {"JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_PATH": str(classfiles.data_folder(pair.paths.run))}
+    said = _run_in(pair, VICTIM, _DEBUG.format(variables=variables, runtime=str(runtime)))
+    if _DEBUGGED not in said:
+        raise HostError(f"the throw-away class's kernel was not debugged: {said[-300:]}")
+
+
+_DEBUGGED = "debugged"
+_DEBUG = """
+import os, sys, threading
+if os.fork():
+    os._exit(0)
+os.setsid()
+sys.stderr = os.fdopen(os.dup(1), "w")  # not the kernel's: it is read until it is closed
+nothing = os.open(os.devnull, os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(nothing, number)
+os.environ.update({variables!r})
+from jupyter_client.manager import KernelManager
+manager = KernelManager(
+    transport="ipc", ip={runtime!r} + "/kernel-trial-ipc", connection_file={runtime!r} + "/kernel-trial.json"
+)
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=40)
+for number, command in enumerate(("initialize", "attach", "disconnect"), 1):
+    content = {{"type": "request", "seq": number, "command": command, "arguments": {{"adapterID": ""}}}}
+    client.control_channel.send(client.session.msg("debug_request", content))
+    answer = client.control_channel.get_msg(timeout=20)["content"]
+    assert answer["success"], answer
+print("debugged", file=sys.stderr)
+sys.stderr.close()
+threading.Event().wait()
+"""
+
+
 def _write_spy(text: str) -> None:
     """Runs as the attacker."""
     folder = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".jupyter"
@@ -261,6 +301,7 @@ def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
     groups = [choose(COURSE).of_student(victim.uid), Group(choose(COURSE).kind, choose(COURSE).root.parent)]
     run = pair.paths.students_run / str(victim.uid)
     facts = {
+        "uid": victim.uid,
         "home": str(victim.home),
         "secret": _SECRET,
         "pid": pair.servers[VICTIM],

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from nblauncher import children, kernel, limits, privileges, wire
+from nblauncher import children, kernel, kernel_sockets, limits, privileges, wire
 from nblauncher.children import Child
 from nblauncher.fork_requests import Place
 from nblauncher.forkserver import life, renewal
@@ -170,6 +170,7 @@ class Kernel:
         renewal.use_pythons_signals()
         privileges.disable_huge_pages(False)
         self._count_threads(request.environment)
+        kernel_sockets.install()
         python, module = sys.executable, importlib.util.find_spec(LAUNCHER)
         sys.orig_argv = [python, "-m", LAUNCHER, *arguments]
         sys.argv[:] = [str(module.origin) if module else LAUNCHER, *arguments]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nblauncher import kernel_sockets
+
 _CELLS = {
     "": "print(1)\n1 + 1",
     "pandas": "import pandas\npandas.DataFrame({'a': [1.0, 2.0]}).describe()",
@@ -31,6 +33,7 @@ def run_once(home: Path, wanted: Sequence[str]) -> None:
             "MPLCONFIGDIR": str(home / "matplotlib"),
         }
     )
+    kernel_sockets.install()
     # The paths of its sockets must be short (unix(7): 107 bytes).
     os.chdir(home)
     arguments = ["--IPKernelApp.transport=ipc", "--ip=k", "-f", str(home / "kernel.json")]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import environments, privileges, workers
+from nblauncher import environments, kernel_sockets, privileges, workers
 from nblauncher.children import NOWHERE
 from nblauncher.course import CoursePaths
 from nblauncher.errors import HostError
@@ -32,6 +32,10 @@ _PROBE = """
 import importlib.util, json, sys
 import ipykernel.kernelapp
 
+spec = importlib.util.spec_from_file_location("kernel_sockets", sys.argv.pop(1))
+kernel_sockets = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernel_sockets)
+
 def is_there(name):
     try:
         return importlib.util.find_spec(name) is not None
@@ -41,6 +45,7 @@ def is_there(name):
 print(json.dumps({
     "version": list(sys.version_info[:3]), "ipykernel": ipykernel.__version__, "path": sys.path,
     "missing": [name for name in sys.argv[1:] if not is_there(name)],
+    "no_debugger": kernel_sockets.objection(),
 }))
 """
 _PATIENCE = 60.0
@@ -58,6 +63,8 @@ class Tried:
     path: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """Of the modules that it was asked for."""
+    no_debugger: str = ""
+    """Why its kernels have none."""
     why: str = ""
 
 
@@ -83,6 +90,11 @@ def preload(settings: Settings) -> Preload | None:
         log.warning("kernels are not forked: %s", found[0])
         return None
     return Preload(python, notebook.preload)
+
+
+def has_debugger(python: str) -> bool:
+    """Whether kernels of this interpreter have one that is the student's alone. nblauncher's own do, or say so."""
+    return python == sys.executable or not _tried(python, ()).no_debugger
 
 
 def objections(python: str) -> list[str]:
@@ -112,6 +124,12 @@ def kernel_python(python: Path) -> Iterator[Finding]:
         )
         return
     yield ok("kernels", f"{shown}: Python {_dotted(tried.version)}, ipykernel {printable(tried.ipykernel)}")
+    if tried.no_debugger:
+        yield warning(
+            "kernels",
+            f"notebooks have no debugger: {printable(tried.no_debugger)}",
+            "Install the newest ipykernel and debugpy there. One that others could reach is switched off.",
+        )
     if found := list(trusted.objections_to(python)):
         yield warning(
             "kernels",
@@ -182,7 +200,7 @@ def _try(python: str, modules: Sequence[str]) -> list[str]:
     os.chdir("/")
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _PROBE, *modules],
+            [python, "-I", "-c", _PROBE, kernel_sockets.__file__, *modules],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -211,6 +229,7 @@ def _understood(answer: Any) -> Tried:
             str(facts["ipykernel"]),
             tuple(map(str, facts["path"])),
             tuple(map(str, facts["missing"])),
+            str(facts["no_debugger"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return Tried(why="it does not answer as a Python does")

@@ -47,6 +47,7 @@ def test_nothing_succeeds_but_what_the_docs_admit(room):
         assert {one.split(": ")[1] for one in lacking} == set(trial._ADMITTED)
     held = [one["message"] for one in findings if one["subject"] == "from a notebook" and one["level"] == "ok"]
     assert any("see the processes" in one for one in held) and any("stolen ticket" in one for one in held)
+    assert any("attach to the other's debugger" in one for one in held)
     # Nothing is left of it, and the class noticed nothing.
     for name in (trial.ATTACKER, trial.VICTIM):
         with pytest.raises(KeyError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import classfiles, kernel
+from nblauncher import classfiles, kernel, kernel_sockets
 from nblauncher.classfiles import PIP_PREFIX, Kernels
 
 SHOW = "import sys, webcolors; print(sys.prefix); print(webcolors.__file__)"
@@ -87,20 +87,36 @@ def test_class_files_are_readable_by_everybody_whatever_the_umask(tmp_path):
     assert overrides["@jupyterlab/docmanager-extension:plugin"] == {"autosaveInterval": 15}
 
 
+def test_a_class_without_a_debugger_says_so_in_its_kernelspec(tmp_path):
+    said = {}
+    for has_debugger in (True, False):
+        classfiles.write(tmp_path, Kernels(has_debugger=has_debugger))
+        file = classfiles.data_folder(tmp_path) / "kernels/python3/kernel.json"
+        said[has_debugger] = json.loads(file.read_text())["metadata"]["debugger"]
+    assert said == {True: True, False: False}
+
+
 def test_it_is_seen_whether_new_kernels_are_what_the_config_says(tmp_path):
     physics = Kernels(None, "/opt/physics/bin/python", tmp_path / "kernels.sock", ("numpy",))
     assert not classfiles.are_current(tmp_path / "none", Kernels())
     classfiles.write(tmp_path / "course", physics)
     assert classfiles.are_current(tmp_path / "course", physics)
-    for change in ({"python": "/x"}, {"spec": {"argv": ["x", "-m", "y"]}}, {"socket": None}, {"preload": ()}):
+    for change in (
+        {"python": "/x"},
+        {"spec": {"argv": ["x", "-m", "y"]}},
+        {"socket": None},
+        {"preload": ()},
+        {"has_debugger": False},
+    ):
         assert not classfiles.are_current(tmp_path / "course", replace(physics, **change))
 
 
-def test_the_kernels_file_needs_nothing_but_python():
+@pytest.mark.parametrize("module", [kernel, kernel_sockets])
+def test_the_kernels_files_need_nothing_but_python(module):
     modules = {
-        alias.name for node in ast.walk(ast.parse(Path(kernel.__file__).read_text())) for alias in names_of(node)
+        alias.name for node in ast.walk(ast.parse(Path(module.__file__).read_text())) for alias in names_of(node)
     }
-    assert modules <= {"annotations", "Path", *sys.stdlib_module_names}
+    assert modules <= {"annotations", "Path", "ModuleType", "Any", *sys.stdlib_module_names}
 
 
 def names_of(node: ast.AST) -> list[ast.alias]:

@@ -90,6 +90,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "attacks",
         "server_config",
         "kernel",
+        "kernel_sockets",
         "forkserver",
         "provisioner",
         "environments",
