@@ -26,6 +26,7 @@ from nblauncher.server_config import ServerConfig
 from nblauncher.web.guesses import Guesses
 
 _PORT = re.compile(r":[0-9]+$")
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 
 
 class StudentIdentity(PasswordIdentityProvider):
@@ -147,6 +148,25 @@ class BeginHandler(JupyterHandler):
         return f"tree/{quote(self._target)}" if is_there else "tree"
 
 
+class Elsewhere(web.RequestHandler):
+    """Outside of the student's own path: for whoever tries ports, Jupyter's own pages would say whose server it is."""
+
+    def initialize(self, front_port: int, own_label: str) -> None:
+        self._front_port, self._own_label = front_port, own_label
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing is done here."""
+
+    def prepare(self) -> None:
+        host = _PORT.sub("", self.request.host).lower().removeprefix(self._own_label)
+        if self.request.path == "/" and _HOST.fullmatch(host):
+            self.redirect(f"{self.request.protocol}://{host}:{self._front_port}/")
+            return
+        self.set_status(404)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("There is nothing here.\n")
+
+
 def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """What nblauncher adds to a notebook server."""
     entrance = {
@@ -154,8 +174,10 @@ def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], 
         "tickets_socket": Path(config.tickets_socket),
         "own_label": config.own_label,
     }
+    elsewhere = {"front_port": config.front_port, "own_label": config.own_label}
     begin = {"interface": config.interface, "home": Path(config.home), "target": config.target}
     return [
         (f"{config.base_url}nblauncher/ticket", TicketHandler, entrance),
         (f"{config.base_url}nblauncher/begin", BeginHandler, begin),
+        (rf"(?!{config.base_url}|{config.base_url[:-1]}$).*", Elsewhere, elsewhere),
     ]
