@@ -177,6 +177,7 @@ def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
     numbered = list(enumerate(proxied.students))
     front = (
         f'    location / {{\n      proxy_set_header Cookie "";\n{_HEADERS}'
+        "      proxy_set_header X-Nblauncher-Ends '$server_addr $server_port $remote_port';\n"
         "      client_max_body_size 16k;\n      proxy_pass http://front;\n    }\n"
     )
     locations = {number: _location(number, student) for number, student in numbered}

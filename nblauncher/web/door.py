@@ -22,13 +22,16 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
+from nblauncher.clients import Client, Clients
 from nblauncher.web.accepting import Listener
-from nblauncher.web.guesses import address_group
 
 log = logging.getLogger(__name__)
 
 ARRIVAL = 10.0
 """Seconds from connecting until TLS handshake and request header are complete."""
+
+SPARED = 2.0
+"""Seconds for which one that arrives does not give way to a newcomer of the same client."""
 
 IDLE = 10.0
 BODY = 10.0
@@ -38,7 +41,7 @@ MAX_HEADER = 32 << 10
 MAX_BODY = 8 << 10
 MAX_CONNECTIONS = 1000
 MAX_PER_ADDRESS = 500
-"""A whole classroom can be one NAT address, with two connections per browser."""
+"""A whole classroom can be one NAT address, with two connections per browser. On this host, an account's."""
 
 _TLS_HANDSHAKE = 0x16
 _SPARE_DESCRIPTORS = 64
@@ -57,13 +60,14 @@ class Visit:
     """One connection, from accept to close."""
 
     def __init__(self, door: Door, connection: socket.socket, address: Any) -> None:
-        self.group = address_group(str(address[0])) if isinstance(address, tuple) else "the proxy"
+        self.client = door.client_of(connection, address)
         self.stage = Stage.ARRIVING
         self._door = door
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._connection: socket.socket | None = connection
         self._stream: IOStream | None = None
+        self._came = self._loop.time()
         self._deadline = self._loop.call_later(ARRIVAL, self.end)
 
     def begin(self) -> None:
@@ -78,6 +82,11 @@ class Visit:
         self._deadline.cancel()
         self.stage = stage
         self._deadline = self._loop.call_later(seconds, self.end)
+
+    @property
+    def may_give_way(self) -> bool:
+        """Whether a newcomer of the same client takes its place; one that is just arriving keeps it for a moment."""
+        return self.stage is not Stage.ARRIVING or self._loop.time() - self._came > SPARED
 
     def end(self) -> None:
         """Disconnect at once."""
@@ -203,6 +212,7 @@ class Door:
         max_connections: int = MAX_CONNECTIONS,
         max_per_address: int = MAX_PER_ADDRESS,
         is_behind_proxy: bool = False,
+        clients: Clients | None = None,
     ) -> None:
         """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
         self.tls = tls
@@ -217,6 +227,7 @@ class Door:
             max_buffer_size=2 * MAX_HEADER,
             xheaders=is_behind_proxy,
         )
+        self._clients = clients or Clients()
         self._max_connections = min(max_connections, _descriptors() - _SPARE_DESCRIPTORS)
         self._max_per_address = max_per_address
         self._visits: dict[str, dict[Visit, None]] = {}
@@ -237,21 +248,31 @@ class Door:
     def __len__(self) -> int:
         return self._count
 
+    def client_of(self, connection: socket.socket, address: Any) -> Client:
+        """Whom a connection counts for."""
+        if not isinstance(address, tuple):
+            return Client("the proxy", "the proxy")
+        return self._clients.of(connection, str(address[0]))
+
     def forget(self, visit: Visit) -> None:
-        theirs = self._visits.get(visit.group, {})
+        theirs = self._visits.get(visit.client.share, {})
         if visit in theirs:
             del theirs[visit]
             self._count -= 1
         if not theirs:
-            self._visits.pop(visit.group, None)
+            self._visits.pop(visit.client.share, None)
 
     def _welcome(self, connection: socket.socket, address: Any) -> None:
         visit = Visit(self, connection, address)
-        theirs = self._visits.setdefault(visit.group, {})
+        theirs = self._visits.setdefault(visit.client.share, {})
         theirs[visit] = None
         self._count += 1
         if len(theirs) > self._max_per_address:
-            self._end_one_of(theirs, but=visit)
+            if not self._end_one_of([one for one in theirs if one.may_give_way], but=visit):
+                # All of the others have just come: one who comes again and again would keep them from ever arriving,
+                # and us busy with handshakes.
+                visit.end()
+                return
         elif self._count > self._max_connections:
             self._make_room(but=visit)
         visit.begin()
@@ -262,14 +283,16 @@ class Door:
             return False
         return self._end_one_of(max(self._visits.values(), key=len), but)
 
-    def _end_one_of(self, visits: dict[Visit, None], but: Visit | None) -> bool:
+    def _end_one_of(self, visits: Iterable[Visit], but: Visit | None) -> bool:
         # The dict is in order of arrival and `min` takes the first of equals: the oldest of the least useful.
         victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.stage, default=None)
         if victim is None:
             return False
         if (now := time.monotonic()) - self._last_word > ARRIVAL:
             self._last_word = now
-            log.warning("too many connections (%d); the oldest idle ones of %s are ended", self._count, victim.group)
+            log.warning(
+                "too many connections (%d); the oldest idle ones of %s are ended", self._count, victim.client.share
+            )
         victim.end()
         return True
 
