@@ -12,7 +12,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from enum import IntEnum
 from typing import Any, cast
 
@@ -72,9 +72,7 @@ class Visit:
 
     def begin(self) -> None:
         """Find out which protocol the client speaks: a TLS record begins with 0x16, plain HTTP with a letter."""
-        if self._door.tls is None:
-            self._serve(is_tls=False)
-        elif self._connection is not None:
+        if self._connection is not None:
             self._loop.add_reader(self._connection, self._look)
 
     def enter(self, stage: Stage, seconds: float) -> None:
@@ -85,8 +83,9 @@ class Visit:
 
     @property
     def may_give_way(self) -> bool:
-        """Whether a newcomer of the same client takes its place; one that is just arriving keeps it for a moment."""
-        return self.stage is not Stage.ARRIVING or self._loop.time() - self._came > SPARED
+        """Whether a newcomer of the same client takes its place; one that is just speaking keeps it for a moment."""
+        is_speaking = self.stage is Stage.ARRIVING and self._stream is not None
+        return not is_speaking or self._loop.time() - self._came > SPARED
 
     def end(self) -> None:
         """Disconnect at once."""
@@ -116,7 +115,7 @@ class Visit:
         if not first:
             self.end()
             return
-        self._serve(is_tls=first[0] == _TLS_HANDSHAKE)
+        self._serve(is_tls=self._door.tls is not None and first[0] == _TLS_HANDSHAKE)
 
     def _serve(self, *, is_tls: bool) -> None:
         connection = self._connection
@@ -283,7 +282,7 @@ class Door:
             return False
         return self._end_one_of(max(self._visits.values(), key=len), but)
 
-    def _end_one_of(self, visits: Iterable[Visit], but: Visit | None) -> bool:
+    def _end_one_of(self, visits: Collection[Visit], but: Visit | None) -> bool:
         # The dict is in order of arrival and `min` takes the first of equals: the oldest of the least useful.
         victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.stage, default=None)
         if victim is None:
