@@ -266,13 +266,12 @@ class Door:
         theirs = self._visits.setdefault(visit.client.share, {})
         theirs[visit] = None
         self._count += 1
-        if len(theirs) > self._max_per_address:
+        # One that is just arriving is spared: clients that come again and again would keep each other from ever being
+        # heard, and us busy with their handshakes. Until those have arrived there may be more than the limit.
+        while len(theirs) > self._max_per_address:
             if not self._end_one_of([one for one in theirs if one.may_give_way], but=visit):
-                # All of the others have just come: one who comes again and again would keep them from ever arriving,
-                # and us busy with handshakes.
-                visit.end()
-                return
-        elif self._count > self._max_connections:
+                break
+        if self._count > self._max_connections:
             self._make_room(but=visit)
         visit.begin()
 
