@@ -367,8 +367,8 @@ def _ticket(host: Host, pair: _Pair) -> str:
 def _get(
     host: Host, pair: _Pair, whose: str, path: str, headers: Mapping[str, str], body: str | None = None
 ) -> tuple[int, str]:
-    """A request to the front page (whose: "") or to a student's server, through whatever front end there is; status, and
-    headers and body as one text.
+    """A request to the front page (whose: "") or to a student's server, through whatever front end there is; its
+    status, and headers and body as one text.
     """
     routing = host.settings.web.routing if host.frontend.is_proxy else "ports"
     port = pair.ports[whose] if whose and routing == "ports" else pair.port
