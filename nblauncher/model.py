@@ -8,6 +8,9 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
+COOKIE_BEHIND_PROXY = "nblauncher"
+"""How a student's server calls its login cookie towards the class's proxy, which knows whose server it is."""
+
 
 class Secret:
     """A password or key. `repr`, `str` and logs show stars; `reveal` is the one way to the text."""

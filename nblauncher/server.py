@@ -145,8 +145,7 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "password_required": True,
         "allow_password_change": False,
         "token": "",
-        # With the port: a student's servers of two courses share host and path, and cookies know no ports.
-        "cookie_name": f"nblauncher-{config.username}-{config.port}",
+        "cookie_name": config.cookie_name,
         "cookie_options": {"samesite": "Lax"},
         "login_handler_class": LoginForm,
     }

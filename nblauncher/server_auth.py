@@ -19,13 +19,17 @@ from jupyter_server.auth.login import LoginFormHandler
 from jupyter_server.auth.security import passwd_check
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
+from tornado.http1connection import HTTP1Connection
 
 from nblauncher import passwords, tickets
+from nblauncher.clients import Client, Clients
 from nblauncher.server_activity import Activity
 from nblauncher.server_config import ServerConfig
+from nblauncher.web.checker import PasswordChecker
 from nblauncher.web.guesses import Guesses
 
 _PORT = re.compile(r":[0-9]+$")
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 
 
 class StudentIdentity(PasswordIdentityProvider):
@@ -59,21 +63,34 @@ class StudentIdentity(PasswordIdentityProvider):
 class LoginForm(LoginFormHandler):
     """The server's own password form."""
 
+    clients: ClassVar[Clients] = Clients()
     guesses: ClassVar[Guesses] = Guesses()
-    pool: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(2, thread_name_prefix="password")
+    checker: ClassVar[PasswordChecker | None] = None
 
     @allow_unauthenticated
     async def post(self) -> None:
         """Check the password elsewhere than in the event loop; a wrong one is answered later and later."""
         typed = self.get_argument("password", default="")
-        loop = asyncio.get_running_loop()
-        provider = cast(StudentIdentity, self.identity_provider)
-        if not await loop.run_in_executor(self.pool, provider.passwd_check, typed):
-            await asyncio.sleep(self.guesses.wrong(str(self.request.remote_ip), ""))
+        client = self._client()
+        if not await self._checks().is_right(client.share, "", typed):
+            await asyncio.sleep(self.guesses.wrong(client.group, ""))
             self.refuse(401, "This is not the password. It stands on your slip; hyphens and capitals do not matter.")
             return
         self.sign_in()
         self._redirect_safe(self.get_argument("next", default=self.base_url))  # type: ignore[no-untyped-call]
+
+    def _checks(self) -> PasswordChecker:
+        """One for the whole server: those who guess wait in turn, as at the front page."""
+        if LoginForm.checker is None:
+            provider = cast(StudentIdentity, self.identity_provider)
+            LoginForm.checker = PasswordChecker(
+                {"": provider.hashed_password}, verify=lambda typed, _hashed: provider.passwd_check(typed)
+            )
+        return LoginForm.checker
+
+    def _client(self) -> Client:
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        return self.clients.of(stream.socket, str(self.request.remote_ip))
 
     def refuse(self, status: int, words: str) -> None:
         """Show the form with these words."""
@@ -147,6 +164,25 @@ class BeginHandler(JupyterHandler):
         return f"tree/{quote(self._target)}" if is_there else "tree"
 
 
+class Elsewhere(web.RequestHandler):
+    """Outside of the student's own path: for whoever tries ports, Jupyter's own pages would say whose server it is."""
+
+    def initialize(self, front_port: int, own_label: str) -> None:
+        self._front_port, self._own_label = front_port, own_label
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing is done here."""
+
+    def prepare(self) -> None:
+        host = _PORT.sub("", self.request.host).lower().removeprefix(self._own_label)
+        if self.request.path == "/" and _HOST.fullmatch(host):
+            self.redirect(f"{self.request.protocol}://{host}:{self._front_port}/")
+            return
+        self.set_status(404)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("There is nothing here.\n")
+
+
 def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """What nblauncher adds to a notebook server."""
     entrance = {
@@ -154,8 +190,10 @@ def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], 
         "tickets_socket": Path(config.tickets_socket),
         "own_label": config.own_label,
     }
+    elsewhere = {"front_port": config.front_port, "own_label": config.own_label}
     begin = {"interface": config.interface, "home": Path(config.home), "target": config.target}
     return [
         (f"{config.base_url}nblauncher/ticket", TicketHandler, entrance),
         (f"{config.base_url}nblauncher/begin", BeginHandler, begin),
+        (rf"(?!{config.base_url}|{config.base_url[:-1]}$).*", Elsewhere, elsewhere),
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from nblauncher.model import COOKIE_BEHIND_PROXY
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
@@ -31,6 +33,13 @@ class ServerConfig:
     @property
     def base_url(self) -> str:
         return f"/user/{self.username}/"
+
+    @property
+    def cookie_name(self) -> str:
+        """Of the login cookie. With the port: a student's servers of two courses share host and path, and cookies know
+        no ports. A proxy gives it that name itself (frontends.nginx_config).
+        """
+        return COOKIE_BEHIND_PROXY if self.is_behind_proxy else f"nblauncher-{self.username}-{self.port}"
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode("ascii")

@@ -59,11 +59,19 @@ def _spy(self, *arguments, **keywords):
     with open({seen!r}, "a") as file:
         file.write(str(self.headers.get("Cookie", "")) + "\\n")
 _http.HTTPServerRequest.__init__ = _spy
+import tornado.http1connection as _one
+_wrote = _one.HTTP1Connection.write_headers
+def _steer(self, start, headers, chunk=None):
+    headers.add("Set-Cookie", "nbl-trial-planted=1; Path=/")
+    headers["Clear-Site-Data"] = "nbl-trial-planted"
+    return _wrote(self, start, headers, chunk)
+_one.HTTP1Connection.write_headers = _steer
 """
 """A student's own jupyter_server_config.py: it runs in the student's server."""
 
 _ADMITTED = {
     "receive the other's cookie at the own port": "docs/security.md, What `direct` ports cannot promise",
+    "plant cookies and headers for the whole host": "docs/security.md, What `direct` ports cannot promise",
     "hold a key that is good for the class's name": "docs/security.md, What `direct` ports cannot promise",
 }
 
@@ -355,17 +363,27 @@ def _over_the_web(host: Host, pair: _Pair) -> Iterator[Finding]:
     victims = f"nblauncher-{VICTIM}-{pair.ports[VICTIM]}"
     cookie = f"{victims}=of-the-victim; other=1"
     where = f"/user/{VICTIM}/api"
+    said = ""
     with contextlib.suppress(OSError, http.client.HTTPException):
         _get(host, pair, ATTACKER, where, {"Cookie": cookie})
-        _get(host, pair, ATTACKER, f"/user/{ATTACKER}/api", {"Cookie": cookie})
+        _status, said = _get(host, pair, ATTACKER, f"/user/{ATTACKER}/api", {"Cookie": cookie})
+    got = "the browser gets them" if "nbl-trial-planted" in said else ""
+    yield _judged("the own server", "plant cookies and headers for the whole host", got, host)
     seen = str(workers.run_as(pair.accounts[ATTACKER], _read_seen, timeout=30))
     lured = "the server saw it" if victims in seen else ""
     yield _judged("a web page", "receive the other's cookie at the own port", lured, host)
     has_key = host.settings.tls.mode != "off" and not host.frontend.is_proxy
     got = "the own server's certificate is for the class's name" if has_key else ""
     yield _judged("the own server", "hold a key that is good for the class's name", got, host)
+    told = [path for path in ("/", "/login", "/nowhere") for whose in ("", VICTIM) if _names(host, pair, whose, path)]
+    yield _judged("the network", "learn a name without signing in", f"{told[0]} tells it" if told else "", host)
     status, _body = _get(host, pair, VICTIM, f"/user/{VICTIM}/api/status", {"Cookie": f"nblauncher-{ATTACKER}-1=x"})
     yield _judged("a web page", "use the own cookie at the other's server", "" if status == 403 else str(status), host)
+
+
+def _names(host: Host, pair: _Pair, whose: str, path: str) -> bool:
+    """Whether an answer to somebody who is not signed in has the victim's name in it."""
+    return VICTIM in _get(host, pair, whose, path, {})[1]
 
 
 def _read_seen() -> str:
@@ -391,7 +409,9 @@ def _ticket(host: Host, pair: _Pair) -> str:
 def _get(
     host: Host, pair: _Pair, whose: str, path: str, headers: Mapping[str, str], body: str | None = None
 ) -> tuple[int, str]:
-    """A request to the front page (whose: "") or to a student's server, through whatever front end there is."""
+    """A request to the front page (whose: "") or to a student's server, through whatever front end there is; its
+    status, and headers and body as one text.
+    """
     routing = host.settings.web.routing if host.frontend.is_proxy else "ports"
     port = pair.ports[whose] if whose and routing == "ports" else pair.port
     name = f"{whose}.{host.frontend.host}" if whose and routing == "hosts" else host.frontend.host
@@ -408,7 +428,7 @@ def _get(
         method = "GET" if body is None else "POST"
         connection.request(method, path, body, {"Host": f"{name}:{port}", **headers})
         answer = connection.getresponse()
-        return answer.status, answer.read(200_000).decode("utf-8", "replace")
+        return answer.status, f"{answer.headers}\n{answer.read(200_000).decode('utf-8', 'replace')}"
 
 
 def _free_ports() -> int:

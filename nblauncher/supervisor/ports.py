@@ -19,7 +19,8 @@ from nblauncher.descriptors import unix_listener
 from nblauncher.errors import HostError
 from nblauncher.printable import printable
 
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that wait to be accepted; a client beyond it tries again a second later. somaxconn caps it."""
 HIDDEN = ".down"
 _LONGEST_PATH = 107
 

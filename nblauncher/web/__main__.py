@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 
 from nblauncher import privileges
+from nblauncher.clients import Clients
 from nblauncher.model import TlsFiles
 from nblauncher.tickets import TicketBook
 from nblauncher.web.checker import PasswordChecker
@@ -97,8 +98,10 @@ async def serve(inherited: Inherited) -> None:
     supervisor = await SupervisorLink.over(inherited.supervisor)
     uids = {username: student.uid for username, student in of.students.items()}
     redemptions = Redemptions(inherited.desk, book, uids, supervisor.ended.set)
-    pages = application(FrontPage(of, checker, Guesses(), book, supervisor, own_deadlines=supervisor.own_deadlines))
-    door = Door(pages, inherited.tls, is_behind_proxy=bool(of.routing))
+    clients = Clients()
+    own = supervisor.own_deadlines
+    pages = application(FrontPage(of, checker, Guesses(), book, supervisor, own_deadlines=own, clients=clients))
+    door = Door(pages, inherited.tls, is_behind_proxy=bool(of.routing), clients=clients)
     door.open(inherited.listening)
     _end_when_asked(supervisor)
     supervisor.say_ready()

@@ -1,25 +1,33 @@
 """Passwords are checked in a small thread pool, taking turns: who guesses a lot waits for himself.
 
-argon2 takes 18 ms of CPU and releases the interpreter lock. Addresses take turns, and within an address the names: a
-flood of guesses from elsewhere doubles a student's wait at most, and one under the same NAT address costs one turn per
-name guessed. The queue needs no length limit of its own: a waiting check belongs to an open connection, those are
-bounded, and one whose client went away is dropped.
+argon2 takes 18 ms of CPU and releases the interpreter lock. Clients take turns, and within a client the names: a flood
+of guesses from elsewhere doubles a student's wait at most, and one under the same NAT address costs one turn per name
+guessed. In a crowd (of clients, of names, of guesses at one name) every second turn is the newest arrival's, the others
+go by age: those who keep guessing are never new for long, so somebody who signs in once hardly waits for them, and
+nobody waits longer than for twice the queue. The queue needs no length limit of its own: a waiting check belongs to an
+open connection, those are bounded, and one whose client went away is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from nblauncher import passwords
-from nblauncher.web.guesses import address_group
+from nblauncher.clients import address_group
 
 THREADS = 2
 
+CROWD = 8
+"""As many wait strictly in order."""
+
 _LONGEST_TYPED = 200
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(eq=False, slots=True)
@@ -31,41 +39,75 @@ class _Check:
     verdict: asyncio.Future[bool]
 
 
-class Turns:
-    """Checks that wait, by address and name. `take` goes around the addresses, and around the names of each."""
+class Rota(Generic[_Key, _Value]):
+    """Whose turn it is: in order, and in a crowd alternately the newest who has had none yet."""
 
     def __init__(self) -> None:
-        self._addresses: OrderedDict[str, OrderedDict[str, deque[_Check]]] = OrderedDict()
+        self._waiting: OrderedDict[_Key, _Value] = OrderedDict()
+        self._new: OrderedDict[_Key, None] = OrderedDict()
+        self._is_newests_turn = False
 
     def __bool__(self) -> bool:
-        return bool(self._addresses)
+        return bool(self._waiting)
 
-    def add(self, address: str, username: str, check: _Check) -> None:
-        self._addresses.setdefault(address, OrderedDict()).setdefault(username, deque()).append(check)
+    def __contains__(self, key: object) -> bool:
+        return key in self._waiting
+
+    def get(self, key: _Key) -> _Value | None:
+        return self._waiting.get(key)
+
+    def join(self, key: _Key, value: _Value) -> _Value:
+        """What waits under this key; `value` when nothing did."""
+        if key not in self._waiting:
+            self._waiting[key], self._new[key] = value, None
+        return self._waiting[key]
+
+    def next(self) -> tuple[_Key, _Value]:
+        """Who is next, and behind all others from now on."""
+        key = next(iter(self._waiting))
+        if len(self._waiting) > CROWD:
+            self._is_newests_turn = not self._is_newests_turn
+            if self._is_newests_turn and self._new:
+                key = next(reversed(self._new))
+        self._new.pop(key, None)
+        self._waiting.move_to_end(key)
+        return key, self._waiting[key]
+
+    def leave(self, key: _Key) -> None:
+        del self._waiting[key]
+        self._new.pop(key, None)
+
+
+class Turns:
+    """Checks that wait, by client and name. `take` goes around the clients, and around the names of each."""
+
+    def __init__(self) -> None:
+        self._clients: Rota[str, Rota[str, Rota[_Check, None]]] = Rota()
+
+    def __bool__(self) -> bool:
+        return bool(self._clients)
+
+    def add(self, client: str, username: str, check: _Check) -> None:
+        self._clients.join(client, Rota()).join(username, Rota()).join(check, None)
 
     def take(self) -> _Check:
-        address, names = next(iter(self._addresses.items()))
-        username, checks = next(iter(names.items()))
-        check = checks.popleft()
-        names.move_to_end(username)
-        self._addresses.move_to_end(address)
-        self._tidy(address, username)
+        client, names = self._clients.next()
+        username, checks = names.next()
+        check, _ = checks.next()
+        self.discard(client, username, check)
         return check
 
-    def discard(self, address: str, username: str, check: _Check) -> None:
+    def discard(self, client: str, username: str, check: _Check) -> None:
         """Forget a check whose client went away; nothing happens when its turn has come already."""
-        names = self._addresses.get(address)
+        names = self._clients.get(client)
         checks = names.get(username) if names is not None else None
-        if checks is not None and check in checks:
-            checks.remove(check)
-            self._tidy(address, username)
-
-    def _tidy(self, address: str, username: str) -> None:
-        names = self._addresses[address]
-        if not names[username]:
-            del names[username]
+        if names is None or checks is None or check not in checks:
+            return
+        checks.leave(check)
+        if not checks:
+            names.leave(username)
         if not names:
-            del self._addresses[address]
+            self._clients.leave(client)
 
 
 class PasswordChecker:
@@ -85,12 +127,14 @@ class PasswordChecker:
         self._free_threads = threads
         self._turns = Turns()
 
-    async def is_right(self, address: str, username: str, typed: str) -> bool:
-        """Whether `typed` is the password of this student, once it is this address and name's turn."""
+    async def is_right(self, client: str, username: str, typed: str) -> bool:
+        """Whether `typed` is the password of this student, once it is this client and name's turn. `client` is an
+        address, or a share of nblauncher.clients.
+        """
         loop = asyncio.get_running_loop()
         hashed = self._hashes.get(username, self._nobodys_hash)
         check = _Check(typed[:_LONGEST_TYPED], hashed, loop.create_future())
-        key = (address_group(address), username)
+        key = (address_group(client), username)
         self._turns.add(*key, check)
         self._start_waiting()
         try:

@@ -12,7 +12,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from enum import IntEnum
 from typing import Any, cast
 
@@ -22,13 +22,16 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
+from nblauncher.clients import Client, Clients
 from nblauncher.web.accepting import Listener
-from nblauncher.web.guesses import address_group
 
 log = logging.getLogger(__name__)
 
 ARRIVAL = 10.0
 """Seconds from connecting until TLS handshake and request header are complete."""
+
+SPARED = 2.0
+"""Seconds for which one that arrives does not give way to a newcomer of the same client."""
 
 IDLE = 10.0
 BODY = 10.0
@@ -38,7 +41,7 @@ MAX_HEADER = 32 << 10
 MAX_BODY = 8 << 10
 MAX_CONNECTIONS = 1000
 MAX_PER_ADDRESS = 500
-"""A whole classroom can be one NAT address, with two connections per browser."""
+"""A whole classroom can be one NAT address, with two connections per browser. On this host, an account's."""
 
 _TLS_HANDSHAKE = 0x16
 _SPARE_DESCRIPTORS = 64
@@ -57,20 +60,19 @@ class Visit:
     """One connection, from accept to close."""
 
     def __init__(self, door: Door, connection: socket.socket, address: Any) -> None:
-        self.group = address_group(str(address[0])) if isinstance(address, tuple) else "the proxy"
+        self.client = door.client_of(connection, address)
         self.stage = Stage.ARRIVING
         self._door = door
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._connection: socket.socket | None = connection
         self._stream: IOStream | None = None
+        self._came = self._loop.time()
         self._deadline = self._loop.call_later(ARRIVAL, self.end)
 
     def begin(self) -> None:
         """Find out which protocol the client speaks: a TLS record begins with 0x16, plain HTTP with a letter."""
-        if self._door.tls is None:
-            self._serve(is_tls=False)
-        elif self._connection is not None:
+        if self._connection is not None:
             self._loop.add_reader(self._connection, self._look)
 
     def enter(self, stage: Stage, seconds: float) -> None:
@@ -78,6 +80,12 @@ class Visit:
         self._deadline.cancel()
         self.stage = stage
         self._deadline = self._loop.call_later(seconds, self.end)
+
+    @property
+    def may_give_way(self) -> bool:
+        """Whether a newcomer of the same client takes its place; one that is just speaking keeps it for a moment."""
+        is_speaking = self.stage is Stage.ARRIVING and self._stream is not None
+        return not is_speaking or self._loop.time() - self._came > SPARED
 
     def end(self) -> None:
         """Disconnect at once."""
@@ -107,7 +115,7 @@ class Visit:
         if not first:
             self.end()
             return
-        self._serve(is_tls=first[0] == _TLS_HANDSHAKE)
+        self._serve(is_tls=self._door.tls is not None and first[0] == _TLS_HANDSHAKE)
 
     def _serve(self, *, is_tls: bool) -> None:
         connection = self._connection
@@ -203,6 +211,7 @@ class Door:
         max_connections: int = MAX_CONNECTIONS,
         max_per_address: int = MAX_PER_ADDRESS,
         is_behind_proxy: bool = False,
+        clients: Clients | None = None,
     ) -> None:
         """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
         self.tls = tls
@@ -217,6 +226,7 @@ class Door:
             max_buffer_size=2 * MAX_HEADER,
             xheaders=is_behind_proxy,
         )
+        self._clients = clients or Clients()
         self._max_connections = min(max_connections, _descriptors() - _SPARE_DESCRIPTORS)
         self._max_per_address = max_per_address
         self._visits: dict[str, dict[Visit, None]] = {}
@@ -237,22 +247,31 @@ class Door:
     def __len__(self) -> int:
         return self._count
 
+    def client_of(self, connection: socket.socket, address: Any) -> Client:
+        """Whom a connection counts for."""
+        if not isinstance(address, tuple):
+            return Client("the proxy", "the proxy")
+        return self._clients.of(connection, str(address[0]))
+
     def forget(self, visit: Visit) -> None:
-        theirs = self._visits.get(visit.group, {})
+        theirs = self._visits.get(visit.client.share, {})
         if visit in theirs:
             del theirs[visit]
             self._count -= 1
         if not theirs:
-            self._visits.pop(visit.group, None)
+            self._visits.pop(visit.client.share, None)
 
     def _welcome(self, connection: socket.socket, address: Any) -> None:
         visit = Visit(self, connection, address)
-        theirs = self._visits.setdefault(visit.group, {})
+        theirs = self._visits.setdefault(visit.client.share, {})
         theirs[visit] = None
         self._count += 1
-        if len(theirs) > self._max_per_address:
-            self._end_one_of(theirs, but=visit)
-        elif self._count > self._max_connections:
+        # One that is just arriving is spared: clients that come again and again would keep each other from ever being
+        # heard, and us busy with their handshakes. Until those have arrived there may be more than the limit.
+        while len(theirs) > self._max_per_address:
+            if not self._end_one_of([one for one in theirs if one.may_give_way], but=visit):
+                break
+        if self._count > self._max_connections:
             self._make_room(but=visit)
         visit.begin()
 
@@ -262,14 +281,16 @@ class Door:
             return False
         return self._end_one_of(max(self._visits.values(), key=len), but)
 
-    def _end_one_of(self, visits: dict[Visit, None], but: Visit | None) -> bool:
+    def _end_one_of(self, visits: Collection[Visit], but: Visit | None) -> bool:
         # The dict is in order of arrival and `min` takes the first of equals: the oldest of the least useful.
         victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.stage, default=None)
         if victim is None:
             return False
         if (now := time.monotonic()) - self._last_word > ARRIVAL:
             self._last_word = now
-            log.warning("too many connections (%d); the oldest idle ones of %s are ended", self._count, victim.group)
+            log.warning(
+                "too many connections (%d); the oldest idle ones of %s are ended", self._count, victim.client.share
+            )
         victim.end()
         return True
 

@@ -24,6 +24,7 @@ import jinja2
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
 from nblauncher import reasons
+from nblauncher.clients import Client, Clients
 from nblauncher.model import ServerState
 from nblauncher.tickets import TicketBook
 from nblauncher.web.checker import PasswordChecker
@@ -41,8 +42,12 @@ WAITING_LIFETIME = 300.0
 WAKING = 3.0
 """Seconds to wait for a server that starts before a page says so."""
 
+CLIENT_ENDS = "X-Nblauncher-Ends"
+"""Both ends of the connection to the proxy, as the proxy writes it: our end, port; its port."""
+
 _LOOK_AGAIN = 0.1
 _MOST_DEADLINES = 3
+_ENDS = re.compile(r"(?P<host>[0-9a-f.:]{2,45}) (?P<port>[0-9]{1,5}) (?P<from>[0-9]{1,5})")
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
 _STATIC_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -72,6 +77,7 @@ class FrontPage:
     """Sign-ins that wait for a server to start, so that the password need not be typed again."""
     own_deadlines: Callable[[str], Awaitable[Sequence[tuple[str, datetime]]]] = _none_of_their_own
     """Where a student's moment is not the class's. Asked for whose password was right, and told to nobody else."""
+    clients: Clients = field(default_factory=Clients)
 
 
 def application(front_page: FrontPage) -> Application:
@@ -237,16 +243,28 @@ class SignIn(Page):
 
     async def _is_right(self, username: str, password: str) -> bool:
         address = self.request.remote_ip or ""
+        client = self._client(address)
         known_shape = username if _USERNAME.fullmatch(username) else ""
-        if await self.front_page.checker.is_right(address, known_shape, password):
+        if await self.front_page.checker.is_right(client.share, known_shape, password):
             return True
-        delay = self.front_page.guesses.wrong(address, known_shape)
+        delay = self.front_page.guesses.wrong(client.group, known_shape)
         if delay:
             log.info("wrong guesses from %s: answering %.0f s later", address, delay)
             if self.request.connection is not None:
                 visit_of(self.request.connection).enter(Stage.DELAYED, delay + ANSWER)
             await asyncio.sleep(delay)
         return False
+
+    def _client(self, address: str) -> Client:
+        """Whom this request counts for. Behind the proxy its word is taken, as for the address."""
+        if not self.front_page.of.routing:
+            if self.request.connection is None:
+                return self.front_page.clients.at((address, 0), None)
+            return visit_of(self.request.connection).client
+        ends = _ENDS.fullmatch(self.request.headers.get(CLIENT_ENDS, ""))
+        if ends is None:
+            return self.front_page.clients.at((address, 0), None)
+        return self.front_page.clients.at((address, int(ends["from"])), (ends["host"], int(ends["port"])))
 
     async def _go_on(self, username: str) -> None:
         """The password was right: to the student's server, when it is there."""

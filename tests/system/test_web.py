@@ -303,3 +303,72 @@ def test_without_tls_the_class_is_served_over_http(people):
     finally:
         front.close()
     assert f'action="http://[::1]:{PORT + 1}/user/nbtwada/nblauncher/ticket"' in page.text
+
+
+FLOOD = """
+import asyncio, os, ssl, sys
+port, names = int(sys.argv[1]), sys.argv[2]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+async def guess(number):
+    while True:
+        try:
+            source = (f"127.{1 + number % 200}.{number // 200}.9", 0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=source)
+            while True:
+                name = f"n{number}" if names == "many" else "nbtwada"
+                body = f"username={name}&password=wrong{number}".encode()
+                head = f"POST / HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: {len(body)}\\r\\n"
+                head += "Content-Type: application/x-www-form-urlencoded\\r\\n\\r\\n"
+                writer.write(head.encode() + body)
+                answer = await reader.readuntil(b"\\r\\n\\r\\n")
+                length = int(answer.lower().split(b"content-length: ")[1].split(b"\\r\\n")[0])
+                await reader.readexactly(length)
+                os.write(1, b".")
+        except (OSError, asyncio.IncompleteReadError):
+            await asyncio.sleep(0.1)
+
+async def main():
+    await asyncio.gather(*(guess(number) for number in range(600)))
+
+asyncio.run(main())
+"""
+"""600 connections, each from a loopback address of its own, that guess without end; a dot for each answer."""
+
+
+def sign_in(port: int, authority: str, name: str) -> str:
+    """Runs as a student of the host."""
+    context = ssl.create_default_context(cadata=authority)
+    with httpx.Client(verify=context, timeout=120) as one:
+        return one.post(f"https://localhost:{port}", data={"username": name, "password": tools.PASSWORD}).text
+
+
+def test_six_hundred_loopback_addresses_that_guess_put_no_other_account_off(front, people):
+    flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(PORT), "many"], stdout=subprocess.PIPE)
+    assert flood.stdout is not None
+    dots = flood.stdout.fileno()
+    try:
+        seen = 0
+        while seen < 60:
+            seen += len(os.read(dots, 65536))
+        os.set_blocking(dots, False)
+        authority = front.ca.certificate.decode()
+        for _ in range(3):
+            _drain(dots)
+            page = workers.run_as(people["nbtwbob"], sign_in, PORT, authority, "nbtwada")
+            assert 'name="ticket"' in page
+            assert _drain(dots) < 100, "checks of the flood's guesses came before an honest one"
+    finally:
+        flood.kill()
+        flood.wait()
+        flood.stdout.close()
+
+
+def _drain(pipe: int) -> int:
+    count = 0
+    while True:
+        try:
+            count += len(os.read(pipe, 65536))
+        except BlockingIOError:
+            return count

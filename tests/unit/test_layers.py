@@ -51,6 +51,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "fork_requests",
             "requirements",
             "reception",
+            "tcp_diag",
+            "clients",
         ),
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "tracing", "gathering", "receiving", "intake", "deletion"),

@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from nblauncher import tcp_diag
+from nblauncher.clients import HERE, Clients, share_of
 from nblauncher.model import ServerState
 from nblauncher.web.checker import PasswordChecker
 from nblauncher.web.guesses import WINDOW, Guesses, address_group
@@ -319,3 +321,121 @@ def test_the_end_of_the_line_is_the_end(last_words):
         return await link.state("ada", patience=0.01)
 
     assert linked(scenario) is ServerState.UNKNOWN
+
+
+OWN_ADDRESSES = frozenset({"192.0.2.7", "2001:db8::7"})
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.0.0.2", "127.200.3.4", "127.255.255.254", "::1", "::ffff:127.9.9.9", "::FFFF:7F01:203"),
+        *("192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7", "2001:0DB8:0::0007"),
+    ],
+)
+def test_the_host_is_one_client_by_whatever_address_of_its_own(address):
+    assert Clients(own=lambda: OWN_ADDRESSES).group(address) == Clients(own=lambda: OWN_ADDRESSES).group("127.0.0.1")
+
+
+def test_a_neighbour_on_the_same_network_is_not_the_host():
+    clients = Clients(own=lambda: OWN_ADDRESSES)
+    assert clients.group("192.0.2.8") == "192.0.2.8"
+    assert clients.group("2001:db8::8") == "2001:db8::/64"
+
+
+def test_wrong_guesses_from_many_loopback_addresses_are_one_clients():
+    guesses = Guesses(clock=Clock())
+    delays = [guesses.wrong(f"127.1.{number}.9", "ada") for number in range(16)]
+    assert delays[:4] == [0, 0, 0, 1] and delays[-1] == 10
+
+
+def test_names_that_change_do_not_make_guesses_free():
+    guesses = Guesses(clock=Clock())
+    delays = [guesses.wrong(f"127.0.{number % 250}.1", f"n{number}") for number in range(4000)]
+    assert (delays[298], delays[299], delays[-1]) == (0, 1, 10)
+
+
+def test_one_clients_flood_delays_nobody_elses_wrong_guess():
+    guesses = Guesses(clock=Clock())
+    for number in range(4000):
+        guesses.wrong("127.0.0.1", f"n{number}")
+    assert guesses.wrong("192.0.2.1", "ada") == 0
+
+
+def test_each_account_of_the_host_has_a_share_of_its_own():
+    uids = {("127.0.0.1", 5001): 1000, ("127.77.0.1", 5002): 1000, ("192.0.2.7", 5003): 1001}
+    clients = Clients(own=lambda: OWN_ADDRESSES, owner=lambda remote, local: uids.get(remote))
+    ends = [("127.0.0.1", 5001), ("127.77.0.1", 5002), ("192.0.2.7", 5003), ("127.0.0.1", 5004), ("198.51.100.1", 1)]
+    eve, eve_too, ada, unknown, far = [clients.at(end, ("127.0.0.1", 8000)) for end in ends]
+    assert eve == eve_too and len({eve.share, ada.share, unknown.share, far.share}) == 4
+    assert eve.group == ada.group == unknown.group != far.group
+
+
+def test_the_kernel_says_whose_the_other_end_of_a_loopback_connection_is():
+    for family, address, target in (
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET, "127.0.0.1", "127.45.6.7"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "127.0.0.1", "::ffff:127.0.0.1"),
+    ):
+        listening = socket.create_server(("", 0), family=socket.AF_INET if "." in address else socket.AF_INET6)
+        with listening, socket.socket(family) as one:
+            one.connect((target, listening.getsockname()[1]))
+            accepted, _ = listening.accept()
+            with accepted:
+                client = Clients().of(accepted, "")
+                assert client.group == HERE and client.share == share_of(os.getuid())
+                # Nobody has these ends; that somebody listens on the port is another matter.
+                assert tcp_diag.owner((address, listening.getsockname()[1]), (address, 1)) is None
+
+
+def order_of(*, flood: list[tuple[str, str, str]], honest: tuple[str, str, str]) -> int:
+    """The place in which an honest sign-in is checked that comes when all these wait already."""
+
+    async def scenario() -> int:
+        gate = Gate()
+        checker = PasswordChecker({}, threads=1, verify=gate)
+        tasks = await asked(checker, *flood, honest)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        checker.close()
+        return gate.seen.index(honest[2])
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("honest", ["192.0.2.1", "127.0.0.1", share_of(1001), HERE])
+@pytest.mark.parametrize("source", ["many loopback addresses", "many addresses", "one account"])
+@pytest.mark.parametrize("names", ["one name", "the same name", "many names"])
+def test_six_hundred_guesses_that_wait_put_an_honest_sign_in_off_by_a_few_checks(honest, source, names):
+    address = {
+        "many loopback addresses": lambda number: f"127.{number % 200}.{number // 200}.7",
+        "many addresses": lambda number: f"2001:db8:{number:x}::1",
+        "one account": lambda number: share_of(1000),
+    }[source]
+    name = {"one name": lambda n: "bob", "the same name": lambda n: "ada", "many names": lambda n: f"n{n}"}[names]
+    flood = [(address(number), name(number), f"wrong {number}") for number in range(600)]
+    assert order_of(flood=flood, honest=(honest, "ada", "right")) <= 6
+
+
+def test_nobody_waits_longer_than_for_twice_the_queue():
+    async def scenario() -> int:
+        gate = Gate()
+        checker = PasswordChecker({}, threads=1, verify=gate)
+        tasks = await asked(checker, ("a", "n", "running"), *[("a", f"n{n}", f"early {n}") for n in range(100)])
+
+        async def go_on() -> None:
+            for number in range(600):
+                await checker.is_right("a", f"late{number}", "late")
+
+        late = [asyncio.ensure_future(go_on()) for _ in range(3)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        for one in late:
+            one.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        checker.close()
+        return max(number for number, typed in enumerate(gate.seen) if typed.startswith("early"))
+
+    assert asyncio.run(scenario()) <= 210
