@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
+from nblauncher import classfiles, hashes, memory, namespaces, profile, shared_data, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import appointments, classroom, disks, front_page, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
@@ -358,9 +358,10 @@ def _kernels(host: Host) -> classfiles.Kernels:
     notebook = host.settings.notebook
     python = kernels.python_of(host.settings)
     spec = profile.kernelspec(python, host.settings.profile) if host.settings.profile else None
+    extras = shared_data.offered(kernels.prefix_of(host.settings), python).extras
     if notebook.spawner != "forkserver":
-        return classfiles.Kernels(spec, python)
-    return classfiles.Kernels(spec, python, host.paths.kernels_socket, notebook.preload)
+        return classfiles.Kernels(spec, python, extras=extras)
+    return classfiles.Kernels(spec, python, host.paths.kernels_socket, notebook.preload, extras)
 
 
 def _why(host: Host, outcome: Outcome) -> str:
