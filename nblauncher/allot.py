@@ -9,6 +9,11 @@ from nblauncher.errors import HostError
 
 _HIGHEST_PORT = 65535
 
+BLOCKED_PORTS = frozenset(
+    {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080}
+)
+"""Those above 1023 that no browser connects to (the Fetch Standard's "port blocking")."""
+
 
 def new_nonce() -> str:
     """What `useradd -c` writes so that we know our accounts again."""
@@ -34,7 +39,10 @@ def uids(count: int, *, within: range, spent: frozenset[int], is_free: Callable[
 
 
 def ports(newcomers: Sequence[str], *, front_port: int, spent: frozenset[int], taken: frozenset[int]) -> dict[str, int]:
-    """username → port: one after the other from the next never-used one; a taken one is replaced from after them."""
+    """username → port: one after the other from the next never-used one; a taken one, and one that browsers block, is
+    replaced from after them.
+    """
+    taken = taken | BLOCKED_PORTS
     first = max(spent | {front_port}) + 1
     after = first + len(newcomers)
     chosen: dict[str, int] = {}

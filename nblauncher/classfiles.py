@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ KERNEL_NAME = "python3"
 PROVISIONER = "nblauncher"
 """The name of the entry point."""
 
-_KERNEL_FILE = "kernel.json"
+KERNEL_FILE = "kernel.json"
 _KERNEL_SCRIPT = str(Path(__file__).with_name("kernel.py"))
+_TERMINAL_SCRIPT = str(Path(__file__).with_name("terminal.py"))
 
-_SERVER_CONFIG = {
+_SERVER_CONFIG: dict[str, dict[str, Any]] = {
     "ServerApp": {"open_browser": False, "quit_button": False},
     "FileContentsManager": {"delete_to_trash": False},
     # Students cannot install what needs a build or a restart, and a class does not ask the internet for news.
@@ -40,6 +42,9 @@ _SERVER_CONFIG = {
     # `npm prefix -g`, which takes longer than the rest of a server's start. `extra_node_roots` are the student's.
     "LanguageServerManager": {"node_roots": [".", f"{sys.prefix}/lib", "/usr/local/lib", "/usr/lib"]},
 }
+_LINKED = ("labextensions", "nbextensions")
+"""Folders of the data folder that hold links."""
+
 _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"autosaveInterval": AUTOSAVE_SECONDS},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -62,6 +67,18 @@ def settings_folder(run: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What the course's packages bring for the browser (nblauncher.shared_data): paths below the data folder → what
+    they are links to, kernels' pictures (which Jupyter serves only where they lie) with their contents, and the
+    kernelspecs of other kernels by name.
+    """
+
+    links: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """`spec` is a kernel.json as a mapping (with `--profile` in its argv, say); None: IPython's own."""
 
@@ -73,25 +90,83 @@ class Kernels:
     preload: tuple[str, ...] = ()
     """What those that are asked for have in memory; here so that a change of it is seen."""
     has_debugger: bool = True
+    extras: Extras = field(default_factory=Extras)
 
 
 def write(run: Path, kernels: Kernels) -> None:
     """Write or renew all of it, as root, below a root-owned `run`. Running servers see the new files at once."""
-    _put(config_folder(run), "jupyter_server_config.json", _SERVER_CONFIG, run)
+    # Which Python is the course's, a terminal finds when it is opened.
+    shell = [sys.executable, "-I", _TERMINAL_SCRIPT, str(_kernel_folder(run) / KERNEL_FILE)]
+    server = {**_SERVER_CONFIG["ServerApp"], "terminado_settings": {"shell_command": shell}}
+    _put(config_folder(run), "jupyter_server_config.json", {**_SERVER_CONFIG, "ServerApp": server}, run)
     _put(settings_folder(run), "overrides.json", _LAB_DEFAULTS, run)
-    _put(_kernel_folder(run), _KERNEL_FILE, _kernelspec(kernels), run)
+    specs = _specs(kernels)
+    for name, spec in specs.items():
+        _put(_kernel_folder(run, name), KERNEL_FILE, spec, run)
+    for name, target in kernels.extras.links.items():
+        _link(data_folder(run) / name, target, run)
+    for name, content in kernels.extras.files.items():
+        path = data_folder(run) / name
+        _put_bytes(path.parent, path.name, content, run)
+    for name in (*_links(run), *_files(run)):
+        if name not in kernels.extras.links and name not in kernels.extras.files:
+            (data_folder(run) / name).unlink(missing_ok=True)
+    for folder in _kernel_folder(run).parent.iterdir():
+        if folder.name not in specs:
+            shutil.rmtree(folder)
 
 
 def are_current(run: Path, kernels: Kernels) -> bool:
-    """Whether new kernels are what `write` would make them."""
+    """Whether new kernels, and what new pages load, are what `write` would make them."""
     try:
-        return bool(json.loads((_kernel_folder(run) / _KERNEL_FILE).read_bytes()) == _kernelspec(kernels))
+        found = {
+            folder.name: json.loads((folder / KERNEL_FILE).read_bytes())
+            for folder in _kernel_folder(run).parent.iterdir()
+        }
     except (FileNotFoundError, ValueError):
         return False
+    extras = kernels.extras
+    return found == _specs(kernels) and _links(run) == extras.links and _files(run) == extras.files
 
 
-def _kernel_folder(run: Path) -> Path:
-    return data_folder(run) / "kernels" / KERNEL_NAME
+def _kernel_folder(run: Path, name: str = KERNEL_NAME) -> Path:
+    return data_folder(run) / "kernels" / name
+
+
+def _specs(kernels: Kernels) -> dict[str, Mapping[str, Any]]:
+    return {**kernels.extras.specs, KERNEL_NAME: _kernelspec(kernels)}
+
+
+def _links(run: Path) -> dict[str, str]:
+    """Those that are there, as Extras has them."""
+    data = data_folder(run)
+    return {str(path.relative_to(data)): os.readlink(path) for kind in _LINKED for path in _links_below(data / kind)}
+
+
+def _files(run: Path) -> dict[str, bytes]:
+    """Kernels' resources that are there, as Extras has them."""
+    data = data_folder(run)
+    paths = [path for path in (data / "kernels").glob("*/*") if path.name != KERNEL_FILE]
+    return {str(path.relative_to(data)): path.read_bytes() for path in paths}
+
+
+def _links_below(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink():
+            yield path
+        else:
+            yield from _links_below(path)
+
+
+def _link(path: Path, target: str, run: Path) -> None:
+    """Running servers find what was there before until the new one is."""
+    if path.is_symlink() and os.readlink(path) == target:
+        return
+    _make_folders(path.parent, run)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(path)
 
 
 def _kernelspec(kernels: Kernels) -> dict[str, Any]:
@@ -118,15 +193,23 @@ def default_kernelspec() -> dict[str, Any]:
 
 
 def _put(folder: Path, name: str, content: Mapping[str, Any], run: Path) -> None:
+    _put_bytes(folder, name, json.dumps(content, indent=1).encode("ascii"), run)
+
+
+def _put_bytes(folder: Path, name: str, content: bytes, run: Path) -> None:
+    _make_folders(folder, run)
+    temporary = folder / f".{name}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchmod(descriptor, 0o644)
+        stream.write(content)
+    temporary.replace(folder / name)
+
+
+def _make_folders(folder: Path, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     run.chmod(0o711)
     for one in reversed([folder, *folder.parents]):
         if run in one.parents:
             one.mkdir(mode=0o755, exist_ok=True)
             one.chmod(0o755)
-    temporary = folder / f".{name}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        os.fchmod(descriptor, 0o644)
-        json.dump(content, stream, indent=1)
-    temporary.replace(folder / name)

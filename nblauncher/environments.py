@@ -32,8 +32,8 @@ from nblauncher.requirements import Requirements
 
 log = logging.getLogger(__name__)
 
-ALWAYS = ("ipykernel", "pip")
-"""What every environment has beside what is asked for: kernels, and `%pip`."""
+ALWAYS = ("ipykernel", "pip", "nbformat")
+"""What every environment has beside what is asked for: kernels, `%pip`, and what plotly shows figures with."""
 
 HASHES = "wheels.json"
 """{file name: sha256} of what was installed; written last, so that without it an environment is half made."""

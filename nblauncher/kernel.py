@@ -30,7 +30,9 @@ def main(arguments: list[str]) -> None:
     _go_first()
     python = sys.executable
     try:
-        python = str(prepare(Path(os.environ["HOME"]) / prefix))
+        folder = Path(os.environ["HOME"]) / prefix
+        os.environ["PATH"] = search_path(folder, os.environ.get("PATH", os.defpath))
+        python = str(prepare(folder))
     except (OSError, KeyError) as error:
         print(f"nblauncher: %pip has no place to install to: {error}", file=sys.stderr)
     os.execv(python, [python, *_with_private_sockets(arguments)])  # noqa: S606
@@ -62,7 +64,19 @@ def prepare(folder: Path) -> Path:
         if not link.is_symlink() or os.readlink(link) != str(base):
             link.unlink(missing_ok=True)
             link.symlink_to(base)
+    # The course's own would install into the course's environment, which is root's.
+    for name in ("pip", "pip3"):
+        _put(folder / "bin" / name, f'#!/bin/sh\nexec "{folder}/bin/python" -m pip "$@"\n', mode=0o755)
     return folder / "bin" / "python"
+
+
+def search_path(folder: Path, path: str) -> str:
+    """PATH for what the student runs: programs of the virtual environment `folder`, then the course's, then `path`.
+
+    Call it by the course's interpreter.
+    """
+    wanted = [str(folder / "bin"), str(Path(sys.executable).parent)]
+    return os.pathsep.join([*wanted, *(entry for entry in path.split(os.pathsep) if entry and entry not in wanted)])
 
 
 def _allow_huge_pages() -> None:
@@ -77,13 +91,14 @@ def _go_first() -> None:
         file.write("400")
 
 
-def _put(file: Path, content: str) -> None:
+def _put(file: Path, content: str, mode: int = 0o644) -> None:
     try:
-        if file.read_text(encoding="utf-8") == content:
+        if file.read_text(encoding="utf-8") == content and os.access(file, os.X_OK) == (mode == 0o755):
             return
     except (FileNotFoundError, UnicodeDecodeError):
         pass
     file.write_text(content, encoding="utf-8")
+    file.chmod(mode)
 
 
 if __name__ == "__main__":

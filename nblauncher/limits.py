@@ -23,6 +23,17 @@ from nblauncher.model import Limits
 OPEN_FILES = 4096
 """The soft limit; the hard one stays the host's."""
 
+_OF_A_SERVICE = {
+    "RLIMIT_NOFILE": (1024, 524_288),
+    "RLIMIT_STACK": (8 << 20, resource.RLIM_INFINITY),
+    "RLIMIT_MEMLOCK": (8 << 20, 8 << 20),
+    **dict.fromkeys(
+        ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_NPROC", "RLIMIT_RSS"),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ),
+}
+"""Soft and hard, at least (systemd.exec(5) and the kernel's own defaults)."""
+
 SPARE_PROCESSES = 128
 """What RLIMIT_NPROC, which counts everything of a uid's, allows beside the class: logins, editors."""
 
@@ -94,6 +105,24 @@ def settle(group: Group, limits: Limits, score: int = OURS) -> None:
         _lower(resource.RLIMIT_DATA, limits.memory)
     with contextlib.suppress(OSError):
         _write_score(score)
+
+
+def lift() -> list[str]:
+    """Give the calling process, root's, and what it starts the limits of a service, whatever `ulimit` said in the shell
+    that began it: students' kernels would die of them. Returns the hard limits that could not be raised (a container's
+    root may not); the soft ones are at those then.
+    """
+    kept = []
+    for name, (soft, hard) in _OF_A_SERVICE.items():
+        which = getattr(resource, name)
+        was_soft, was_hard = resource.getrlimit(which)
+        wanted = _higher(soft, was_soft), _higher(hard, was_hard)
+        try:
+            resource.setrlimit(which, wanted)
+        except (OSError, ValueError):
+            resource.setrlimit(which, (_lower_of(wanted[0], was_hard), was_hard))
+            kept.append(name)
+    return kept
 
 
 def protect() -> None:
@@ -192,6 +221,14 @@ def _count(file: Path, name: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+def _lower_of(one: int, other: int) -> int:
+    return max(one, other) if resource.RLIM_INFINITY in (one, other) else min(one, other)
+
+
+def _higher(one: int, other: int) -> int:
+    return resource.RLIM_INFINITY if resource.RLIM_INFINITY in (one, other) else max(one, other)
 
 
 def _throttled(group: Group) -> float:

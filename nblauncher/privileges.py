@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Sequence
 
 from nblauncher.errors import HostError
 from nblauncher.model import Account
@@ -21,6 +22,10 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_THP_DISABLE = 41
 _CAPABILITY_VERSION_3 = 0x20080522
 
+_ARG_START = 48
+"""Its number among the fields of /proc/PID/stat (proc(5))."""
+
+_LEAST_TITLE = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -105,9 +110,30 @@ def disable_huge_pages(is_disabled: bool = True) -> None:
 
 
 def set_name(name: str) -> None:
-    """What `ps -o comm` calls this process: 15 bytes. The command line stays that of the process it was forked from."""
+    """What `ps -o comm` calls this process: 15 bytes."""
     text = ctypes.create_string_buffer(name.encode("ascii")[:15])
     _prctl(_PR_SET_NAME, ctypes.addressof(text))
+
+
+def command_line() -> tuple[int, int]:
+    """Where in this process's memory its command line begins and ends. Call it as whoever may look (proc(5))."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[_ARG_START - 3]), int(fields[_ARG_START - 2])
+
+
+def set_command_line(place: tuple[int, int], words: Sequence[str]) -> None:
+    """What `ps` shows for this process, as far as there is room where the old one was.
+
+    A last byte that is not zero tells the kernel to take it for a text that ends at the first zero (fs/proc/base.c).
+    """
+    start, end = place
+    if end - start < _LEAST_TITLE:
+        return
+    text = os.fsencode(" ".join(words))[: end - start - 2]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+    ctypes.memset(end - 1, ord("."), 1)
 
 
 def _give_up_capabilities() -> None:

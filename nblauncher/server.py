@@ -36,6 +36,7 @@ from nblauncher.web.inputs import read_and_close, server_context
 _LOOK_EVERY = 60.0
 """Seconds between two looks whether the server is idle, at most."""
 
+KERNEL_MANAGER = "nblauncher.server_kernels.StudentKernelManager"
 _INTERFACES = {"notebook": JupyterNotebookApp, "lab": LabApp}
 
 
@@ -76,6 +77,8 @@ class StudentServer(ServerApp):
 
     def init_webapp(self) -> None:
         self.tornado_settings = {
+            # A file that a widget or a cell brings comes as one message; above this the connection would just close.
+            "websocket_max_message_size": self.max_body_size,
             **self.tornado_settings,
             "headers": {**self.tornado_settings.get("headers", {}), "Referrer-Policy": "strict-origin"},
         }
@@ -161,8 +164,12 @@ def forced(config: ServerConfig, scheme: str) -> Config:
                 "delete_to_trash": False,
                 "preferred_dir": config.target if preferred.is_dir() else "",
             },
+            # What a kernel that speaks only TCP gets, StudentKernelManager decides.
             **{name: {"transport": "ipc"} for name in kernel_managers},
-            **{name: _culling(config.idle_stop) for name in ("MappingKernelManager", "AsyncMappingKernelManager")},
+            **{
+                name: {"kernel_manager_class": KERNEL_MANAGER, **_culling(config.idle_stop)}
+                for name in ("MappingKernelManager", "AsyncMappingKernelManager")
+            },
         }
     )
 

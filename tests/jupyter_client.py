@@ -15,6 +15,7 @@ import httpx
 import websocket
 
 DEADLINE = 90
+_SHOWN = ("image/", "application/vnd.")
 
 
 class JupyterClient:
@@ -134,8 +135,8 @@ class Notebook:
                 case "stream":
                     text += content["text"]
                 case "execute_result" | "display_data":
-                    text += content["data"]["text/plain"]
-                    text += "".join(f"[{kind}]" for kind in content["data"] if kind.startswith("image/"))
+                    text += content["data"].get("text/plain", "")
+                    text += "".join(f"[{kind}]" for kind in content["data"] if kind.startswith(_SHOWN))
                 case "error":
                     text += "\n".join(content["traceback"])
                 case "input_request":

@@ -61,6 +61,9 @@ _SHORTAGES = (
 )
 """What a host says that is short of processes, memory, open files or disk."""
 
+KERNELS_LOAD = 20.0
+"""Seconds that `launch` waits at most for what the kernels' fork server has to say; by then students are served."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="The config; default: ./notebooks.cfg.")
@@ -180,7 +183,7 @@ def launch_command(
 
     def summary(host: Host, report: Report) -> str:
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
-        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
+        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready + _about_kernels(host)
 
     deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)
     interruption.outlive_hangups()
@@ -188,6 +191,11 @@ def launch_command(
     if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
         return exit_code
     return foreground.keep(opened.host)
+
+
+def _about_kernels(host: Host) -> str:
+    kernels = status.kernels_words(host, KERNELS_LOAD)
+    return f"\nNote: {printable(kernels)}" if kernels else ""
 
 
 @cli.command("reload")
@@ -204,7 +212,7 @@ def reload_command(call: Call) -> int:
 
     def summary(host: Host, report: Report) -> str:
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
-        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready
+        return f"Nothing to do: {ready}" if plans[-1].is_empty else ready + _about_kernels(host)
 
     deed = Deed("taken in", summary=summary, enrich=launch.student_details, touches_accounts=True, with_front_page=True)
     return change(call, opened, make_plan, deed)
@@ -218,9 +226,11 @@ def status_command(call: Call) -> int:
     session.require_root(opened.caller, "status")
     entries = status.rows(opened.host, students_of(opened, call), datetime.now().astimezone())
     front = status.front_page_state(opened.host)
+    kernels = status.kernels_words(opened.host)
     text = f"{render.status_text(entries, talk.terminal_width())}\n{status.summary(entries, front)}"
+    text += f"\n{printable(kernels)}" if kernels else ""
     address = opened.host.frontend.front_page
-    talk.answer(call, text, 0, students=entries, front_page=address, front_page_state=front)
+    talk.answer(call, text, 0, students=entries, front_page=address, front_page_state=front, kernels=kernels)
     return 0
 
 

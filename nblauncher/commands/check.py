@@ -83,7 +83,8 @@ def checks(
         if settings.notebook.spawner == "forkserver":
             found.append(system.preloading(trusted.objections()))
             found += kernels.preloading(settings, config.DEFAULT_PRELOAD)
-        found += kernels.packages(settings, known.packages)
+        found += [*kernels.packages(settings, known.packages), *kernels.for_the_browser(settings)]
+        found += kernels.over_tcp(settings)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
@@ -237,6 +238,7 @@ def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -
     elsewhere = {port for theirs in known.other_courses.values() for port in theirs}
     students = max(len(roster or ()), len(known.allotted_ports))
     wanted = ports.class_ports(settings.web.port, students, known.allotted_ports, elsewhere)
+    yield from ports.blocked(settings.web.port, known.allotted_ports if settings.web.routing == "ports" else ())
     lacking = ports.enough(settings.web.port, students, wanted)
     if lacking:
         yield lacking

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nblauncher import classfiles, hashes, memory, namespaces, profile, survey
+from nblauncher import classfiles, hashes, memory, namespaces, profile, shared_data, survey
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.commands import appointments, classroom, disks, folders, freeze, front_page, pending, proxy, shutdown
 from nblauncher.commands.setup import AcceptInputs
@@ -367,10 +367,11 @@ def _kernels(host: Host) -> classfiles.Kernels:
     notebook = host.settings.notebook
     python = kernels.python_of(host.settings)
     spec = profile.kernelspec(python, host.settings.profile) if host.settings.profile else None
+    extras = shared_data.offered(kernels.prefix_of(host.settings), python).extras
     if notebook.spawner != "forkserver":
-        return classfiles.Kernels(spec, python, has_debugger=kernels.has_debugger(python))
+        return classfiles.Kernels(spec, python, has_debugger=kernels.has_debugger(python), extras=extras)
     socket, has_debugger = host.paths.kernels_socket, kernels.has_debugger(python)
-    return classfiles.Kernels(spec, python, socket, notebook.preload, has_debugger)
+    return classfiles.Kernels(spec, python, socket, notebook.preload, has_debugger, extras)
 
 
 def _why(host: Host, outcome: Outcome) -> str:

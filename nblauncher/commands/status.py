@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from nblauncher.ledger import Usage
 from nblauncher.model import ServerState
 from nblauncher.supervisor import client, registry
 from nblauncher.supervisor.specs import ServerReport
+
+_PAUSE = 0.1
 
 
 def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, Any]]:
@@ -57,6 +60,20 @@ def front_page_state(host: Host) -> str:
         return ServerState.STOPPED.value
     with supervisor:
         return supervisor.front_page().state.value
+
+
+def kernels_words(host: Host, patience: float = 0.0) -> str:
+    """What the teacher should know of how kernels begin in the running class; empty when all is well. Waits at most
+    `patience` seconds while their fork server loads.
+    """
+    supervisor = client.connect(host.paths)
+    if supervisor is None:
+        return ""
+    until = time.monotonic() + patience
+    with supervisor:
+        while (kernels := supervisor.hello().kernels).state == "loading" and time.monotonic() < until:
+            time.sleep(_PAUSE)
+    return kernels.words
 
 
 def summary(entries: Sequence[dict[str, Any]], front_page: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from nblauncher import children, kernel, kernel_sockets, limits, privileges, wire
 from nblauncher.children import Child
 from nblauncher.fork_requests import Place
-from nblauncher.forkserver import life, renewal
+from nblauncher.forkserver import life, renewal, variables
 from nblauncher.forkserver.renewal import HomePaths
 
 LAUNCHER = "ipykernel_launcher"
@@ -52,6 +52,8 @@ class Preloaded:
     library: tuple[str, ...]
     """The part of sys.path that is Python's own; what follows are folders of packages."""
     threadpoolctl: ModuleType
+    command_line: tuple[int, int]
+    """Where it is in memory."""
     packages: frozenset[str] = frozenset()
     """Names that a package of the student's own must not have."""
     added: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Preloaded:
         module = _module("_nblauncher_threadpoolctl", threadpoolctl)
         os.environ.clear()  # it sets KMP_DUPLICATE_LIB_OK
         os.environ.update(environment)
-        return cls(environment, tuple(sys.path[:first]), module)
+        return cls(environment, tuple(sys.path[:first]), module, privileges.command_line())
 
     def look_around(self) -> None:
         """Call it when everything is loaded."""
@@ -170,10 +172,12 @@ class Kernel:
         renewal.use_pythons_signals()
         privileges.disable_huge_pages(False)
         self._count_threads(request.environment)
+        self._listen(request.environment)
         kernel_sockets.install()
         python, module = sys.executable, importlib.util.find_spec(LAUNCHER)
         sys.orig_argv = [python, "-m", LAUNCHER, *arguments]
         sys.argv[:] = [str(module.origin) if module else LAUNCHER, *arguments]
+        privileges.set_command_line(self.preloaded.command_line, sys.orig_argv)
         for name in [name for name in sys.modules if name.partition(".")[0] == "nblauncher"]:
             del sys.modules[name]
         runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
@@ -185,8 +189,9 @@ class Kernel:
         if python != sys.executable or rest[:1] != ["-I"] or rest[3:5] != ["-m", LAUNCHER] or len(rest) < 3:
             raise Ordinary("its kernelspec is not the class's")
         changed = _interpreters_own(request.environment).items() ^ _interpreters_own(self.preloaded.variables).items()
-        if changed:
-            names = sorted({name for name, _value in changed})
+        own = [name for name, value in QUIET.items() if request.environment.get(name, value) != value]
+        if changed or own:
+            names = sorted({name for name, _value in changed} | set(own))
             raise Ordinary(f"the environment has {', '.join(names)}, which an interpreter reads when it starts")
         return rest[5:], rest[2]
 
@@ -199,10 +204,24 @@ class Kernel:
             python = kernel.prepare(Path(home) / prefix)
         except OSError as error:
             raise Ordinary(f"%pip has no place to install to: {error}") from error
+        os.environ["PATH"] = kernel.search_path(Path(home) / prefix, os.environ.get("PATH", os.defpath))
         renewal.use_virtual_environment(python, self.preloaded.library)
         _look_for_own(self.preloaded.packages, [entry for entry in sys.path if entry not in known], home)
         self.preloaded.home_paths.renew(home)
         renewal.use_backend(environment)
+
+    def _listen(self, environment: Mapping[str, str]) -> None:
+        """To what a cell sets for libraries that it has not imported yet, and that are there all the same."""
+        known = dict(environment)
+
+        def take_over(name: str, value: str) -> None:
+            known[name] = value
+            if name == _BACKEND:
+                renewal.use_backend(known)
+            else:
+                self._count_threads(known)
+
+        variables.watch((*ONE_THREAD, _BACKEND), take_over)
 
     def _count_threads(self, environment: Mapping[str, str]) -> None:
         """The libraries were loaded with one thread each; they get what they would have found by themselves."""
@@ -228,6 +247,11 @@ _THREADS = {
 
 ONE_THREAD = dict.fromkeys(sorted({name for names in _THREADS.values() for name in names}), "1")
 """A fork server's: a library must start no thread before the fork."""
+
+_BACKEND = "MPLBACKEND"
+
+QUIET = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "_RJEM_MALLOC_CONF": "background_thread:false"}
+"""A fork server's as well: they tell the jemalloc of pyarrow, and of packages written in Rust, to start no thread."""
 
 
 def _look_for_own(packages: frozenset[str], folders: Sequence[str], home: str) -> None:

@@ -9,21 +9,19 @@ Nothing that a student sends is read here (nblauncher.reception): a child that h
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from nblauncher import wire
 from nblauncher.fork_requests import Place, RequestError, answer, receive
-from nblauncher.forkserver import kernel_warm_up, life, preload
-from nblauncher.forkserver.kernel_child import ONE_THREAD, Kernel, Preloaded
+from nblauncher.forkserver import kernel_warm_up, life, preload, rehearsal
+from nblauncher.forkserver.kernel_child import Kernel, Preloaded
+from nblauncher.forkserver.preload import Found
 from nblauncher.reception import Limits, Reception
 from nblauncher.wire import WireError, close_all
 
@@ -31,12 +29,6 @@ log = logging.getLogger("nblauncher.forkserver")
 
 LIMITS = Limits(children=32, burst=12, per_second=2)
 """Of one student. Who wants more gets ordinary kernels."""
-
-_BACKEND = "module://matplotlib_inline.backend_inline"
-"""As ipykernel sets it before matplotlib can be imported."""
-
-_IN_A_KERNEL_ONLY = ("matplotlib_inline",)
-"""Packages that connect themselves with the running kernel when they are imported."""
 
 _WHILE_LOADING = 10
 """The niceness (setpriority(2))."""
@@ -48,55 +40,49 @@ def main(arguments: list[str]) -> int:
     link = life.open_link(number)
     if life.refuses_to_import(link):
         return 4
-    os.environ.update(ONE_THREAD, MPLBACKEND=_BACKEND)
+    os.environ.update(rehearsal.VARIABLES)
     wanted = tuple(filter(None, modules.split(",")))
     # A class that is just being launched needs the processors for its servers first.
     os.setpriority(os.PRIO_PROCESS, 0, _WHILE_LOADING)
-    preloaded, missing = _load(Path(found), wanted, threadpoolctl)
+    preloaded, known = _load(Path(found), wanted, threadpoolctl)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
     if preload.threads() > 1:
         reason = f"something in {', '.join(wanted)} starts threads when it is imported, and they would be missing"
         log.error("%s", reason)
         answer(link, {"refused": [reason]})
         return 4
-    answer(link, {"ready": len(sys.modules), "missing": missing})
+    missing = [name for name in wanted if name not in sys.modules and name not in known.left_out]
+    answer(link, {"ready": len(sys.modules), "missing": missing, "left_out": dict(known.left_out)})
     host = KernelHost(link, preloaded)
     Reception(socket.socket(fileno=int(door)), host, LIMITS).serve(link, host.listen)
     return 0
 
 
-def _load(found: Path, wanted: tuple[str, ...], threadpoolctl: str) -> tuple[Preloaded, list[str]]:
-    """What a kernel needs, as it was found before or by a warm-up now, and what the teacher wants of it in addition."""
+def _load(found: Path, wanted: tuple[str, ...], threadpoolctl: str) -> tuple[Preloaded, Found]:
+    """What a kernel needs, as it was found before or by a warm-up now, and then what the teacher wants in addition."""
     environment = [*preload.environment(), list(wanted)]
-    names = preload.recall(found, environment)
+    known = preload.recall(found, environment)
     origin = ", as found before"
-    if names is None:
+    if known is None:
         origin = ""
-        account = life.unprivileged()
-        names = preload.found_by(lambda home: kernel_warm_up.run_once(home, wanted), account) if account else ()
-        if names:
-            preload.note(found, environment, names)
+        known = _find(wanted)
+        if known.names:
+            preload.note(found, environment, known)
     preloaded = Preloaded.here(threadpoolctl)
-    with _as_in_a_kernel():
-        missing = preload.load(wanted)
-        preload.load(name for name in names if name.partition(".")[0] not in _IN_A_KERNEL_ONLY)
+    with rehearsal.as_in_a_kernel():
+        preload.load(known.names)
     preloaded.look_around()
     preload.freeze()
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
-    return preloaded, missing
+    return preloaded, known
 
 
-@contextlib.contextmanager
-def _as_in_a_kernel() -> Iterator[None]:
-    """What modules look at when they are imported: pandas shows wide tables to a terminal in another way."""
-    stdout = sys.stdout
-    vars(builtins)["get_ipython"] = lambda: SimpleNamespace(kernel=None, config={})
-    with open(os.devnull, "w", encoding="UTF-8") as sys.stdout:  # spelled as ipykernel's own stream says it
-        try:
-            yield
-        finally:
-            sys.stdout = stdout
-            del vars(builtins)["get_ipython"]
+def _find(wanted: tuple[str, ...]) -> Found:
+    account = life.unprivileged()
+    if account is None:
+        return Found(wanted)
+    names = preload.found_by(lambda home: kernel_warm_up.run_once(home, wanted), account)
+    return rehearsal.rehearsed(names, wanted, account)
 
 
 class KernelHost:

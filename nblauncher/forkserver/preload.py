@@ -13,9 +13,11 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nblauncher import privileges, root_files, workers
 from nblauncher.errors import HostError
@@ -24,13 +26,28 @@ from nblauncher.model import Account
 log = logging.getLogger(__name__)
 
 WARM_UP_DEADLINE = 15.0
+_FORMAT = 2
+"""Of what is noted. A finding of another format is made anew; the first one had its names in another order."""
+
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MOST = 5000
 _GRAMMAR = "rfc3987_syntax"
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a fork server is to load."""
+
+    names: tuple[str, ...] = ()
+    """In the order in which a real program imported them. Another order is another program: with `_asyncio` before
+    `asyncio` the two disagree for ever on which task runs.
+    """
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What the teacher wants and is not loaded, and why, in words that follow the name."""
+
+
 def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ...]:
-    """The modules that `warm_up(home)` loads beyond those of this process.
+    """The modules that `warm_up(home)` loads beyond those of this process, in its order.
 
     It runs in a forked child as `account`, which must not be root, in an empty home that is gone afterwards. Without an
     answer there are none: preloading only saves time.
@@ -49,26 +66,29 @@ def environment() -> list[object]:
     A package that is installed, upgraded or removed changes the time of its folder.
     """
     folders = [entry for entry in sys.path if os.path.exists(entry)]
-    return [sys.version, sys.prefix, [[entry, os.stat(entry).st_mtime_ns] for entry in folders]]
+    return [_FORMAT, sys.version, sys.prefix, [[entry, os.stat(entry).st_mtime_ns] for entry in folders]]
 
 
-def note(file: Path, environment: list[object], names: tuple[str, ...]) -> None:
+def note(file: Path, environment: list[object], found: Found) -> None:
     """Keep a finding for the next fork server of the same environment."""
     try:
-        root_files.replace(file, json.dumps({"environment": environment, "modules": names}))
+        noted = {"environment": environment, "modules": found.names, "left_out": dict(found.left_out)}
+        root_files.replace(file, json.dumps(noted))
     except OSError as error:
         log.warning("cannot write %s: %s", file, error)
 
 
-def recall(file: Path, environment: list[object]) -> tuple[str, ...] | None:
+def recall(file: Path, environment: list[object]) -> Found | None:
     """What was noted for this environment. None when there is nothing, or nothing that root alone wrote."""
     text = root_files.read(file)
     if text is None:
         return None
     try:
         content = json.loads(text)
-        return names_in(content["modules"]) if content["environment"] == environment else None
-    except (ValueError, KeyError, TypeError) as error:
+        if content["environment"] != environment:
+            return None
+        return Found(names_in(content["modules"]), {str(name): str(why) for name, why in content["left_out"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is damaged and is not used: %s", file, error)
         return None
 
@@ -108,7 +128,7 @@ def remember_entry_points() -> None:
 
 
 def load(names: Iterable[str]) -> list[str]:
-    """Import them; what cannot be imported here is left to those who need it, and returned."""
+    """Import them in this order; what cannot be imported here is left to those who need it, and returned."""
     missing = []
     for name in names:
         if name not in sys.modules:
@@ -133,11 +153,24 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+class _Begun:
+    """A finder (importlib.abc.MetaPathFinder) that finds nothing and keeps who was looked for, the first one first.
+
+    sys.modules has another order: a module moves to its end when its import is over, behind all that it imported.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> None:
+        self.names.setdefault(name)
+
+
 def _report(warm_up: Callable[[Path], None]) -> list[str]:
     """Runs as the account."""
-    before = set(sys.modules)
+    before, begun = set(sys.modules), _Begun()
+    sys.meta_path.insert(0, begun)
     with tempfile.TemporaryDirectory(prefix="nblauncher-warm-up-", ignore_cleanup_errors=True) as home:
         warm_up(Path(home))
-    return sorted(
-        name for name in set(sys.modules) - before if getattr(sys.modules[name], "__spec__", None) is not None
-    )
+    loaded = {name for name, module in list(sys.modules.items()) if getattr(module, "__spec__", None) is not None}
+    return [name for name in begun.names if name in loaded - before]

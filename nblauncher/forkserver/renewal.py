@@ -85,9 +85,10 @@ def _put(module: str, name: str, value: Any) -> None:
 
 
 def use_backend(environment: Mapping[str, str]) -> None:
-    """matplotlib reads MPLBACKEND when it is imported."""
-    matplotlib = sys.modules.get("matplotlib")
-    if matplotlib is not None and environment.get("MPLBACKEND"):
+    """matplotlib reads MPLBACKEND when it is imported; once there was a figure, nothing changes any more."""
+    matplotlib, pyplot = sys.modules.get("matplotlib"), sys.modules.get("matplotlib.pyplot")
+    has_begun = getattr(pyplot, "_backend_mod", None) is not None
+    if matplotlib is not None and not has_begun and environment.get("MPLBACKEND"):
         matplotlib.rcParams["backend"] = matplotlib.rcParamsOrig["backend"] = environment["MPLBACKEND"]
 
 

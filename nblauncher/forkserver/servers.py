@@ -47,14 +47,15 @@ def _load(found: Path) -> None:
     from nblauncher.forkserver import warm_up  # not before the interpreter was looked at: this imports all of Jupyter
 
     environment = preload.environment()
-    names = preload.recall(found, environment)
+    known = preload.recall(found, environment)
     origin = ", as found before"
-    if names is None:
+    if known is None:
         origin = ""
         names = preload.found_by(warm_up.serve_once, account) if (account := life.unprivileged()) else ()
+        known = preload.Found(names)
         if names:
-            preload.note(found, environment, names)
-    preload.load(names)
+            preload.note(found, environment, known)
+    preload.load(known.names)
     preload.freeze()
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import environments, kernel_sockets, privileges, workers
+from nblauncher import environments, kernel_sockets, kernel_transport, privileges, shared_data, workers
 from nblauncher.children import NOWHERE
 from nblauncher.course import CoursePaths
 from nblauncher.errors import HostError
-from nblauncher.forkserver import trusted
+from nblauncher.forkserver import foreign, rehearsal, trusted
 from nblauncher.model import Account
 from nblauncher.preflight.finding import PATH, Finding, ok, problem, warning
 from nblauncher.printable import printable
@@ -44,11 +43,14 @@ def is_there(name):
 
 print(json.dumps({
     "version": list(sys.version_info[:3]), "ipykernel": ipykernel.__version__, "path": sys.path,
-    "missing": [name for name in sys.argv[1:] if not is_there(name)],
+    "prefix": sys.prefix, "missing": [name for name in sys.argv[1:] if not is_there(name)],
     "no_debugger": kernel_sockets.objection(),
 }))
 """
+_FOREIGN = Path(foreign.__file__)
+_HOSTS_DATA = (Path("/usr/local/share/jupyter"), Path("/usr/share/jupyter"))
 _PATIENCE = 60.0
+_ROUNDS = 4
 _NOBODY = "nobody"
 _OLDEST = (3, 10)
 """Python's version that the fork server is written for."""
@@ -61,6 +63,7 @@ class Tried:
     version: tuple[int, ...] = ()
     ipykernel: str = ""
     path: tuple[str, ...] = ()
+    prefix: str = ""
     missing: tuple[str, ...] = ()
     """Of the modules that it was asked for."""
     no_debugger: str = ""
@@ -77,6 +80,49 @@ def python_of(settings: Settings) -> str:
     if environment is None:
         raise HostError("the course's packages are not installed", "Run `nblauncher setup`, which builds them.")
     return str(environments.python_in(environment))
+
+
+def prefix_of(settings: Settings) -> Path:
+    """Where the packages of the kernels' Python have their files. HostError as `python_of`."""
+    python = Path(python_of(settings))
+    if settings.notebook.kernel_python is None or settings.notebook.requirements is not None:
+        return python.parents[1] if settings.notebook.requirements is not None else Path(sys.prefix)
+    return Path(_tried(str(python), ()).prefix or python.parents[1])
+
+
+def for_the_browser(settings: Settings) -> Iterator[Finding]:
+    """What the course's packages bring for Notebook and Lab, and what is left out of it."""
+    try:
+        offered = shared_data.offered(prefix_of(settings), python_of(settings))
+    except HostError:
+        return  # `packages` says it
+    kinds = [name.partition("/") for name in offered.extras.links]
+    extensions = sorted(name for kind, _slash, name in kinds if kind == "labextensions")
+    if extensions:
+        yield ok("packages", f"for the browser they bring {printable(', '.join(extensions))}")
+    for name, why in offered.left_out:
+        yield warning(
+            "packages", f"{printable(name)} is not offered to students: it {why}", "Students work without it."
+        )
+
+
+def over_tcp(settings: Settings) -> Iterator[Finding]:
+    """Kernels beside the class's own that would listen where other accounts can connect."""
+    try:
+        specs = dict(shared_data.offered(prefix_of(settings), python_of(settings)).extras.specs)
+    except HostError:
+        specs = {}
+    for place in (Path(sys.prefix, "share/jupyter"), *_HOSTS_DATA):
+        specs |= {name: spec for name, spec in shared_data.kernelspecs(place).items() if name not in specs}
+    found = [name for name, spec in specs.items() if kernel_transport.of(spec["argv"], spec["metadata"]) != "ipc"]
+    if found:
+        yield warning(
+            "kernels",
+            f"{printable(', '.join(sorted(found)))}: as far as known, TCP is all that such a kernel speaks; what it "
+            "prints can be read by every account of this host while it runs",
+            'Tell your students, or take it away. One that can use unix sockets says so by `"transport": "ipc"` in the '
+            "metadata of its kernel.json.",
+        )
 
 
 def preload(settings: Settings) -> Preload | None:
@@ -169,9 +215,17 @@ def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:
         )
         return
     tried = _tried(python, notebook.preload)
-    there = [name for name in notebook.preload if name not in tried.missing]
+    there = tuple(name for name in notebook.preload if name not in tried.missing)
+    left_out = _left_out(python, there)
+    there = tuple(name for name in there if name not in left_out)
     what = f" with {', '.join(there)}" if there else ""
     yield ok(subject, f"kernels are forked from a preloaded process{what}")
+    for name, why in left_out.items():
+        yield warning(
+            subject,
+            f"notebook.preload: kernels are forked without {name} in memory: it {printable(why)}",
+            "It works all the same, and takes its time to import. Take it out of notebook.preload to end this warning.",
+        )
     if missing := [name for name in tried.missing if name not in default]:
         yield warning(
             subject,
@@ -182,26 +236,36 @@ def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:
 
 @functools.cache
 def _tried(python: str, modules: tuple[str, ...]) -> Tried:
+    return _understood(_as_nobody(_try, python, modules))
+
+
+def _as_nobody(function: Callable[..., list[str]], *arguments: object) -> list[str]:
+    """What it says, or nothing and why. As whoever asks, where that is not root."""
     if not privileges.is_root():
-        return _understood(_try(python, modules))
+        return function(*arguments)
     try:
         entry = pwd.getpwnam(_NOBODY)
     except KeyError:
-        return Tried(why=f"there is no account {_NOBODY} to try it with")
+        return ["", f"there is no account {_NOBODY} to try it with"]
     nobody = Account(_NOBODY, entry.pw_uid, entry.pw_gid, NOWHERE)
     try:
-        return _understood(workers.run_as(nobody, _try, python, modules, timeout=_PATIENCE + 10))
+        said, why = workers.run_as(nobody, function, *arguments, timeout=_PATIENCE + 10)
     except HostError as error:
-        return Tried(why=error.problem)
+        return ["", error.problem]
+    return [str(said), str(why)]
 
 
 def _try(python: str, modules: Sequence[str]) -> list[str]:
     """Runs as nobody. What the probe said, or nothing and why."""
-    os.chdir("/")
+    return _said_by([python, "-I", "-c", _PROBE, kernel_sockets.__file__, *modules])
+
+
+def _said_by(command: Sequence[str]) -> list[str]:
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _PROBE, kernel_sockets.__file__, *modules],
+            command,
             check=False,
+            cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -217,6 +281,30 @@ def _try(python: str, modules: Sequence[str]) -> list[str]:
     return [done.stdout[:100_000], ""]
 
 
+@functools.cache
+def _left_out(python: str, modules: tuple[str, ...]) -> dict[str, str]:
+    """Which of them a fork server leaves to the kernels, and why, as it would find out itself."""
+    culprits: dict[str, str] = {}
+    because: dict[str, str] = {}
+    for _round in range(_ROUNDS):
+        said = _as_nobody(_rehearse, python, sorted(culprits), modules)
+        try:
+            seen = rehearsal.Seen.parse(json.loads(said[0]))
+        except (ValueError, RecursionError):
+            return dict.fromkeys(modules, f"could not be tried: {said[1]}")
+        because |= seen.because
+        culprits |= seen.culprits
+        if not seen.culprits:
+            break
+    return rehearsal.left_out(modules, culprits, because)
+
+
+def _rehearse(python: str, avoid: Sequence[str], modules: Sequence[str]) -> list[str]:
+    """Runs as nobody."""
+    module = "nblauncher.forkserver.rehearsal"
+    return _said_by([python, str(_FOREIGN), module, ",".join(avoid), *modules])
+
+
 def _understood(answer: Any) -> Tried:
     """What a program of the teacher's choice said, run by nobody: anything."""
     said, why = answer
@@ -228,6 +316,7 @@ def _understood(answer: Any) -> Tried:
             tuple(int(number) for number in facts["version"]),
             str(facts["ipykernel"]),
             tuple(map(str, facts["path"])),
+            str(facts["prefix"]),
             tuple(map(str, facts["missing"])),
             str(facts["no_debugger"]),
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import psutil
 
+from nblauncher.allot import BLOCKED_PORTS
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
@@ -20,7 +21,7 @@ def class_ports(front_port: int, students: int, allotted: Collection[int], taken
     ports = {front_port, *allotted}
     following = max(ports) + 1
     while len(ports) < students + 1 and following < 65536:
-        if following not in taken:
+        if following not in taken and following not in BLOCKED_PORTS:
             ports.add(following)
         following += 1
     return sorted(ports)
@@ -50,6 +51,19 @@ def enough(front_port: int, students: int, ports: Collection[int]) -> Finding | 
         f"{students} students need {students + 1} ports from {front_port} on, and 65535 is the last",
         "Choose a lower web.port.",
     )
+
+
+def blocked(front_port: int, allotted: Collection[int]) -> Iterator[Finding]:
+    """Ports that no browser connects to, whatever listens there."""
+    if front_port in BLOCKED_PORTS:
+        hint = "Choose another web.port, 8000 say."
+        yield problem("ports", f"no browser opens port {front_port}: it is one of those that they block", hint)
+    if found := BLOCKED_PORTS.intersection(allotted):
+        yield warning(
+            "ports",
+            f"no browser opens {in_words(found)}, which students of this course were given by an older release",
+            "`nblauncher remove --only NAME` and then `setup` give such a student another port.",
+        )
 
 
 Holder = Callable[[int], str]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nblauncher import assignments, memory, system_folders
+from nblauncher.allot import BLOCKED_PORTS
 from nblauncher.namespaces import PRIVATE
 from nblauncher.printable import printable
 from nblauncher.settings.values import Settings
@@ -28,6 +29,8 @@ def violations(settings: Settings, uid_min: int) -> Iterator[tuple[str, str]]:
             "notebook.requirements",
             "notebook.requirements: kernel_python names another Python; choose one",
         )
+    if settings.web.port in BLOCKED_PORTS:
+        yield "web.port", f"web.port: no browser opens port {settings.web.port}; it is one of those that they block"
     if settings.web.routing != "ports" and settings.web.frontend != "nginx":
         yield "web.routing", f"web.routing: {settings.web.routing} needs `frontend: nginx`"
     for deadline in settings.deadlines:

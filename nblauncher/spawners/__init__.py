@@ -5,7 +5,7 @@ the process that kernels are forked from.
 """
 
 from nblauncher.spawners.forkserver import ForkServerSpawner
-from nblauncher.spawners.kernel_fork_server import KernelForkServer, Preload
+from nblauncher.spawners.kernel_fork_server import Forking, KernelForkServer, Preload
 from nblauncher.spawners.process import ProcessSpawner
 from nblauncher.spawners.protocol import (
     Answer,
@@ -20,6 +20,7 @@ __all__ = [
     "Answer",
     "EventLoop",
     "ForkServerSpawner",
+    "Forking",
     "KernelForkServer",
     "Order",
     "Preload",

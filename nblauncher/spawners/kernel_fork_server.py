@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,29 @@ class Preload:
     modules: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Forking:
+    """Whether kernels are forked: `off` (each is to be a program), `later` (with the first server), `loading`, `ready`,
+    or `failed`, for this reason.
+    """
+
+    state: str
+    reason: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Modules that the teacher wants in memory and that are not, and why."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"state": self.state, "reason": self.reason, "left_out": dict(self.left_out)}
+
+    @property
+    def words(self) -> str:
+        """What the teacher should know of it, if anything."""
+        if self.state == "failed":
+            return f"every kernel is started as a program of its own: {self.reason}"
+        told = "; ".join(f"{name} {why}" for name, why in self.left_out.items())
+        return f"kernels are forked without {', '.join(self.left_out)} in memory: {told}" if told else ""
+
+
 class KernelForkServer:
     """`door` is where students' servers ask; `home` a folder of root's alone, in which libraries find their caches, and
     one fork server notes for the next what a kernel loads.
@@ -55,16 +78,28 @@ class KernelForkServer:
         self._timer: Timer | None = None
         self._is_due = False
         """It begins with the first server."""
+        self._is_wanted = False
+        self._left_out: dict[str, str] = {}
         self._fork_server = ForkServer(loop, group, "the kernels' fork server", self._program, self, keep_output)
 
     def prepare(self, preload: Preload | None, *, at_first_use: bool = False) -> None:
         """Begin with a fresh fork server, or with none. Kernels that run notice nothing."""
         self._fork_server.end()
         self._is_due = preload is not None and at_first_use
+        self._is_wanted = preload is not None
         if preload is not None:
             self._preload = preload
             if not at_first_use:
                 self._fork_server.begin()
+
+    @property
+    def state(self) -> Forking:
+        """How kernels begin now."""
+        if not self._is_wanted or self._is_due:
+            return Forking("later" if self._is_due else "off")
+        if self._fork_server.is_ready:
+            return Forking("ready", left_out=dict(self._left_out))
+        return Forking("loading") if self._fork_server.is_there else Forking("failed", self._fork_server.reason)
 
     def know(self, place: Place) -> None:
         """The student's server is about to start: it may ask for kernels, which begin in this group."""
@@ -95,6 +130,9 @@ class KernelForkServer:
     def ready(self, message: Mapping[str, Any]) -> None:
         for name in message.get("missing", ()):
             log.warning("notebook.preload: %s cannot be imported", name)
+        self._left_out = {str(name): str(why) for name, why in message.get("left_out", {}).items()}
+        for name, why in self._left_out.items():
+            log.warning("notebook.preload: kernels are forked without %s: %s", name, why)
         for place in self._places.values():
             self._tell(fork_requests.know(place))
 

@@ -57,7 +57,7 @@ def _supervise(paths: CoursePaths, told: int) -> None:
     lock = _only_one(paths)
     privileges.adopt_orphans()
     limits.protect()
-    _raise_file_limit()
+    _use_own_limits()
     groups = cgroups.enter_scope(cgroups.choose(paths.course), os.getpid())
     loop = Loop()
     tickets = unix_listener(paths.tickets_socket, 0o666)
@@ -137,8 +137,12 @@ def _only_one(paths: CoursePaths) -> int:
     return lock
 
 
-def _raise_file_limit() -> None:
-    """Seven descriptors a student: sockets, memory files, two pipes. The children get their own limit."""
+def _use_own_limits() -> None:
+    """Not those of the shell that began the class. Seven descriptors a student: sockets, memory files, two pipes. The
+    children get their own limit.
+    """
+    if kept := limits.lift():
+        log.warning("this host's limits stay as they are: %s", ", ".join(kept))
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
 

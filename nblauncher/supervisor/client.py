@@ -25,7 +25,7 @@ from nblauncher.course import CoursePaths
 from nblauncher.descriptors import sealed
 from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
-from nblauncher.spawners import Preload
+from nblauncher.spawners import Forking, Preload
 from nblauncher.supervisor.appointments import Wanted
 from nblauncher.supervisor.proxy import ProxySpec, ProxyWanted
 from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
@@ -75,12 +75,15 @@ class FrontPageReport:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers: the release the class keeps, the supervisor's pid, since when (Unix seconds), which groups."""
+    """Who answers: the release the class keeps, the supervisor's pid, since when (Unix seconds), which groups, and how
+    kernels begin (one of an older release does not say).
+    """
 
     version: str
     pid: int
     started_at: float
     groups: str
+    kernels: Forking
 
 
 def connect(paths: CoursePaths) -> Client | None:
@@ -138,7 +141,8 @@ class Client:
 
     def hello(self) -> Hello:
         answer = self._ask("hello")
-        return Hello(answer["version"], answer["pid"], answer["started_at"], answer["groups"])
+        kernels = Forking(**answer.get("kernels", {"state": "off"}))
+        return Hello(answer["version"], answer["pid"], answer["started_at"], answer["groups"], kernels)
 
     def bind(
         self, ports: Sequence[PortWanted], addresses: Sequence[str] = (), proxy: ProxyWanted | None = None

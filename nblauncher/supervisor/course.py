@@ -180,7 +180,8 @@ class Course:
 
     def _hello(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         kind = self._groups.kind.value
-        answer({"version": __version__, "pid": os.getpid(), "started_at": self._started_at, "groups": kind})
+        about = {"version": __version__, "pid": os.getpid(), "started_at": self._started_at, "groups": kind}
+        answer({**about, "kernels": self._kernels.state.to_json()})
 
     def _bind(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
         """Every port that can be held is; the others are told by name."""

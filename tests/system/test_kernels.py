@@ -97,7 +97,8 @@ def loaded(course: RunningClass) -> psutil.Process:
 
 
 def is_forked(pid: int) -> bool:
-    return FORKED in psutil.Process(pid).cmdline()
+    """What a process was started with stays to be seen: here it is what the fork server was."""
+    return psutil.Process(pid).environ()["HOME"].startswith("/run/nblauncher/")
 
 
 def write_kernels(course: RunningClass, *, are_forked: bool) -> None:
@@ -121,6 +122,28 @@ def test_a_forked_kernel_is_to_the_student_what_a_started_one_is(ready, client):
     assert not found, "\n".join(found)
 
 
+BEHAVIOUR = Path(__file__).with_name("kernel_behaviour.py").read_text() + "\nprint(await behaviour())"
+
+
+def test_modules_do_in_a_forked_kernel_what_they_do_in_a_started_one(ready, client):
+    seen = {}
+    for are_forked in (False, True):
+        write_kernels(ready, are_forked=are_forked)
+        kernel = client.start_kernel()
+        assert is_forked(int(client.run("import os; print(os.getpid())", kernel))) == are_forked
+        client.run("import numpy, pandas, matplotlib.pyplot", kernel)
+        seen[are_forked] = json.loads(client.run(BEHAVIOUR, kernel).splitlines()[0])
+    started_with = set(seen[False].pop("modules"))
+    assert started_with - set(seen[True].pop("modules")) == set()
+    pairs = seen[True].pop("identities"), seen[False].pop("identities")
+    pairs[1]["posix os"].remove("putenv")  # nblauncher.forkserver.variables has another in its place
+    forked, started_ones = ({key: value for key, value in one.items() if key in pairs[1]} for one in pairs)
+    assert len(forked) > 500
+    found = list(differences("", {**seen[False], "same": started_ones}, {**seen[True], "same": forked}))
+    assert not found, "\n".join(found)
+    assert seen[True]["tasks"][0] is True and "timeout" in seen[True]["thread"][0]
+
+
 def differences(where: str, one: object, other: object) -> Iterator[str]:
     """Leaf by leaf."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -139,6 +162,13 @@ def started(client: JupyterClient) -> tuple[str, int]:
     pid = int(client.run("import os; print(os.getpid())", kernel))
     assert is_forked(pid)
     return kernel, pid
+
+
+def test_ps_shows_a_kernel_and_not_the_fork_server(client):
+    kernel, pid = started(client)
+    shown = " ".join(psutil.Process(pid).cmdline())
+    assert "-m ipykernel_launcher -f" in shown and FORKED not in shown
+    assert kernel in shown or len(shown) > 100, shown
 
 
 RANDOM = """
@@ -470,6 +500,27 @@ def test_the_teachers_number_of_threads_holds_in_a_forked_kernel(ready, bob):
         assert one.run(code, kernel) == "[3]\n"
         assert one.run("import matplotlib.pyplot as plt; print(plt.get_backend())", kernel) == "agg\n"
     ready.supervisor.stop_servers([bob.username], grace=5)
+
+
+SETS = """
+import os
+os.environ.update(OPENBLAS_NUM_THREADS="1", MPLBACKEND="svg")
+import numpy, threadpoolctl, matplotlib.pyplot as plt
+print([one["num_threads"] for one in threadpoolctl.threadpool_info()], plt.get_backend())
+plt.plot([1])
+os.environ["MPLBACKEND"] = "agg"
+print(plt.get_backend(), os.environ["MPLBACKEND"], os.popen("echo $OPENBLAS_NUM_THREADS").read())
+"""
+
+
+def test_variables_that_a_cell_sets_before_its_first_import_count(ready, client):
+    seen = []
+    for are_forked in (False, True):
+        write_kernels(ready, are_forked=are_forked)
+        kernel = client.start_kernel()
+        assert is_forked(int(client.run("import os; print(os.getpid())", kernel))) == are_forked
+        seen.append(client.run(SETS, kernel).splitlines()[:2])
+    assert seen == [["[1] svg", "svg agg 1"]] * 2
 
 
 def test_kernelspecs_of_others_are_left_alone(ready, client, ada):

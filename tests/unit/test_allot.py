@@ -41,6 +41,16 @@ def test_a_port_that_somebody_else_holds_is_replaced_by_one_after_the_range():
     assert ports(["ada", "bob", "eve"], taken=[8002, 8004]) == {"ada": 8001, "bob": 8005, "eve": 8003}
 
 
+def test_ports_that_browsers_block_are_nobodys():
+    given = allot.ports(
+        [f"s{number}" for number in range(40)], front_port=6660, spent=frozenset(), taken=frozenset({6672})
+    )
+    assert len(set(given.values())) == 40
+    assert not set(given.values()) & {6665, 6666, 6667, 6668, 6669, 6679, 6697, 6672}
+    assert given["s0"] == 6661 and given["s9"] == 6670
+    assert allot.ports(["ada"], front_port=5059, spent=frozenset(), taken=frozenset()) == {"ada": 5062}
+
+
 def test_no_two_students_ever_get_the_same_port():
     given = ports([f"s{number}" for number in range(50)], taken=range(8010, 8030))
     assert len(set(given.values())) == 50

@@ -256,6 +256,15 @@ def test_students_with_a_port_keep_it_and_new_ones_get_the_next_free_ones() -> N
     assert ports.in_words([8000, 8001, 8005, 8007, 8008]) == "8000-8001, 8005, 8007-8008"
 
 
+def test_ports_that_browsers_block_are_handed_to_nobody_and_told() -> None:
+    assert ports.class_ports(5059, 2, ()) == [5059, 5062, 5063]
+    (front,) = ports.blocked(6000, [6001])
+    assert front.level == "problem" and "no browser opens port 6000" in front.message
+    (students,) = ports.blocked(5999, [6000, 6001])
+    assert students.level == "warning" and "6000" in students.message and "6001" not in students.message
+    assert list(ports.blocked(8000, range(8001, 8100))) == []
+
+
 def test_a_class_that_does_not_fit_below_the_last_port_is_a_problem() -> None:
     wanted = ports.class_ports(65000, 600, ())
     found = ports.enough(65000, 600, wanted)

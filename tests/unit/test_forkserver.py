@@ -16,6 +16,7 @@ from nblauncher import fork_requests, wire
 from nblauncher.cgroups import Group, Kind
 from nblauncher.fork_requests import Place, Request, RequestError
 from nblauncher.forkserver import preload, trusted
+from nblauncher.forkserver.preload import Found
 from nblauncher.model import Account, Limits
 from nblauncher.preflight import system
 from nblauncher.sandbox import Sandbox
@@ -196,8 +197,9 @@ def test_a_finding_is_kept_for_the_environment_that_it_was_made_in(tmp_path, mon
     monkeypatch.setattr(sys, "path", [str(packages), str(tmp_path / "none.zip")])
     before = preload.environment()
     assert preload.recall(file, before) is None
-    preload.note(file, before, ("colorsys", "os.path"))
-    assert preload.recall(file, preload.environment()) == ("colorsys", "os.path")
+    found = Found(("os.path", "colorsys"), {"pandas": "imports x, which starts a thread when it is imported"})
+    preload.note(file, before, found)
+    assert preload.recall(file, preload.environment()) == found
     assert file.stat().st_mode & 0o777 == 0o600
     os.utime(packages, ns=(0, 1))  # as when a package is installed
     assert preload.recall(file, preload.environment()) is None
@@ -211,20 +213,108 @@ def test_a_finding_is_kept_for_the_environment_that_it_was_made_in(tmp_path, mon
         lambda file: os.chown(file, 65534, -1),
         lambda file: file.write_text("{"),
         lambda file: file.write_text("[]"),
+        lambda file: file.write_text(json.dumps({"environment": preload.environment(), "modules": ["colorsys"]})),
         lambda file: (file.unlink(), file.symlink_to("/etc/hostname")),
         lambda file: (file.unlink(), os.mkfifo(file, 0o600)),
     ],
-    ids=["writable", "another's", "cut off", "another shape", "a link", "a pipe"],
+    ids=["writable", "another's", "cut off", "another shape", "half of it", "a link", "a pipe"],
 )
 def test_a_finding_that_is_not_roots_or_is_damaged_is_not_used(tmp_path, spoil):
     file = tmp_path / "preloaded.json"
-    preload.note(file, preload.environment(), ("colorsys",))
+    preload.note(file, preload.environment(), Found(("colorsys",)))
     spoil(file)
     assert preload.recall(file, preload.environment()) is None
 
 
 def test_a_finding_that_cannot_be_kept_costs_nothing(tmp_path):
-    preload.note(tmp_path / "none" / "preloaded.json", [], ("colorsys",))
+    preload.note(tmp_path / "none" / "preloaded.json", [], Found(("colorsys",)))
+
+
+@needs_root
+def test_a_finding_of_an_older_format_is_made_anew(tmp_path):
+    """Its names were sorted, and `_asyncio` came before `asyncio`."""
+    file = tmp_path / "preloaded.json"
+    _format, *environment = preload.environment()
+    file.write_text(json.dumps({"environment": environment, "modules": ["colorsys"]}))
+    file.chmod(0o600)
+    assert preload.recall(file, preload.environment()) is None
+
+
+ORDER = """
+import json, sys
+from nblauncher.forkserver import preload
+def warm_up(home):
+    import nbtz
+print(json.dumps(preload._report(warm_up)))
+"""
+
+
+def run_beside(folder: Path, code: str) -> str:
+    """What this code prints where it finds the modules in `folder`."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"
+    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_warm_up_loads_is_kept_in_its_order(tmp_path):
+    (tmp_path / "nbtz.py").write_text("import nbty, nbta")
+    (tmp_path / "nbty.py").write_text("import nbtx")
+    for name in ("nbta", "nbtx"):
+        (tmp_path / f"{name}.py").touch()
+    names = json.loads(run_beside(tmp_path, ORDER))
+    assert [name for name in names if name.startswith("nbt")] == ["nbtz", "nbty", "nbtx", "nbta"]
+
+
+THREAD = """
+import threading
+waits = threading.Event()
+threading.Thread(target=waits.wait, daemon=True).start()
+"""
+IMPORTS = "try:\n    import {}\n    HAS = True\nexcept ImportError:\n    HAS = False\n"
+ASKS = "from IPython import get_ipython\nSHELL = get_ipython()"
+TRY = """
+import json
+from nblauncher import model
+from nblauncher.forkserver import rehearsal
+class Here:
+    HostError = Exception
+    def run_as(account, function, *arguments, timeout):
+        import os
+        reader, writer = os.pipe()
+        if not os.fork():
+            os.write(writer, json.dumps(function(*arguments)).encode())
+            os._exit(0)
+        os.close(writer)
+        return json.loads(open(reader).read())
+rehearsal.workers = Here
+names = ["IPython.core.interactiveshell", "nbtfine", "nbtbig", "nbtbig.part"]
+found = rehearsal.rehearsed(names, ["nbtbig", "nbttop", "nbtasks", "nbtfine", "nbtnone"], None)
+print(json.dumps([found.names, found.left_out]))
+"""
+
+
+def test_a_module_that_starts_a_thread_or_looks_for_the_kernel_is_left_out_with_those_that_import_it(tmp_path):
+    (tmp_path / "nbtbig").mkdir()
+    files = {
+        "nbtfine.py": "import json",
+        "nbtdeep.py": THREAD,
+        "nbtbig/part.py": "",
+        "nbtbig/__init__.py": "from nbtbig import part\n" + IMPORTS.format("nbtdeep"),
+        "nbttop.py": "import nbtbig.part",
+        "nbtasks.py": ASKS,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    names, left_out = json.loads(run_beside(tmp_path, TRY))
+    assert names == ["IPython.core.interactiveshell", "nbtfine"]
+    thread = "imports nbtdeep, which starts a thread when it is imported"
+    asks = "looks for the running kernel when it is imported"
+    assert left_out == {"nbtbig": thread, "nbttop": thread, "nbtasks": asks}
+
+
+def test_what_is_tried_before_a_fork_notices_nothing_of_it(tmp_path):
+    (tmp_path / "nbtmod.py").write_text("LOADER = type(__loader__).__name__, type(__spec__.loader).__name__")
+    code = "from nblauncher.forkserver import rehearsal; rehearsal._try(['nbtmod'], ()); import nbtmod"
+    assert run_beside(tmp_path, f"{code}; print(nbtmod.LOADER)") == "('SourceFileLoader', 'SourceFileLoader')\n"
 
 
 def test_check_says_why_nothing_is_preloaded():

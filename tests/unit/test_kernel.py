@@ -55,6 +55,22 @@ def test_what_is_missing_or_spoilt_is_made_again_and_the_rest_is_kept(tmp_path):
     assert "home = " in (folder / "pyvenv.cfg").read_text()
 
 
+def test_pip_of_the_environment_is_that_of_its_python(tmp_path):
+    folder = tmp_path / "my python"
+    python = kernel.prepare(folder)
+    (folder / "bin/pip").write_text("spoilt")
+    kernel.prepare(folder)
+    for name in ("pip", "pip3"):
+        said = subprocess.run([folder / "bin" / name, "--version"], capture_output=True, text=True, check=True).stdout
+        assert said.startswith("pip ")
+        assert str(python) in (folder / "bin" / name).read_text()
+
+
+def test_the_students_programs_come_first_then_the_courses_then_the_hosts(tmp_path):
+    course = str(Path(sys.executable).parent)
+    assert kernel.search_path(tmp_path, f"/usr/bin:{course}::/bin") == f"{tmp_path}/bin:{course}:/usr/bin:/bin"
+
+
 @pytest.mark.parametrize("way", ["a file in its place", "a dangling link", "no HOME"])
 def test_a_home_without_room_still_has_kernels(tmp_path, way):
     home: str | None = str(tmp_path)

@@ -159,6 +159,7 @@ def test_every_problem_is_named_at_once_with_its_line() -> None:
         ("course: a\nstudents: ~/x.csv\n", "~ means another folder for everybody"),
         ("course: !!python/object/apply:os.system [x]\n", "course: a list is not a text"),
         ("course: &a [*a]\n", "course: a list is not a text"),
+        ("course: a\nweb: {port: 6000}\n", "web.port: no browser opens port 6000"),
         ("course: a\nweb: {port: 443}\n", "web.port: 443 is not between 1024 and 65000"),
         ("course: a\nweb: {port: 0x1f90}\n", 'web.port: "0x1f90" is not a whole number'),
         ("course: a\nweb: {port: 8000.0}\n", "is not a whole number"),
