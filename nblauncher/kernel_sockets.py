@@ -32,10 +32,12 @@ import random
 import runpy
 import socket
 import stat
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 _FOLDER = "JUPYTER_RUNTIME_DIR"
+_PYDEVD_IS_QUIET = "PYDEVD_DISABLE_FILE_VALIDATION"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = range(1024, 65536)
 
@@ -138,7 +140,8 @@ def install() -> None:
         _say(f"processes that a cell forks cannot print: {error}")
         _have_no_pipe(iostream)
     try:
-        debugger = importlib.import_module("ipykernel.debugger")
+        with _quiet():
+            debugger = importlib.import_module("ipykernel.debugger")
     except ImportError:
         return  # an ipykernel without one
     if not getattr(debugger, "_is_debugpy_available", False):
@@ -148,6 +151,20 @@ def install() -> None:
     except (Unsuitable, OSError, ImportError) as error:
         _say(f"there is no debugger: {error}")
         _have_no_debugger(debugger)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """pydevd, when it is imported, warns that its own files were frozen: nothing that a student can do something about,
+    and who prints it to a server's log that nobody reads any more (its supervisor was killed) never prints again.
+    """
+    was_set = _PYDEVD_IS_QUIET in os.environ
+    os.environ.setdefault(_PYDEVD_IS_QUIET, "1")
+    try:
+        yield
+    finally:
+        if not was_set:
+            del os.environ[_PYDEVD_IS_QUIET]
 
 
 def objection() -> str:

@@ -15,15 +15,9 @@ import os
 import pwd
 import re
 import secrets
-import select
-import socket
-import ssl
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -31,23 +25,20 @@ import psutil
 import yaml
 
 from nblauncher import classfiles, interruption, namespaces, processes, workers
-from nblauncher.cgroups import Group, Kind, choose
-from nblauncher.children import Child, fork_exec
+from nblauncher.cgroups import Group, choose
+from nblauncher.commands import trial_effects
+from nblauncher.commands.trial_pair import ATTACKER, COURSE, VICTIM, Pair, nblauncher, request, run, run_in, sandbox_of
 from nblauncher.course import RUN_ROOT, CoursePaths
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.host import Host
 from nblauncher.ledger import locked
 from nblauncher.model import Account
-from nblauncher.namespaces import Namespaces
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.sandbox import Sandbox
 from nblauncher.supervisor import client
 
 log = logging.getLogger(__name__)
 
-COURSE = "nbl-trial"
-ATTACKER, VICTIM = "nbl-trial-a", "nbl-trial-b"
-_LONGEST = 300.0
 _SECRET = "secret.txt"  # noqa: S105
 _SEEN = "seen-cookies"
 
@@ -76,19 +67,6 @@ _ADMITTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The throw-away class while it runs."""
-
-    paths: CoursePaths
-    port: int
-    accounts: Mapping[str, Account]
-    servers: Mapping[str, int]
-    """pids"""
-    passwords: Mapping[str, str]
-    ports: Mapping[str, int]
-
-
 def findings(host: Host) -> list[Finding]:
     """Every attack, and whether it was held. RefusedError when there is no class that runs; HostError when the
     throw-away class cannot be made, which is taken away in any case.
@@ -98,10 +76,11 @@ def findings(host: Host) -> list[Finding]:
     with locked(RUN_ROOT / "trial.lock", "the security check"), _throw_away(host) as pair:
         found = []
         _have_debugged(pair)
-        for place, sandbox in (("a notebook", _sandbox(pair)), ("a login", None)):
+        for place, sandbox in (("a notebook", sandbox_of(pair)), ("a login", None)):
             said = _attack(host, pair, sandbox)
             found += [_judged(place, name, got, host) for name, got in said.items() if (place, name) != _ALLOWED]
         found += _over_the_web(host, pair)
+        found += [_judged(place, name, got, host) for place, name, got in trial_effects.tried(host, pair)]
     return found
 
 
@@ -129,20 +108,20 @@ _OF_A_LOGIN = {
 
 
 @contextlib.contextmanager
-def _throw_away(host: Host) -> Iterator[_Pair]:
+def _throw_away(host: Host) -> Iterator[Pair]:
     folder = Path(tempfile.mkdtemp(prefix="nblauncher-trial-", dir="/run"))
     try:
         port = _free_ports()
         _write_inputs(host, folder, port)
         if os.path.lexists(CoursePaths(COURSE).state):  # a run that was killed left it
-            _nblauncher(folder, "setup", "--take-over", "--yes")
-            _nblauncher(folder, "remove", "--yes")
-        _nblauncher(folder, "setup", "--yes")
-        _nblauncher(folder, "launch", "--background")
+            nblauncher(folder, "setup", "--take-over", "--yes")
+            nblauncher(folder, "remove", "--yes")
+        nblauncher(folder, "setup", "--yes")
+        nblauncher(folder, "launch", "--background")
         yield _look(host, folder, port)
     finally:
         with contextlib.suppress(HostError):
-            _nblauncher(folder, "remove", "--yes")
+            nblauncher(folder, "remove", "--yes")
         paths = CoursePaths(COURSE)
         left = [str(one) for one in (paths.run, paths.state) if os.path.lexists(one)]
         if left:
@@ -180,33 +159,14 @@ def _write_inputs(host: Host, folder: Path, port: int) -> None:
             "cpus": settings.limits.cpus or "none",
         },
         "isolation": settings.isolation,
+        "history": {"budget": trial_effects.BUDGET},
     }
     (folder / "notebooks.cfg").write_text(yaml.safe_dump(config), encoding="ascii")
     (folder / "students.csv").write_text(f"username\n{ATTACKER}\n{VICTIM}\n", encoding="ascii")
     (folder / "material").mkdir()
 
 
-def _nblauncher(folder: Path, *words: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SUDO_", "NOTIFY_"))}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-m", "nblauncher", *words],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_LONGEST,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"`nblauncher {words[0]}` of the throw-away class took more than {_LONGEST:.0f} s") from error
-    if done.returncode:
-        raise HostError(f"the throw-away class: {processes.last_words(done.stderr) or done.returncode}")
-    return done.stdout
-
-
-def _look(host: Host, folder: Path, port: int) -> _Pair:
+def _look(host: Host, folder: Path, port: int) -> Pair:
     """Who they are, and a secret of the victim's in every place where a neighbour might look."""
     paths = CoursePaths(COURSE)
     supervisor = client.connect(paths)
@@ -220,19 +180,20 @@ def _look(host: Host, folder: Path, port: int) -> _Pair:
     }
     with (folder / "credentials.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    pair = _Pair(
+    pair = Pair(
         paths,
         port,
         accounts,
         {name: report.handle.pid for name, report in reports.items() if report.handle},
         {row["username"]: row["notebook_password"] for row in rows},
         {name: report.port for name, report in reports.items()},
+        folder,
     )
-    _run_in(pair, VICTIM, _PLANT.format(secret=_SECRET))
+    run_in(pair, VICTIM, _PLANT.format(secret=_SECRET))
     seen = str(accounts[ATTACKER].home / _SEEN)
     workers.run_as(accounts[ATTACKER], _write_spy, _SPY.format(seen=seen), timeout=30)
-    _nblauncher(folder, "shutdown", "--only", ATTACKER)
-    _nblauncher(folder, "launch", "--background", "--only", ATTACKER)
+    nblauncher(folder, "shutdown", "--only", ATTACKER)
+    nblauncher(folder, "launch", "--background", "--only", ATTACKER)
     with client.start(paths) as again:
         servers = {report.username: report.handle.pid for report in again.servers() if report.handle}
     return replace(pair, servers=servers)
@@ -246,11 +207,11 @@ for folder in ("/tmp", "/var/tmp", "/dev/shm"):
 """
 
 
-def _have_debugged(pair: _Pair) -> None:
+def _have_debugged(pair: Pair) -> None:
     """A kernel of the victim's, as a notebook has one after a click on the bug, which stays until the class ends."""
     runtime = pair.paths.students_run / str(pair.accounts[VICTIM].uid)
     variables = {"JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_PATH": str(classfiles.data_folder(pair.paths.run))}
-    said = _run_in(pair, VICTIM, _DEBUG.format(variables=variables, runtime=str(runtime)))
+    said = run_in(pair, VICTIM, _DEBUG.format(variables=variables, runtime=str(runtime)))
     if _DEBUGGED not in said:
         raise HostError(f"the throw-away class's kernel was not debugged: {said[-300:]}")
 
@@ -292,22 +253,10 @@ def _write_spy(text: str) -> None:
     (folder / "jupyter_server_config.py").write_text(text, encoding="utf-8")
 
 
-def _sandbox(pair: _Pair, username: str = ATTACKER) -> Sandbox:
-    """What the student's server is in; the namespace only if root made it."""
-    account = pair.accounts[username]
-    held = Namespaces(pair.paths.students_run)
-    held.adopt(account.uid, pair.servers[username])
-    return Sandbox(choose(COURSE).of_student(account.uid), namespace=held.path(account.uid))
-
-
-def _run_in(pair: _Pair, username: str, code: str) -> str:
-    return _run(pair.accounts[username], _sandbox(pair, username), ("-I", "-c", code))
-
-
-def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
+def _attack(host: Host, pair: Pair, sandbox: Sandbox | None) -> dict[str, str]:
     victim, account = pair.accounts[VICTIM], pair.accounts[ATTACKER]
     groups = [choose(COURSE).of_student(victim.uid), Group(choose(COURSE).kind, choose(COURSE).root.parent)]
-    run = pair.paths.students_run / str(victim.uid)
+    runtime = pair.paths.students_run / str(victim.uid)
     facts = {
         "uid": victim.uid,
         "home": str(victim.home),
@@ -315,8 +264,8 @@ def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
         "pid": pair.servers[VICTIM],
         "temporary": [f"{folder}/nbl-trial-secret" for folder in ("/tmp", "/var/tmp", "/dev/shm")],  # noqa: S108
         "ports": [pair.ports[VICTIM], pair.port, host.settings.web.port],
-        "runtime": str(run),
-        "kernel_sockets": [str(one) for one in run.glob("kernel-*")] or [str(run / "kernel-x-ipc-1")],
+        "runtime": str(runtime),
+        "kernel_sockets": [str(one) for one in runtime.glob("kernel-*")] or [str(runtime / "kernel-x-ipc-1")],
         "sockets": [
             *(str(paths.http / f"{victim.uid}.sock") for paths in (pair.paths, host.paths)),
             *(str(paths.front_socket) for paths in (pair.paths, host.paths)),
@@ -331,42 +280,22 @@ def _attack(host: Host, pair: _Pair, sandbox: Sandbox | None) -> dict[str, str]:
         ],
         "groups": [f"{path}/cgroup.procs" for group in groups for path in (group.path, *dict(group.beside).values())],
     }
-    said = _run(account, sandbox, ("-I", "-m", "nblauncher.attacks", json.dumps(facts)))
+    said = run(account, sandbox, ("-I", "-m", "nblauncher.attacks", json.dumps(facts)))
     try:
         return {str(name): str(got) for name, got in json.loads(said).items()}
     except ValueError as error:
         raise HostError(f"the attacker said nothing that can be read: {said[-300:]}") from error
 
 
-def _run(account: Account, sandbox: Sandbox | None, arguments: tuple[str, ...]) -> str:
-    """What a Python of the student's prints; `sandbox` None: as a login would run it."""
-    held = sandbox or Sandbox(Group(Kind.NONE, Path()))
-    environment = {"HOME": str(account.home), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
-    handle, output = fork_exec(Child(account, (sys.executable, *arguments), environment, (), account.home, held))
-    said, until = b"", time.monotonic() + 60
-    try:
-        while time.monotonic() < until:
-            if select.select([output], [], [], 1)[0]:
-                part = os.read(output, 65536)
-                if not part:
-                    break
-                said += part
-    finally:
-        os.close(output)
-        processes.send_signal(handle, 9)
-        os.waitpid(handle.pid, 0)
-    return said.decode("utf-8", "replace")
-
-
-def _over_the_web(host: Host, pair: _Pair) -> Iterator[Finding]:
+def _over_the_web(host: Host, pair: Pair) -> Iterator[Finding]:
     """Cookies and keys, as the victim's browser and the attacker's server see them."""
     victims = f"nblauncher-{VICTIM}-{pair.ports[VICTIM]}"
     cookie = f"{victims}=of-the-victim; other=1"
     where = f"/user/{VICTIM}/api"
     said = ""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        _get(host, pair, ATTACKER, where, {"Cookie": cookie})
-        _status, said = _get(host, pair, ATTACKER, f"/user/{ATTACKER}/api", {"Cookie": cookie})
+        request(host, pair, ATTACKER, where, {"Cookie": cookie})
+        _status, said = request(host, pair, ATTACKER, f"/user/{ATTACKER}/api", {"Cookie": cookie})
     got = "the browser gets them" if "nbl-trial-planted" in said else ""
     yield _judged("the own server", "plant cookies and headers for the whole host", got, host)
     seen = str(workers.run_as(pair.accounts[ATTACKER], _read_seen, timeout=30))
@@ -377,13 +306,13 @@ def _over_the_web(host: Host, pair: _Pair) -> Iterator[Finding]:
     yield _judged("the own server", "hold a key that is good for the class's name", got, host)
     told = [path for path in ("/", "/login", "/nowhere") for whose in ("", VICTIM) if _names(host, pair, whose, path)]
     yield _judged("the network", "learn a name without signing in", f"{told[0]} tells it" if told else "", host)
-    status, _body = _get(host, pair, VICTIM, f"/user/{VICTIM}/api/status", {"Cookie": f"nblauncher-{ATTACKER}-1=x"})
+    status, _body = request(host, pair, VICTIM, f"/user/{VICTIM}/api/status", {"Cookie": f"nblauncher-{ATTACKER}-1=x"})
     yield _judged("a web page", "use the own cookie at the other's server", "" if status == 403 else str(status), host)
 
 
-def _names(host: Host, pair: _Pair, whose: str, path: str) -> bool:
+def _names(host: Host, pair: Pair, whose: str, path: str) -> bool:
     """Whether an answer to somebody who is not signed in has the victim's name in it."""
-    return VICTIM in _get(host, pair, whose, path, {})[1]
+    return VICTIM in request(host, pair, whose, path, {})[1]
 
 
 def _read_seen() -> str:
@@ -395,40 +324,15 @@ def _read_seen() -> str:
         return ""
 
 
-def _ticket(host: Host, pair: _Pair) -> str:
+def _ticket(host: Host, pair: Pair) -> str:
     """One that the front page gave to the victim, as somebody who looked over a shoulder would have it."""
     body = urlencode({"username": VICTIM, "password": pair.passwords[VICTIM]})
     for _ in range(20):
-        _status, text = _get(host, pair, "", "/", {"Content-Type": "application/x-www-form-urlencoded"}, body)
+        _status, text = request(host, pair, "", "/", {"Content-Type": "application/x-www-form-urlencoded"}, body)
         if found := re.search(r'name="ticket" value="([^"]+)"', text):
             return found[1]
         interruption.sleep(0.5)
     raise HostError("the throw-away class's front page gives no ticket")
-
-
-def _get(
-    host: Host, pair: _Pair, whose: str, path: str, headers: Mapping[str, str], body: str | None = None
-) -> tuple[int, str]:
-    """A request to the front page (whose: "") or to a student's server, through whatever front end there is; its
-    status, and headers and body as one text.
-    """
-    routing = host.settings.web.routing if host.frontend.is_proxy else "ports"
-    port = pair.ports[whose] if whose and routing == "ports" else pair.port
-    name = f"{whose}.{host.frontend.host}" if whose and routing == "hosts" else host.frontend.host
-    address = next(iter(host.settings.web.bind), "127.0.0.1")
-    plain = socket.create_connection((address, port), timeout=10)
-    connection: http.client.HTTPConnection = http.client.HTTPConnection(name, port, timeout=10)
-    connection.sock = plain
-    if host.settings.tls.mode != "off":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        connection.sock = context.wrap_socket(plain, server_hostname=name)
-    with contextlib.closing(connection):
-        method = "GET" if body is None else "POST"
-        connection.request(method, path, body, {"Host": f"{name}:{port}", **headers})
-        answer = connection.getresponse()
-        return answer.status, f"{answer.headers}\n{answer.read(200_000).decode('utf-8', 'replace')}"
 
 
 def _free_ports() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nblauncher.commands import trial
+from nblauncher.commands import trial, trial_pair
 from nblauncher.course import CoursePaths
 from tests.classroom import Classroom
 from tests.running import eventually
@@ -47,25 +47,30 @@ def test_nothing_succeeds_but_what_the_docs_admit(room):
         assert {one.split(": ")[1] for one in lacking} == set(trial._ADMITTED)
     held = [one["message"] for one in findings if one["subject"] == "from a notebook" and one["level"] == "ok"]
     assert any("see the processes" in one for one in held) and any("stolen ticket" in one for one in held)
+    everything = [one["message"] for one in findings if one["level"] == "ok"]
+    for attack in ("write while frozen", "out of the history", "many clients by loopback addresses"):
+        assert any(attack in one for one in everything), attack
     assert any("attach to the other's debugger" in one for one in held)
     # Nothing is left of it, and the class noticed nothing.
-    for name in (trial.ATTACKER, trial.VICTIM):
+    for name in (trial_pair.ATTACKER, trial_pair.VICTIM):
         with pytest.raises(KeyError):
             pwd.getpwnam(name)
-    assert not any(os.path.lexists(path) for path in (CoursePaths(trial.COURSE).run, CoursePaths(trial.COURSE).state))
+    assert not any(
+        os.path.lexists(path) for path in (CoursePaths(trial_pair.COURSE).run, CoursePaths(trial_pair.COURSE).state)
+    )
     after = room.json("status")["students"], room.credentials
     assert [one["pid"] for one in after[0]] == [one["pid"] for one in before[0]] and after[1] == before[1]
 
 
 def test_after_a_kill_the_next_run_begins_anew_and_leaves_nothing(room):
     process = room.start("check", "--security")
-    eventually(lambda: CoursePaths(trial.COURSE).supervisor_socket.exists())
+    eventually(lambda: CoursePaths(trial_pair.COURSE).supervisor_socket.exists())
     process.kill()
     process.communicate()
-    eventually(lambda: pwd.getpwnam(trial.VICTIM))
+    eventually(lambda: pwd.getpwnam(trial_pair.VICTIM))
     time.sleep(2)  # what it had started goes on by itself
     assert all(one["level"] != "problem" for one in room.json("check", "--security")["findings"])
-    assert not os.path.lexists(CoursePaths(trial.COURSE).state)
+    assert not os.path.lexists(CoursePaths(trial_pair.COURSE).state)
 
 
 def test_what_is_weaker_is_found(room):

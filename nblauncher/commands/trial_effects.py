@@ -1,0 +1,134 @@
+"""check --security: attacks that are no access of one student to another, but cost another something all the same.
+
+A frozen student goes on writing; one student's bytes push another's versions out of the history; wrong guesses from
+many loopback addresses pass for many people; a package's build leaves something on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+from nblauncher import interruption, workers
+from nblauncher.commands.trial_pair import ATTACKER, VICTIM, Pair, nblauncher, request, run, run_in
+from nblauncher.errors import HostError
+from nblauncher.host import Host
+
+BUDGET = "16 MB"
+"""Of the history of the throw-away class, for the two of them."""
+
+_FILL = 6_000_000
+_SNAPSHOTS = 4
+_COUNTER = "trial/counter-{place}"
+_LOOK = 0.5
+"""Seconds in which a process that runs has written several times."""
+_GUESSES = 6
+_SLOWED = 2.0
+"""Seconds that the last of so many guesses of one client has to wait, at least (nblauncher.web.guesses)."""
+
+
+def tried(host: Host, pair: Pair) -> Iterator[tuple[str, str, str]]:
+    """Where from, what, and what was got; empty when it was held."""
+    yield from _freezing(pair)
+    yield "a notebook", "push another's versions out of the history", _history(pair)
+    if not host.settings.web.bind:
+        yield "a login", "pass for many clients by loopback addresses", _guesses(host, pair)
+
+
+_WRITER = """
+import os, pathlib, signal, time
+if os.fork():
+    os._exit(0)
+os.setsid()
+nothing = os.open(os.devnull, os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(nothing, number)
+file = pathlib.Path.home() / {counter!r}
+until = time.monotonic() + 60
+number = 0
+while time.monotonic() < until:
+    if os.fork():
+        os._exit(0)
+    number += 1
+    file.write_text(str(number))
+    try:
+        os.kill(-1, signal.SIGCONT)
+    except OSError:
+        pass
+    time.sleep(0.01)
+"""
+"""It forks on all the time, and wakes all that it may signal."""
+
+
+def _freezing(pair: Pair) -> Iterator[tuple[str, str, str]]:
+    places = {"a notebook": "class", "a login": "login"}
+    run_in(pair, ATTACKER, _WRITER.format(counter=_COUNTER.format(place="class")))
+    run(pair.accounts[ATTACKER], None, ("-I", "-c", _WRITER.format(counter=_COUNTER.format(place="login"))))
+    for place in places.values():
+        _await_change(pair, place)
+    nblauncher(pair.folder, "freeze", "--only", ATTACKER)
+    try:
+        before = {place: _counter(pair, place) for place in places.values()}
+        interruption.sleep(_LOOK)
+        after = {place: _counter(pair, place) for place in places.values()}
+    finally:
+        nblauncher(pair.folder, "thaw", "--only", ATTACKER)
+    for where, place in places.items():
+        yield where, "write while frozen", "" if before[place] == after[place] else "a file changed after `freeze`"
+
+
+def _await_change(pair: Pair, place: str) -> None:
+    """Whether it stands still can only be seen of what moved. HostError when it never does."""
+    until, first = time.monotonic() + 10, _counter(pair, place)
+    while _counter(pair, place) == first:
+        if time.monotonic() > until:
+            raise HostError(f"the attacker's writer ({place}) does not run")
+        interruption.sleep(0.05)
+
+
+def _counter(pair: Pair, place: str) -> str:
+    return str(workers.run_as(pair.accounts[ATTACKER], _read, _COUNTER.format(place=place), timeout=30))
+
+
+def _read(path: str) -> str:
+    """Runs as the attacker."""
+    try:
+        return (Path(pwd.getpwuid(os.geteuid()).pw_dir) / path).read_text("ascii")
+    except FileNotFoundError:
+        return ""
+
+
+def _history(pair: Pair) -> str:
+    """The attacker's snapshots together are larger than what both may have."""
+    run_in(pair, VICTIM, "import pathlib; (pathlib.Path.home() / 'trial/essay.txt').write_text('mine')")
+    nblauncher(pair.folder, "snapshot")
+    first = _versions(pair)
+    for _ in range(_SNAPSHOTS):
+        code = f"import os, pathlib; (pathlib.Path.home() / 'trial/noise').write_bytes(os.urandom({_FILL}))"
+        run_in(pair, ATTACKER, code)
+        nblauncher(pair.folder, "snapshot", "--only", ATTACKER)
+    lost = len(first) - len(_versions(pair))
+    return f"{lost} versions are gone" if lost or not first else ""
+
+
+def _versions(pair: Pair) -> list[object]:
+    said = json.loads(nblauncher(pair.folder, "history", VICTIM, "essay.txt", "--json"))
+    return list(said["versions"])
+
+
+def _guesses(host: Host, pair: Pair) -> str:
+    """Each guess comes from an address of its own; the last one is answered as late as that of a single client."""
+    name, waited = f"nobody-{secrets.token_hex(4)}", 0.0
+    for number in range(_GUESSES):
+        body = urlencode({"username": name, "password": "wrong"})
+        began = time.monotonic()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        request(host, pair, "", "/", headers, body, source=f"127.9.{number}.{1 + secrets.randbelow(250)}")
+        waited = time.monotonic() - began
+    return "" if waited >= _SLOWED else f"guess {_GUESSES} was answered after {waited:.1f} s"
