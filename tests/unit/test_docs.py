@@ -319,3 +319,12 @@ def test_every_package_that_is_needed_has_its_reason():
     names = re.findall(r'"([A-Za-z0-9-]+)', needed[1])
     titles = re.findall(r"^## (.+)$", (TOP / "docs/decisions/packages.md").read_text(), re.M)
     assert sorted(names) == sorted(titles)
+
+
+def test_every_test_that_a_promise_names_is_there():
+    """The table promise -> test of docs/security.md."""
+    table = section((TOP / "docs/security.md").read_text(), "Which test would notice")
+    named = re.findall(r"\| `(\w+)` \| (\w+/\w+) \|", table)
+    assert len(named) > 30
+    for name, file in named:
+        assert f"def {name}(" in (TOP / "tests" / f"{file}.py").read_text(), f"{file} has no {name}"
