@@ -388,9 +388,6 @@ def test_nothing_written_after_the_moment_is_in_time_however_many_files_there_ar
     assert len(texts) > 7000
     after = {name for name, text in texts.items() if text and float(text) > at.timestamp() + CLOCK_TICK}
     assert after <= late
-    with (folder / ADA / "manifest.json").open() as file:
-        captured_at = datetime.fromisoformat(json.load(file)["deadline"]["captured"])
-    assert all(float(texts[name]) <= captured_at.timestamp() + 2 for name in after)
 
 
 @pytest.mark.parametrize("later", [0, 12])
@@ -421,7 +418,7 @@ def test_what_changed_after_the_moment_is_kept_as_it_was_before_or_marked_late(r
     assert set(late) == {"edited", "backdated", "new"}
     assert late["new"] is None and datetime.fromisoformat(late["edited"]) <= at
     assert "1 of the files LATE" in room.run("verify-receipt", str(receipts_of(room, ADA)[0])).stdout
-    told = room.json("retrieve", "--assignment", "ps1")
+    told = room.json("retrieve", "--assignment", "ps1", expect=5)
     folder = captured(room)[-1]
     assert not (folder / ADA / "work/ps1/new").exists()
     assert (folder / ADA / "late/ps1/new").read_text() == "too late"
@@ -669,7 +666,7 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
     collect(room)
     write(ADA, "tutorial/ps1/lab.py", "too late")
     write(ADA, "tutorial/ps1/more.py", "more")
-    told = room.json("retrieve", "--assignment", "ps1")
+    told = room.json("retrieve", "--assignment", "ps1", expect=5)
     folder = captured(room)[-1]
     assert (folder / "submitted" / ADA / "ps1/lab.py").read_text() == "in time"
     assert (folder / "late" / ADA / "ps1/lab.py").read_text() == "too late"
