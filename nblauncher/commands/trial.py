@@ -15,7 +15,6 @@ import os
 import pwd
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,12 +108,13 @@ _OF_A_LOGIN = {
 
 @contextlib.contextmanager
 def _throw_away(host: Host) -> Iterator[Pair]:
-    folder = Path(tempfile.mkdtemp(prefix="nblauncher-trial-", dir="/run"))
+    # In a folder of the system's no command would write credentials, and all folders above must be root's alone.
+    folder = Path(pwd.getpwuid(0).pw_dir) / ".nblauncher-trial"
+    folder.mkdir(mode=0o700, exist_ok=True)
     try:
         port = _free_ports()
         _write_inputs(host, folder, port)
         if os.path.lexists(CoursePaths(COURSE).state):  # a run that was killed left it
-            nblauncher(folder, "setup", "--take-over", "--yes")
             nblauncher(folder, "remove", "--yes")
         nblauncher(folder, "setup", "--yes")
         nblauncher(folder, "launch", "--background")
@@ -163,7 +163,7 @@ def _write_inputs(host: Host, folder: Path, port: int) -> None:
     }
     (folder / "notebooks.cfg").write_text(yaml.safe_dump(config), encoding="ascii")
     (folder / "students.csv").write_text(f"username\n{ATTACKER}\n{VICTIM}\n", encoding="ascii")
-    (folder / "material").mkdir()
+    (folder / "material").mkdir(exist_ok=True)
 
 
 def _look(host: Host, folder: Path, port: int) -> Pair:

@@ -28,6 +28,7 @@ from nblauncher.sandbox import Sandbox
 COURSE = "nbl-trial"
 ATTACKER, VICTIM = "nbl-trial-a", "nbl-trial-b"
 _LONGEST = 300.0
+_MOST_SAID = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def nblauncher(folder: Path, *words: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise HostError(f"`nblauncher {words[0]}` of the throw-away class took more than {_LONGEST:.0f} s") from error
     if done.returncode:
-        raise HostError(f"the throw-away class: {processes.last_words(done.stderr) or done.returncode}")
+        said = " ".join(done.stderr.split())[-_MOST_SAID:]
+        raise HostError(f"the throw-away class: {said or done.returncode}")
     return done.stdout
 
 
