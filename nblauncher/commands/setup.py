@@ -377,10 +377,10 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     sending = send.plan(wanted.usernames, facts, outgoing, handed_out)
     planned = plan(wanted, facts, host.settings, host.owner, sending=_with_locks(sending, host.locks))
     accepted = AcceptInputs(session.contents)
-    building = packages.phase(host, dict(session.contents))
+    building = packages.phases(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
-    return Plan((building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
+    return Plan((*building, *planned.phases, *remember), (*_roster_changes(host, session), *planned.notes))
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import environments, privileges, workers
+from nblauncher import enclosure, environments, namespaces, privileges, workers
 from nblauncher.children import NOWHERE
 from nblauncher.course import CoursePaths
 from nblauncher.errors import HostError
@@ -128,6 +128,8 @@ def packages(settings: Settings, wanted: Requirements | None) -> Iterator[Findin
     found, many = environments.current(folder), f"the course's packages ({len(wanted.lines)} asked for)"
     if environments.is_built(folder, wanted):
         yield ok(subject, f"{many} are installed in {found}")
+    elif privileges.is_root() and (why := enclosure.objection()):
+        yield problem(subject, f"{many} cannot be built here: {why}", namespaces.APART)
     elif found is None:
         yield warning(subject, f"{many} are not installed yet", "`nblauncher setup` builds them.")
     else:

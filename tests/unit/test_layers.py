@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "leftovers",
             "quotas",
             "namespaces",
+            "enclosure",
             "sandbox",
             "root_files",
             "memory",
@@ -86,6 +87,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "forkserver",
         "provisioner",
         "environments",
+        "wheels",
+        "source_package",
     ),
     # L2: the only place that chooses implementations.
     ("host",),
