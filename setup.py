@@ -31,6 +31,7 @@ setup(
         "jinja2>=3.1",
         "threadpoolctl>=3.5",
         "nbformat>=5.9",
+        "packaging>=23",
     ],
     extras_require={
         "test": [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nblauncher import environments
 from nblauncher.accounts import Accounts
 from nblauncher.accounts.linux import LinuxAccounts
 from nblauncher.course import CoursePaths, host_database
@@ -61,11 +61,10 @@ class Host:
 
     def remove_state(self) -> None:
         """The course is over: its ledger, hashes, keys, sockets and packages go. Logs and retrieved work stay."""
-        for folder in (self.paths.run, self.paths.environments, self.paths.state):
+        environments.remove(self.paths.environments)
+        for folder in (self.paths.run, self.paths.state):
             if os.path.lexists(folder):
                 run(["rm", "-rf", "--one-file-system", "--", str(folder)])
-        with contextlib.suppress(OSError):  # another course has packages, too
-            self.paths.environments.parent.rmdir()
 
 
 def this_host(settings: Settings, owner: Account) -> Host:

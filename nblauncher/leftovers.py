@@ -1,4 +1,4 @@
-"""What a student can leave on a host outside of every home: System V IPC, and files in folders that others share.
+"""What an account can leave on a host outside of every home: System V IPC, and files, in folders that others share too.
 
 Sources: svipc(7), proc(5) "sysvipc", proc_pid_mountinfo(5).
 """
@@ -8,12 +8,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import subprocess
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from nblauncher import deletion
+from nblauncher.errors import HostError
+from nblauncher.processes import ENVIRONMENT
+
 _TABLES = {"shm": "shared memory", "sem": "semaphores", "msg": "message queue"}
+_LOOKING = 300.0
 _REMOVE = 0
 """IPC_RMID."""
 
@@ -38,7 +44,7 @@ def delete_ipc() -> list[str]:
     """Runs as the student: delete whatever System V IPC is the caller's; what it was, in words."""
     found = []
     for table, words in _TABLES.items():
-        for number in _own(table):
+        for number in _numbers(table, os.geteuid()):
             arguments = (number, 0, _REMOVE, None) if table == "sem" else (number, _REMOVE, None)
             if getattr(_libc, f"{table}ctl")(*arguments) == 0:
                 found.append(f"{words} {number}")
@@ -115,12 +121,46 @@ def _folders_in(folder: str) -> Iterator[tuple[str, os.stat_result]]:
         return  # closed to the student, or gone
 
 
-def _own(table: str) -> list[int]:
-    """The numbers of what belongs to the caller."""
+def ipc_of(uid: int) -> tuple[str, ...]:
+    """System V IPC of the uid, in words; looks only."""
+    return tuple(f"{words} {number}" for table, words in _TABLES.items() for number in _numbers(table, uid))
+
+
+def files_of(uid: int, folders: Iterable[Path]) -> tuple[str, ...]:
+    """What of the uid's lies in these folders, on their file systems; looks only, as root, and opens no file."""
+    places = [str(folder.resolve()) for folder in folders if folder.is_dir()]
+    if not places:
+        return ()
+    words = ("-xdev", "-mindepth", "1", "-uid", str(uid), "-print0", "-prune")
+    # What others delete meanwhile makes find fail, which is no matter.
+    command = ["find", *places, *words]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, env=ENVIRONMENT, timeout=_LOOKING, cwd="/")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"the files of uid {uid} cannot be looked for in {', '.join(places)}: {error}") from error
+    return tuple(sorted({os.fsdecode(path) for path in done.stdout.split(b"\0") if path}))
+
+
+def delete_files(folders: Iterable[Path], *, patience: float) -> list[str]:
+    """Runs as the account: delete what is the caller's in these folders, as far as it may; what is left, in words."""
+    left: list[str] = []
+    for folder in folders:
+        try:
+            root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        deleted = deletion.delete_below(root, lambda status: status.st_uid == os.geteuid(), patience=patience)
+        left += [f"{folder}/{path}" for path in deleted.left]
+        os.close(root)
+    return left
+
+
+def _numbers(table: str, uid: int) -> list[int]:
+    """The numbers of what belongs to the uid."""
     try:
         head, *lines = Path("/proc/sysvipc", table).read_text().splitlines()
     except OSError:
         return []
     columns = head.split()
     which, number = columns.index("uid"), columns.index(f"{'msq' if table == 'msg' else table}id")
-    return [int(row[number]) for row in map(str.split, lines) if int(row[which]) == os.geteuid()]
+    return [int(row[number]) for row in map(str.split, lines) if int(row[which]) == uid]

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nblauncher.errors import HostError
@@ -31,9 +32,19 @@ _HIDDEN = "/run/user"
 """Where a login's services are: nothing of a class is started by those, outside of its limits."""
 
 _OWN = "/proc/self/ns/mnt"
-_NEWNS = 0x00020000
+_NEWNS, _NEWIPC, _NEWPID, _NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
 _GET_USERNS = 0xB701
-_NOSUID, _NODEV, _NOEXEC, _REC, _SLAVE = 2, 4, 8, 16384, 1 << 19
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC = 1, 2, 4, 8, 32, 4096, 16384
+_PRIVATE, _SLAVE = 1 << 18, 1 << 19
+_FLAGS = {"nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": 1024, "nodiratime": 2048}
+_UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ESTALE, errno.ENOTCONN)
+"""What a mount point says that is below another mount, or whose server is gone: nobody writes there by its path."""
+
+_SERVICES = ("/run", "/var/run", "/var/lock")
+"""Where the sockets of the host's services are; a program that was enclosed asks none of them."""
+
+_RESOLVER = "/etc/resolv.conf"
+APART = "Packages are built only where they cannot leave anything on the host; or name notebook.kernel_python instead."
 _DETACH, _NOFOLLOW = 2, 8
 _HIDEPID_SINCE = (5, 8)
 """Before this version of Linux hidepid was for the whole host at once."""
@@ -114,6 +125,44 @@ def enter(file: Path) -> None:
         os.close(descriptor)
 
 
+def leave_the_host(*, has_network: bool) -> None:
+    """The calling process, root's and with one thread, gets mounts and IPC of its own, and its children processes of
+    their own; without `has_network` it has no network either. HostError.
+    """
+    flags = _NEWNS | _NEWIPC | _NEWPID | (0 if has_network else _NEWNET)
+    _check(_libc.unshare(flags), "making namespaces to build packages in", APART)
+
+
+def close_off(home: Path, size: int, *, has_network: bool, visible: Iterable[Path] = ()) -> None:
+    """For the first process after `leave_the_host`: everything is read-only but `home`, and temporary folders of `size`
+    bytes each, which are its own. Of what is beside `home` it sees nothing, and no socket of the host's services.
+
+    `visible` are folders that stay readable where a temporary one covers them. HostError.
+    """
+    _mount("", "/", "", _REC | _PRIVATE)
+    home_held = _hold(home)
+    covered = [(folder, _hold(folder)) for folder in visible if folder.is_dir()]
+    services, temporary = _resolved(_SERVICES), _resolved(PRIVATE)
+    resolver = _resolver_below(services) if has_network else None
+    for point, flags in _mount_points():
+        result = _libc.mount(b"none", point, None, ctypes.c_ulong(_REMOUNT | _BIND | _READ_ONLY | flags), None)
+        if result != 0 and ctypes.get_errno() not in _UNREACHABLE:
+            _check(result, f"making {os.fsdecode(point)} read-only", APART)
+    for folder in services:
+        _mount("nblauncher", folder, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=1m")
+    for folder in temporary:
+        folder.mkdir(exist_ok=True)  # /dev/shm may be a link to /run/shm
+        _mount("nblauncher", folder, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size},nr_inodes=200k")
+    if resolver is not None:
+        resolver[0].parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        resolver[0].write_bytes(resolver[1])
+    for folder, held in covered:
+        _show(held, folder, _READ_ONLY)
+    _mount("nblauncher", home.parent, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=64k")
+    _show(home_held, home, 0)
+    _mount("proc", Path("/proc"), "proc", _NOSUID | _NODEV | _NOEXEC)
+
+
 def objection() -> str:
     """Why this host can have no such namespaces; empty when it can. Tries it in a child of its own, as root."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -173,6 +222,45 @@ def _furnish(size: int) -> None:
         _mount("proc", Path("/proc"), "proc", _NOSUID | _NODEV | _NOEXEC, "hidepid=2")
 
 
+def _hold(folder: Path) -> int:
+    return os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _show(held: int, folder: Path, flags: int) -> None:
+    """What is held, where it was before it was covered."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _mount(f"/proc/self/fd/{held}", folder, "", _BIND)
+    _mount("none", folder, "", _REMOUNT | _BIND | _NOSUID | _NODEV | flags)
+    os.close(held)
+
+
+def _mount_points() -> list[tuple[bytes, int]]:
+    """Where something is mounted, and with which of the flags that a remount must name again."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+        found.append((point, sum(_FLAGS.get(option, 0) for option in fields[5].decode("ascii").split(","))))
+    return found
+
+
+def _resolved(names: Iterable[str]) -> list[Path]:
+    """Those that are there, without links, and without what is below another one."""
+    found = dict.fromkeys(folder for name in names if (folder := Path(name).resolve()).is_dir())
+    return [folder for folder in found if not any(above in found for above in folder.parents)]
+
+
+def _resolver_below(services: Iterable[Path]) -> tuple[Path, bytes] | None:
+    """The file that says who resolves names, where it is only linked to; None when it is a file in /etc."""
+    file = Path(_RESOLVER).resolve()
+    if not any(file.is_relative_to(folder) for folder in services):
+        return None
+    try:
+        return file, file.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def _is_roots(descriptor: int) -> bool:
     """Whether this mount namespace belongs to our own user namespace. False as well for anything else than one."""
     try:
@@ -192,6 +280,6 @@ def _mount(source: str, target: Path | str, kind: str, flags: int, options: str 
     _check(result, f"mounting {kind or 'something'} on {target}")
 
 
-def _check(result: int, what: str) -> None:
+def _check(result: int, what: str, hint: str = "Set `isolation: off` on such a host.") -> None:
     if result != 0:
-        raise HostError(f"{what} failed: {os.strerror(ctypes.get_errno())}", "Set `isolation: off` on such a host.")
+        raise HostError(f"{what} failed: {os.strerror(ctypes.get_errno())}", hint)

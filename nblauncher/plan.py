@@ -58,6 +58,8 @@ class Phase:
     parallel: int = 1
     descriptors: Callable[[], Collection[int]] = tuple
     """Which open descriptors the forked processes keep; asked when the phase begins."""
+    is_preparation: bool = False
+    """Carried out before the locks are taken: it may take an hour, and changes nothing that others look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         return not self.steps
+
+    @property
+    def preparation(self) -> Plan:
+        """What is carried out before the locks are taken."""
+        return Plan(tuple(phase for phase in self.phases if phase.is_preparation))
 
 
 @dataclass

@@ -89,6 +89,14 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def die_with_namespace() -> None:
+    """As `die_with_parent`, for the first process of a process namespace, which cannot see its parent (getppid: 0).
+
+    The caller finds out by other means whether the parent had ended before.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def forbid_new_privileges() -> None:
     """no_new_privs: setuid programs (sudo, su, at) give nothing to this process and its children any more."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)

@@ -166,6 +166,9 @@ class FakeAccounts:
     def idle_builder(self) -> Account:
         return self.accounts[SYSTEM_ACCOUNTS[2]]
 
+    def leftovers_of_builder(self) -> tuple[str, ...]:
+        return self.schedules.get(SYSTEM_ACCOUNTS[2], ())
+
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
         if account.username not in self.accounts and str(account.home) not in self.homes:
             return

@@ -95,7 +95,13 @@ class Accounts(Protocol):
         """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged."""
 
     def idle_builder(self) -> Account:
-        """The system account that builds packages, which nothing runs as any more."""
+        """The system account that builds packages, after its processes and whatever it has on this host were removed.
+
+        HostError when something stays: what one course's packages leave must not be there when another's are built.
+        """
+
+    def leftovers_of_builder(self) -> tuple[str, ...]:
+        """What that account has on this host, in words: processes, crontab, at jobs, linger, IPC, files; looks only."""
 
 
 def nonce_in(gecos: str) -> str:

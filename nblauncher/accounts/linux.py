@@ -11,15 +11,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nblauncher import leftovers, workers
 from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders, nonce_in, passwd, refuse_unless, schedules, sweep
 from nblauncher.accounts.passwd import shadow_tool
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, AccountState, Secret
+from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
 
 _FRONT_PAGE, _SWEEPER, _BUILDER = SYSTEM_ACCOUNTS
 _MAIL = Path("/var/mail")
+_OPEN = tuple(
+    map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", "/run/screen", "/var/crash"))  # noqa: S108
+)
+"""Folders that every account may write to."""
+
+_LOOKING = 60.0
 _EXPIRED = "1"  # the second day of 1970: keys, cron and at are refused as well (pam_unix, account)
 
 
@@ -98,11 +106,26 @@ class LinuxAccounts:
     def idle_builder(self) -> Account:
         self._refuse_unless_unprivileged(_BUILDER)
         self._refuse_unless_unprivileged(_SWEEPER)
+        builder = self._builder()
+        sweep.kill_all_of(builder.uid, self._sweeper())
+        if found := self.leftovers_of_builder():
+            log.warning("removing what %s has on this host: %s", _BUILDER, ", ".join(found))
+            schedules.remove_schedules(builder)
+            _remove_mail(builder)
+            workers.run_as(builder, _delete_belongings, timeout=_LOOKING * (len(_OPEN) + 1))
+            sweep.kill_all_of(builder.uid, self._sweeper())
+            if left := self.leftovers_of_builder():
+                raise HostError(f"{_BUILDER} has something on this host: {', '.join(left)}", "Delete it.")
+        return builder
+
+    def leftovers_of_builder(self) -> tuple[str, ...]:
         builder = self.lookup(_BUILDER)
         if builder is None:
-            raise HostError(f"the system account {_BUILDER} is missing", "Run `nblauncher setup`, which makes it.")
-        sweep.kill_all_of(builder.uid, self._sweeper())
-        return builder
+            return ()
+        running = (f"process {one.pid} ({printable(one.name)})" for one in sweep.processes_of(builder.uid))
+        kept = schedules.schedules_of(builder)
+        files = (printable(path) for path in leftovers.files_of(builder.uid, (*_OPEN, _MAIL)))
+        return (*running, *kept, *leftovers.ipc_of(builder.uid), *files)
 
     # Changing.
 
@@ -258,6 +281,12 @@ class LinuxAccounts:
         if members != self.members_of(group):
             shadow_tool("gpasswd", "-M", ",".join(sorted(members)), group, locks=locks)
 
+    def _builder(self) -> Account:
+        builder = self.lookup(_BUILDER)
+        if builder is None:
+            raise HostError(f"the system account {_BUILDER} is missing", "Run `nblauncher setup`, which makes it.")
+        return builder
+
     def _sweeper(self) -> Account:
         sweeper = self.lookup(_SWEEPER)
         if sweeper is None:
@@ -281,6 +310,11 @@ class LinuxAccounts:
         else:
             return
         raise RefusedError(f"the account {username} cannot serve as nblauncher's: {reason}")
+
+
+def _delete_belongings() -> list[str]:
+    """Runs as the account that builds packages."""
+    return leftovers.delete_ipc() + leftovers.delete_files(_OPEN, patience=_LOOKING)
 
 
 def _account(found: pwd.struct_passwd) -> Account:

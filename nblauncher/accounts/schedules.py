@@ -26,6 +26,16 @@ def remove_schedules(account: Account) -> tuple[str, ...]:
     return (*_remove_crontab(account), *_remove_at_jobs(account), *_remove_linger(account))
 
 
+def schedules_of(account: Account) -> tuple[str, ...]:
+    """What there is, in the same words; looks only."""
+    found = {
+        "crontab": any(_is_file(folder / account.username) for folder in _CRONTABS),
+        "at jobs": any(_at_job_files(account)),
+        "linger": _is_file(_LINGER / account.username),
+    }
+    return tuple(words for words, is_there in found.items() if is_there)
+
+
 def _remove_crontab(account: Account) -> Iterator[str]:
     files = [folder / account.username for folder in _CRONTABS if _is_file(folder / account.username)]
     if not files:

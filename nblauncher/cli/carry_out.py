@@ -22,7 +22,7 @@ from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
-from nblauncher.plan import Plan, Report, StudentReport, apply
+from nblauncher.plan import Notify, Plan, Report, StudentReport, apply
 from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
         if deed.makes_course:
             make_folders(host.paths)
         call.log_file = logs.start(host.paths.logs, call.verbosity)
-        _apply(host, make_plan, report, deed, confirmed=plan if deed.is_destructive else None)
+        _apply(host, make_plan, report, deed, first=plan)
         report.was_interrupted |= interruption.came()
     for username, details in deed.enrich(host, tuple(report.students)).items():
         report[username].details.update(details)
@@ -129,19 +129,41 @@ def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed
     return answer_report(call, report, deed, more, front_page)
 
 
-def _apply(
-    host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, confirmed: Plan | None
-) -> None:
-    """Under the locks the host is looked at once more: somebody may have been quicker."""
+def _apply(host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, first: Plan) -> None:
+    """`first` is what was planned without the locks. What takes long is prepared without them, so that other courses do
+    not wait; under them the host is looked at once more: somebody may have been quicker.
+    """
     makes = deed.makes_course
-    with _locks(host, deed.lock(host), deed.touches_accounts, makes_folder=makes) as locks:
-        if makes:
-            make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
-        host = dataclasses.replace(host, locks=locks)
-        plan = make_plan(host)
-        if confirmed and [step.describe() for step in plan.steps] != [step.describe() for step in confirmed.steps]:
-            raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
-        _with_progress(host, plan, report)
+    with talk.progress() as notify:
+        _carry_out(first.preparation, host, report, notify)
+        if report.was_interrupted:
+            return
+        with _locks(host, deed.lock(host), deed.touches_accounts, makes_folder=makes) as locks:
+            if makes:
+                make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
+            host = dataclasses.replace(host, locks=locks)
+            plan = make_plan(host)
+            if deed.is_destructive and [one.describe() for one in plan.steps] != [
+                one.describe() for one in first.steps
+            ]:
+                raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
+            if not plan.preparation.is_empty:
+                raise RefusedError(
+                    f"what was prepared is gone: {plan.preparation.steps[0].describe()}",
+                    "The course was removed or changed meanwhile; nothing else was changed. Run the command again.",
+                )
+            _carry_out(plan, host, report, notify)
+
+
+def _carry_out(plan: Plan, host: Host, report: Report, notify: Notify) -> None:
+    reached = (0, len(plan.steps))
+
+    def step_done(line: str, done: int, total: int) -> None:
+        nonlocal reached
+        reached = (done, total)
+        notify(line, done, total)
+
+    apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
 
 
 def perform(host: Host, make_plan: Callable[[Host], Plan], report: Report, lock: Path) -> bool:
@@ -156,20 +178,9 @@ def perform(host: Host, make_plan: Callable[[Host], Plan], report: Report, lock:
         for note in plan.notes:
             talk.tell(f"Note: {printable(note)}")
         if not plan.is_empty:
-            _with_progress(host, plan, report)
+            with talk.progress() as notify:
+                _carry_out(plan, host, report, notify)
         return not plan.is_empty
-
-
-def _with_progress(host: Host, plan: Plan, report: Report) -> None:
-    with talk.progress() as notify:
-        reached = (0, len(plan.steps))
-
-        def step_done(line: str, done: int, total: int) -> None:
-            nonlocal reached
-            reached = (done, total)
-            notify(line, done, total)
-
-        apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
 
 
 def answer_report(

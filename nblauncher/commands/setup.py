@@ -393,13 +393,13 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     index = next(parcel.index for parcel in outgoing.parcels if parcel.kind == send.MATERIAL)
     remarks = folders.require(host, session.roster or wanted, folders.known(host, index))
     accepted = AcceptInputs(session.contents)
-    building = packages.phase(host, dict(session.contents))
+    building = packages.phases(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
     others = [name for name in wanted.usernames if name in facts.with_material]
     unsent = send.unsent(others, outgoing, handed_out)
     notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent)
-    return Plan((building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
+    return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,9 @@
-"""The fork server of kernels: `PYTHON foreign.py nblauncher.forkserver.kernels FOUND THREADPOOLCTL MODULES DOOR LINK`.
+"""`BARE foreign.py nblauncher.forkserver.kernels PYTHON FOUND THREADPOOLCTL MODULES DOOR LINK` forks kernels.
 
-It runs as root, in the Python that runs the class's kernels, with the MODULES that the teacher wants (`a,b.c`) loaded.
+It runs as root, as the Python that runs the class's kernels, with the MODULES that the teacher wants (`a,b.c`) loaded.
+BARE is the same interpreter without its packages: one that starts in PYTHON's environment would execute every `.pth`
+file there as root, of every package that the course asked for and all that those brought with them. Here root takes
+only paths from those files; their code runs in each kernel, as the student.
 DOOR is the number of the listening socket where students' servers ask for kernels, LINK that of its socket to the
 supervisor. What LINK says (`know`, `forget`) decides who may have a kernel and in which control group.
 
@@ -19,7 +22,7 @@ from typing import Any, NoReturn
 
 from nblauncher import wire
 from nblauncher.fork_requests import Place, RequestError, answer, receive
-from nblauncher.forkserver import kernel_warm_up, life, preload, rehearsal
+from nblauncher.forkserver import kernel_warm_up, life, preload, rehearsal, renewal
 from nblauncher.forkserver.kernel_child import Kernel, Preloaded
 from nblauncher.forkserver.preload import Found
 from nblauncher.reception import Limits, Reception
@@ -36,8 +39,10 @@ _WHILE_LOADING = 10
 
 def main(arguments: list[str]) -> int:
     """Look, load, say so, serve."""
-    found, threadpoolctl, modules, door, number = arguments
+    python, found, threadpoolctl, modules, door, number = arguments
     link = life.open_link(number)
+    if python:  # empty: it is BARE itself
+        renewal.use_virtual_environment(Path(python), tuple(sys.path), runs_pth_lines=False)
     if life.refuses_to_import(link):
         return 4
     os.environ.update(rehearsal.VARIABLES)

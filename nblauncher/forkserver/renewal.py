@@ -48,10 +48,11 @@ def use_pythons_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def use_virtual_environment(python: Path, library: Iterable[str]) -> None:
+def use_virtual_environment(python: Path, library: Iterable[str], *, runs_pth_lines: bool = True) -> None:
     """Be what `python` is when it starts: an interpreter of a virtual environment, as the module `site` makes it.
 
-    `library` is the part of sys.path that is Python's own. The .pth files of the environment are read, as at a start.
+    `library` is the part of sys.path that is Python's own. The .pth files of the environment are read, as at a start;
+    without `runs_pth_lines` only the paths in them count, and no line of theirs is executed.
     """
     prefix = str(python.parents[1])
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -61,7 +62,7 @@ def use_virtual_environment(python: Path, library: Iterable[str]) -> None:
     site.getusersitepackages()
     sys.path[:] = library
     packages = f"{prefix}/lib/{version}/site-packages"
-    site.addsitedir(packages)
+    (site.addsitedir if runs_pth_lines else _add_paths)(packages)
     importlib.invalidate_caches()
     if "sysconfig" in sys.modules:
         importlib.reload(sys.modules["sysconfig"])
@@ -73,6 +74,21 @@ def use_virtual_environment(python: Path, library: Iterable[str]) -> None:
         ("pydevd_file_utils", "_library_dir", packages),
     ):
         _put(module, name, value)
+
+
+def _add_paths(packages: str) -> None:
+    """As site.addsitedir, but for the lines of .pth files that are code."""
+    if not os.path.isdir(packages):
+        return
+    sys.path.append(packages)
+    for name in sorted(name for name in os.listdir(packages) if name.endswith(".pth") and not name.startswith(".")):
+        with open(os.path.join(packages, name), encoding="utf-8", errors="replace") as stream:
+            lines = [line.strip() for line in stream]
+        for line in lines:
+            if line and not line.startswith(("#", "import ", "import\t")):
+                path = os.path.abspath(os.path.join(packages, line))
+                if "\0" not in path and os.path.exists(path) and path not in sys.path:
+                    sys.path.append(path)
 
 
 def _put(module: str, name: str, value: Any) -> None:

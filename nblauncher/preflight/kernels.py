@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import environments, kernel_sockets, kernel_transport, privileges, shared_data, workers
+from nblauncher import (
+    enclosure,
+    environments,
+    kernel_sockets,
+    kernel_transport,
+    namespaces,
+    privileges,
+    shared_data,
+    workers,
+)
 from nblauncher.children import NOWHERE
 from nblauncher.course import CoursePaths
 from nblauncher.errors import HostError
@@ -192,6 +201,8 @@ def packages(settings: Settings, wanted: Requirements | None) -> Iterator[Findin
     found, many = environments.current(folder), f"the course's packages ({len(wanted.lines)} asked for)"
     if environments.is_built(folder, wanted):
         yield ok(subject, f"{many} are installed in {found}")
+    elif privileges.is_root() and (why := enclosure.objection()):
+        yield problem(subject, f"{many} cannot be built here: {why}", namespaces.APART)
     elif found is None:
         yield warning(subject, f"{many} are not installed yet", "`nblauncher setup` builds them.")
     else:

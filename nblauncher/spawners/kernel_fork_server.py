@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
+import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +31,10 @@ _PATH = "/usr/bin:/bin"
 """What a module that looks for programs finds (matplotlib runs fc-list): folders of root's alone."""
 
 FOUND = "preloaded.json"
+_BARE = "bare-python"
+"""Not below the home: what is named there is taken for a path in it when a kernel gets its own."""
+
+_CONFIG = "pyvenv.cfg"
 _PAUSE = 0.05
 
 
@@ -169,9 +176,39 @@ class KernelForkServer:
             raise HostError("the package threadpoolctl is missing")
         with contextlib.suppress(FileExistsError):
             self._home.mkdir(mode=0o700)
+        python = bare(self._preload.python, self._home.with_name(_BARE))
         door = unix_listener(self._door, 0o666)
         argv = (
-            *(self._preload.python, str(_SCRIPT), "nblauncher.forkserver.kernels", str(self._home / FOUND)),
+            *(python, str(_SCRIPT), "nblauncher.forkserver.kernels"),
+            *("" if python == self._preload.python else self._preload.python, str(self._home / FOUND)),
             *(threadpoolctl.origin, ",".join(self._preload.modules), str(door.fileno())),
         )
         return Program(argv, {"LANG": self._language, "HOME": str(self._home), "PATH": _PATH}, (door,))
+
+
+def bare(python: str, folder: Path) -> str:
+    """The interpreter of `python`'s virtual environment, in one that has no packages: `folder`, which is made.
+
+    It is `python` itself where that is in no virtual environment, or in one that also has the system's packages: then
+    their .pth files are executed when it starts. HostError.
+    """
+    config = Path(python).parents[1] / _CONFIG
+    try:
+        facts = config.lstat()
+    except OSError:
+        return python
+    # The folders above it were looked at before: root runs nothing that others can change.
+    if not stat.S_ISREG(facts.st_mode) or facts.st_uid != 0 or facts.st_mode & 0o022:
+        return python
+    text = config.read_text(encoding="utf-8")
+    if not re.search(r"(?mi)^include-system-site-packages\s*=\s*false\s*$", text):
+        return python
+    link = folder / "bin" / Path(python).name
+    try:
+        link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        (folder / _CONFIG).write_text(text, encoding="utf-8")
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.realpath(python))
+    except OSError as error:
+        raise HostError(f"{folder} cannot be made: {error.strerror}") from error
+    return str(link)

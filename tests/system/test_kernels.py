@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import cgroups, classfiles, wire, workers
+from nblauncher import cgroups, classfiles, environments, wire, workers
+from nblauncher.accounts.linux import LinuxAccounts
 from nblauncher.model import Account
 from nblauncher.provisioner import ForkedKernel, NotForked, ask_for_kernel
 from nblauncher.spawners import Preload
 from tests.jupyter_client import JupyterClient
+from tests.packages import build, source_distribution
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
 from tests.slow_descriptor import slow_descriptor_sent
 
@@ -169,6 +172,39 @@ def test_ps_shows_a_kernel_and_not_the_fork_server(client):
     shown = " ".join(psutil.Process(pid).cmdline())
     assert "-m ipykernel_launcher -f" in shown and FORKED not in shown
     assert kernel in shown or len(shown) > 100, shown
+
+
+WATCHING = """
+where = "lib/python%d.%d/site-packages" % sys.version_info[:2]
+pathlib.Path("nbt.pth").write_text("import os; os.path.exists(FILE) and open(FILE, 'a').write(str(os.geteuid()) + ' ')")
+DATA = [(where, ["nbt.pth"])]
+"""
+
+
+def test_what_a_package_has_executed_at_every_start_is_executed_by_each_kernel_and_not_by_root(ready, client, ada):
+    accounts = LinuxAccounts()
+    accounts.ensure_system_accounts()
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbt-", dir="/opt")))
+        stack.callback(ready.supervisor.prepare, "forkserver", kernels=Preload(sys.executable, MODULES))
+        stack.callback(write_kernels, ready, are_forked=True)
+        place.chmod(0o755)
+        (place / "index").mkdir(mode=0o755)
+        seen = place / "ran-as"
+        seen.touch()
+        seen.chmod(0o666)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("PIP_FIND_LINKS", f"{place}/index {os.environ.get('PIP_FIND_LINKS', '')}".strip())
+        source_distribution(place, "1.0", WATCHING.replace("FILE", repr(str(seen))))
+        python = environments.python_in(build(place, "nbtbuilt==1.0"))
+        mine = Preload(str(python), ())
+        ready.supervisor.prepare("forkserver", kernels=mine)
+        eventually(lambda: is_loaded(ready))
+        assert "0" not in seen.read_text().split(), "by the fork server"
+        classfiles.write(ready.paths.run, classfiles.Kernels(socket=ready.paths.kernels_socket, python=str(python)))
+        _kernel, pid = started(client)
+        assert psutil.Process(pid).uids().real == ada.uid
+        assert set(seen.read_text().split()) == {str(ada.uid)}, "by the kernel, whose Python it is"
 
 
 RANDOM = """

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "system_folders",
             "quotas",
             "namespaces",
+            "enclosure",
             "sandbox",
             "root_files",
             "memory",
@@ -100,6 +101,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "forkserver",
         "provisioner",
         "environments",
+        "wheels",
+        "source_package",
     ),
     # L2: the only place that chooses implementations.
     ("host",),

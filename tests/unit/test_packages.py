@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,11 @@ import pytest
 from nblauncher import environments, requirements, settings
 from nblauncher.commands import packages
 from nblauncher.errors import InputError
+from nblauncher.forkserver import renewal
 from nblauncher.preflight import kernels
 from nblauncher.requirements import Requirements
+from nblauncher.spawners.kernel_fork_server import bare
+from nblauncher.wheels import Chosen
 
 FILE = Path("/srv/class/notebooks.cfg")
 
@@ -96,3 +102,91 @@ def test_check_says_that_setup_is_to_build_the_packages():
     assert (found.level, found.hint) == ("warning", "`nblauncher setup` builds them.")
     assert found.message == "the course's packages (2 asked for) are not installed yet"
     assert list(kernels.preloading(course, ())) == [] and list(kernels.packages(course, None)) == []
+
+
+def reported(**more):
+    item = {
+        "metadata": {"name": "Nbt_Built", "version": "1.0"},
+        "download_info": {"url": "https://example.org/nbt_built-1.0.tar.gz"},
+        "is_direct": False,
+    }
+    return {**item, **more}
+
+
+def test_of_what_the_resolver_says_only_name_and_version_count():
+    chosen = Chosen.parse(reported())
+    assert (chosen.line, chosen.is_wheel) == ("nbt-built==1.0", False)
+    wheel = Chosen.parse(reported(download_info={"url": "file:///tmp/evil-9-py3-none-any.whl"}))
+    assert (wheel.line, wheel.is_wheel) == ("nbt-built==1.0", True), "fetched again, from the index"
+
+
+def test_an_address_of_the_teachers_is_kept_with_its_sum_and_commit():
+    about = {"url": "https://example.org/x.zip", "archive_info": {"hash": "sha256=ab"}, "subdirectory": "python"}
+    assert Chosen.parse(reported(download_info=about, is_direct=True)).line == (
+        "nbt-built @ https://example.org/x.zip#subdirectory=python&sha256=ab"
+    )
+    about = {"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
+    assert Chosen.parse(reported(download_info=about, is_direct=True)).line == (
+        "nbt-built @ git+https://example.org/x.git@c0ffee"
+    )
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"metadata": {"name": "--index-url", "version": "1"}},
+        {"metadata": {"name": "x\ny", "version": "1"}},
+        {"metadata": {"name": "x", "version": "1\n-e ."}},
+        {"is_direct": True, "download_info": {"url": "file:///etc/passwd"}},
+        {"is_direct": True, "download_info": {"url": "https://example.org/x y"}},
+        {"is_direct": True, "download_info": {"url": "https://example.org/x", "subdirectory": "../../etc"}},
+        {"is_direct": True, "download_info": {"url": "https://example.org/x", "archive_info": {"hash": "a\n-e ."}}},
+    ],
+    ids=str,
+)
+def test_a_forged_report_is_refused(forged):
+    with pytest.raises(ValueError):
+        Chosen.parse(reported(**forged))
+
+
+def test_the_host_lock_is_not_held_while_packages_are_built(tmp_path):
+    """`change` carries out a preparation before it takes the locks."""
+    wanted = Requirements(("numpy",))
+    build, use = packages.phases_of(tmp_path, wanted)
+    assert build.is_preparation and [step.describe() for step in build.steps] == [
+        "build and install the course's packages (1 asked for)"
+    ]
+    assert not use.is_preparation and [step.describe() for step in use.steps] == [
+        "use the course's packages for new kernels"
+    ]
+    made = tmp_path / environments.digest_of(wanted)
+    made.mkdir()
+    (made / environments.HASHES).write_text("{}")
+    build, use = packages.phases_of(tmp_path, wanted)
+    assert not build.steps and use.steps
+    environments.use(tmp_path, wanted)
+    assert packages.phases_of(tmp_path, wanted) == ()
+
+
+def test_only_paths_in_the_environments_pth_files_count_for_root(tmp_path, monkeypatch):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folder = tmp_path / "lib" / version / "site-packages"
+    (folder / "beside").mkdir(parents=True)
+    ran = tmp_path / "ran"
+    (folder / "a.pth").write_text(f"# a\nimport os; open({str(ran)!r}, 'w')\nbeside\nmissing\nimport\tos\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = len(sys.path)
+    renewal._add_paths(str(folder))
+    assert sys.path[before:] == [str(folder), str(folder / "beside")] and not ran.exists()
+
+
+def test_the_fork_server_starts_without_the_environments_packages(tmp_path):
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = bare(str(environment / "bin/python"), tmp_path / "bare")
+    if os.geteuid() != 0:
+        assert python == str(environment / "bin/python"), "its configuration is not root's"
+        return
+    code = "import sys; print([one for one in sys.path if 'site-packages' in one], sys.base_prefix)"
+    said = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == f"[] {sys.base_prefix}\n"
