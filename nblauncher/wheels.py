@@ -138,7 +138,7 @@ class Workshop:
 
 def provide(target: Path, lines: Sequence[str], workshop: Workshop) -> dict[str, str]:
     """Everything that these lines ask for, as wheels in `target`, a folder that is made. Their sha256 by file name."""
-    given = {canonicalize_name(match[1]): match[2] for line in lines if (match := _DIRECT.match(line))}
+    given: dict[str, str] = {canonicalize_name(match[1]): match[2] for line in lines if (match := _DIRECT.match(line))}
     # pip's report leaves out what an address says to sign in.
     chosen = [replace(one, address=given.get(one.name, one.address)) for one in _choose(lines, workshop)]
     target.mkdir(mode=0o755)
