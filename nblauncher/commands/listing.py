@@ -14,7 +14,8 @@ from nblauncher.host import Host
 from nblauncher.ledger import Capture
 from nblauncher.model import Deadline
 
-TO_COME, WAITING, CAPTURED, LATE, INCOMPLETE = "to come", "not captured", "captured", "late", "incomplete"
+TO_COME, WAITING, TAKEN = "to come", "not captured", "not stored"
+CAPTURED, LATE, INCOMPLETE = "captured", "late", "incomplete"
 
 _RECENT = timedelta(days=7)
 
@@ -28,12 +29,14 @@ class Row:
     remark: str
     """Why the capture is incomplete, or where the folder was found."""
     is_complete: bool
+    is_taken: bool
+    """Whether it was captured, also where it is not in the store yet."""
     now: datetime
 
     @property
     def state(self) -> str:
         if self.capture is None:
-            return TO_COME if self.moment.at > self.now else WAITING
+            return TO_COME if self.moment.at > self.now else TAKEN if self.is_taken else WAITING
         if not self.is_complete:
             return INCOMPLETE
         return LATE if self.is_late else CAPTURED
@@ -74,7 +77,8 @@ def rows(host: Host, usernames: Collection[str], *, now: datetime | None = None)
         if one.username in usernames:
             capture = stored.get(copies.moment_id(one))
             words, is_complete = remarks.get(copies.moment_id(one), ("", True))
-            made.append(Row(one, capture, words if capture else "", is_complete, now))
+            is_taken = capture is not None or _is_taken(host, one)
+            made.append(Row(one, capture, words if capture else "", is_complete, is_taken, now))
     return sorted(made, key=lambda row: (row.moment.deadline.at, row.moment.deadline.name, row.moment.at))
 
 
@@ -130,6 +134,11 @@ def remarks(host: Host, *, now: datetime | None = None) -> Mapping[str, str]:
     return {username: "; ".join(lines) for username, lines in found.items()}
 
 
+def _is_taken(host: Host, moment: Moment) -> bool:
+    known = copies.load(host, moment)
+    return known is not None and known.captured is not None
+
+
 def _by_deadline(found: Sequence[Row]) -> dict[Deadline, list[Row]]:
     made: dict[Deadline, list[Row]] = {}
     for row in found:
@@ -138,9 +147,8 @@ def _by_deadline(found: Sequence[Row]) -> dict[Deadline, list[Row]]:
 
 
 def _counts(theirs: Sequence[Row]) -> dict[str, int]:
-    return {
-        state: sum(row.state == state for row in theirs) for state in (TO_COME, WAITING, CAPTURED, LATE, INCOMPLETE)
-    }
+    states = (TO_COME, WAITING, TAKEN, CAPTURED, LATE, INCOMPLETE)
+    return {state: sum(row.state == state for row in theirs) for state in states}
 
 
 def _of_class(each: Deadline, theirs: Sequence[Row], there: Collection[str]) -> str:

@@ -399,6 +399,7 @@ def test_a_full_disk_of_the_store_is_said_and_the_capture_is_in_time(room):
         set_deadlines(room, ps1=at)
         assert collect(room, expect=None).returncode in (1, 5)
         assert {one["deadlines"][0]["state"] for one in students(room, "status").values()} == {"not stored"}
+        assert {one["deadlines"][0]["state"] for one in students(room, "deadlines").values()} == {"not stored"}
     finally:
         subprocess.run(["umount", str(store)], check=True)
     collect(room)
