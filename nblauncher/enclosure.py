@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nblauncher import namespaces, privileges, workers
+from nblauncher import interruption, namespaces, privileges, workers
 from nblauncher.errors import HostError
 from nblauncher.model import Account
 
@@ -64,7 +64,7 @@ def run(account: Account, program: Enclosed, *, timeout: float) -> str:
     worker = workers.start(_ROOT, _supervise, account, program, timeout)
     deadline = time.monotonic() + timeout + _LATER
     try:
-        while not select.select([worker], [], [], _LOOK)[0]:
+        while not interruption.wait([worker.fileno()], _LOOK):
             if not program.home.is_dir():
                 raise HostError(f"{program.home} was taken away while a program ran in it")
             if time.monotonic() > deadline:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nblauncher import root_files, wheels
+from nblauncher import interruption, root_files, wheels
 from nblauncher.course import RUN_ROOT
 from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.forkserver import trusted
@@ -124,6 +124,16 @@ def prepare(
             raise _is_over(folder) from error
         if not is_still_there():
             raise _is_over(folder)
+
+
+def run_apart(folder: Path, builder: Callable[[], Account], argv: Sequence[str]) -> str:
+    """Run a program as packages are built, without a network, and answer with why it failed. `folder` is root's alone.
+
+    For `check --security`. HostError when this host cannot enclose it.
+    """
+    with _one_at_a_time():
+        workshop = Workshop(folder, builder(), {})
+        return workshop.run(workshop.stage("trial", {}), argv, has_network=False, timeout=_TRYING)
 
 
 def use(folder: Path, requirements: Requirements) -> None:
@@ -240,7 +250,7 @@ def _one_at_a_time() -> Iterator[None]:
                         f"another nblauncher is still building packages on this host after {_PATIENCE:.0f} s",
                         "Nothing was changed. One course's packages are built at a time: run the command again later.",
                     ) from None
-                time.sleep(0.1)
+                interruption.sleep(0.1)
         yield
     finally:
         os.close(lock)

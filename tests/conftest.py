@@ -32,8 +32,13 @@ SETTLING = 15.0
 """Seconds that processes which were told to end may take to be gone."""
 
 TESTS = Path(__file__).parent
-CLASSES = ("launch", "adoption", "server", "supervisor", "web", "front_page", "warnings", "class", "demand", "kernels")
-"""Words in the names of the test files that start servers."""
+CLASSES = (
+    *("launch", "adoption", "server", "supervisor", "web", "front_page", "warnings", "class", "demand", "kernels"),
+    *("packages", "widgets"),
+)
+"""Words in the names of the test files that start servers, or build packages: the host has one account for that, and
+each worker locks in a folder of its own.
+"""
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -190,7 +190,7 @@ def let_go_forgotten(host: Host) -> tuple[str, ...]:
 
     Who stands still by `freeze` stays so. Nothing happens while a capture is under way.
     """
-    if not host.paths.run.is_dir() or not host.paths.state.is_dir():
+    if not host.paths.state.is_dir():
         return ()
     if not Freezer(cgroups.choose(host.settings.course), by_capture(host)).left():
         return ()

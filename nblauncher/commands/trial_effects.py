@@ -10,12 +10,14 @@ import json
 import os
 import pwd
 import secrets
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
-from nblauncher import interruption, workers
+from nblauncher import environments, interruption, workers
 from nblauncher.commands.trial_pair import ATTACKER, VICTIM, Pair, nblauncher, request, run, run_in
 from nblauncher.errors import HostError
 from nblauncher.host import Host
@@ -39,6 +41,7 @@ def tried(host: Host, pair: Pair) -> Iterator[tuple[str, str, str]]:
     yield "a notebook", "push another's versions out of the history", _history(pair)
     if not host.settings.web.bind:
         yield "a login", "pass for many clients by loopback addresses", _guesses(host, pair)
+    yield "a package's build", "stay on the host", _building(host, pair)
 
 
 _WRITER = """
@@ -142,3 +145,38 @@ def _guesses(host: Host, pair: Pair) -> str:
         request(host, pair, "", "/", headers, body, source=f"127.9.{number}.{1 + secrets.randbelow(250)}")
         waited = time.monotonic() - began
     return "" if waited >= _SLOWED else f"guess {_GUESSES} was answered after {waited:.1f} s"
+
+
+_STAY = r"""
+import ctypes, os, pathlib, subprocess, time
+for folder in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/var/crash"):
+    try:
+        pathlib.Path(folder, "nbl-trial-left").write_text("x")
+    except OSError:
+        pass
+for command, job in ((["crontab", "-"], b"* * * * * true\n"), (["at", "now", "+", "1", "hour"], b"true\n")):
+    try:
+        subprocess.run(command, input=job, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        pass
+ctypes.CDLL(None).shmget(0, 4096, 0o1600)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(300)
+    os._exit(0)
+"""
+
+
+def _building(host: Host, pair: Pair) -> str:
+    """What the account that builds packages has on the host afterwards; it is taken away."""
+    place = pair.paths.environments  # where packages are built, too; it goes with the course
+    place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="build-", dir=place))
+    folder.chmod(0o711)
+    failed = environments.run_apart(folder, host.accounts.idle_builder, (sys.executable, "-I", "-c", _STAY))
+    if failed:
+        raise HostError(f"the attacker's build does not run: {failed}")
+    left = host.accounts.leftovers_of_builder()
+    host.accounts.idle_builder()
+    return ", ".join(left)

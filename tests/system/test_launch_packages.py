@@ -143,7 +143,7 @@ def fork_server(room: Classroom) -> psutil.Process:
 
 def test_pandas_with_pyarrow_is_forked_and_what_cannot_be_is_told(room, client, said):
     python = str(environments.python_in(environment_of(room)))
-    assert fork_server(room).cmdline()[0] == python and fork_server(room).num_threads() == 1
+    assert python in fork_server(room).cmdline() and fork_server(room).num_threads() == 1
     code = "import os, sys; print('pandas' in sys.modules, 'polars' in sys.modules, os.getppid())"
     assert client.run(code) == f"True False {fork_server(room).pid}\n"
     for words in (said, room.run("status").stdout, room.json("status")["kernels"]):

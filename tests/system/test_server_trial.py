@@ -48,7 +48,8 @@ def test_nothing_succeeds_but_what_the_docs_admit(room):
     held = [one["message"] for one in findings if one["subject"] == "from a notebook" and one["level"] == "ok"]
     assert any("see the processes" in one for one in held) and any("stolen ticket" in one for one in held)
     everything = [one["message"] for one in findings if one["level"] == "ok"]
-    for attack in ("write while frozen", "out of the history", "many clients by loopback addresses"):
+    tried = ("write while frozen", "out of the history", "many clients by loopback addresses", "stay on the host")
+    for attack in tried:
         assert any(attack in one for one in everything), attack
     assert any("attach to the other's debugger" in one for one in held)
     # Nothing is left of it, and the class noticed nothing.
