@@ -7,9 +7,10 @@ is `submitted/STUDENT/ASSIGNMENT/` with a `timestamp.txt`
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ PLAIN, NBGRADER = "plain", "nbgrader"
 SUBMITTED, LATE = "submitted", "late"
 
 _NOW = ".now"
-_TIMESTAMP, _THEIRS = "timestamp.txt", "timestamp (the student's).txt"
+_TIMESTAMP = "timestamp.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,24 @@ def _put(
         os.close(target)
     else:
         prefix = f"{'work' if layer == SUBMITTED else LATE}/{one.folder}"
-    # A time stamp that a student wrote must not pass for ours.
-    names = {path: _THEIRS if one.layout == NBGRADER and path == _TIMESTAMP else path for path in rows}
+    names = _names(rows) if one.layout == NBGRADER else {path: path for path in rows}
     for path, name in names.items():
         tree.link_from(source, files.parts_of(path), (*files.parts_of(prefix), *files.parts_of(name)))
     source.close()
     tree.close()
     return [{**row, "path": f"{prefix}/{names[path]}"} for path, row in rows.items()]
+
+
+def _names(paths: Collection[str]) -> dict[str, str]:
+    """Where each file goes beside our time stamp: a file or folder of the student's that has its name gets another, so
+    that it neither passes for ours nor stops us.
+    """
+    taken = {path.partition("/")[0] for path in paths}
+    words = (f"timestamp (the student's{f' {number}' if number > 1 else ''}).txt" for number in itertools.count(1))
+    theirs = next(name for name in words if name not in taken)
+    return {
+        path: theirs + path.removeprefix(_TIMESTAMP) if path.partition("/")[0] == _TIMESTAMP else path for path in paths
+    }
 
 
 def _manifest(student: int) -> dict[str, Any]:

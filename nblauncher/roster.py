@@ -25,6 +25,8 @@ USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 COLUMNS = ("username", "name", "email", "student_id", "section", "seat", "extra_time")
 
 _DELIMITERS = ",;\t"
+_SEPARATOR_LINE = re.compile(r'"?sep=(\t|[^\w\s"])"?[ ,;\t]*(?=[\r\n]|$)', re.I | re.ASCII)
+"""What Excel writes first, and reads, to say which delimiter the lines below have."""
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -58,8 +60,12 @@ def parse(data: bytes, source: str, *, judges_extra_time: bool = True) -> Roster
 
 
 def suggest(text: str) -> str:
-    """A legal username that looks like `text`, or "" when that would be guessing (letters of another script)."""
-    decomposed = unicodedata.normalize("NFKD", text.strip().casefold())
+    """A legal username that looks like `text`, or "" when that would be guessing (letters of another script).
+
+    Of a mail address it is what stands before the @.
+    """
+    local_part = text.partition("@")[0].strip() or text.strip()
+    decomposed = unicodedata.normalize("NFKD", _without_marks(local_part).casefold())
     plain = "".join(character for character in decomposed if not unicodedata.combining(character))
     if any(not character.isascii() and character.isalnum() for character in plain):
         return ""
@@ -161,7 +167,10 @@ Row = tuple[int, list[str]]
 
 def _rows(text: str) -> tuple[list[Row], list[Problem]]:
     """Every row that is not blank; the first is the header. Line numbers count every newline style."""
-    delimiter = _delimiter(text)
+    named = _SEPARATOR_LINE.match(text)
+    if named:
+        text = text[named.end() :]  # the end of the line stays, and with it the numbers of all others
+    delimiter = named[1] if named else _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -174,7 +183,7 @@ def _rows(text: str) -> tuple[list[Row], list[Problem]]:
         except csv.Error as error:
             problems.append(Problem(line, _csv_words(error)))
             continue
-        if any(cell.strip() for cell in cells):
+        if not all(map(_is_blank, cells)):
             rows.append((line, cells))
 
 
@@ -207,14 +216,34 @@ def _delimiter(text: str) -> str:
 
 def _key(text: str) -> str:
     """What two headers, or two usernames, have in common when a person takes them for the same."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _without_marks(text)).casefold())
+    return folded.strip()
+
+
+def _without_marks(text: str) -> str:
+    """Without what has no shape: a byte order mark where two files were joined, a zero-width space."""
+    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+
+
+def _is_blank(cell: str) -> bool:
+    return not _without_marks(cell).strip()
 
 
 def _students(rows: Sequence[Row]) -> tuple[list[Student], list[Problem]]:
     (header_line, header), *body = rows
     columns, problems = _columns(header_line, header)
     students = []
-    for line, cells in body:
+    for line, written in body:
+        if _is_header(written, columns):
+            problems.append(
+                Problem(
+                    line, f"a second header line, after that in line {header_line}: are these two lists in one file?"
+                )
+            )
+            if [_column(cell) for cell in written[: len(columns)]] != columns:
+                break  # what follows has other columns, and cannot be judged by ours
+            continue
+        cells = _fitted(written, len(header))
         if len(cells) != len(header):
             problems.append(Problem(line, f"{_counted(len(cells))}, but the header has {len(header)}"))
             continue
@@ -227,6 +256,21 @@ def _students(rows: Sequence[Row]) -> tuple[list[Student], list[Problem]]:
     return students, problems
 
 
+def _fitted(cells: list[str], width: int) -> list[str]:
+    """Spreadsheets drop the empty cells at the end of a row, or write more of them than the header has."""
+    last = max((number for number, cell in enumerate(cells, 1) if not _is_blank(cell)), default=0)
+    return [*cells[: max(last, width)], *[""] * (width - len(cells))]
+
+
+def _is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a row below the header names columns, in whatever order. Nobody's username is `username`."""
+    named = dict(zip(columns, map(_column, cells), strict=False))
+    if named.get("username") == "username":
+        return True
+    keys = {_column(cell) for cell in cells if not _is_blank(cell)}
+    return "username" in keys and keys <= {*columns, *COLUMNS}
+
+
 def _counted(number: int) -> str:
     return f"{number} cell" if number == 1 else f"{number} cells"
 
@@ -237,10 +281,8 @@ def _columns(line: int, header: Sequence[str]) -> tuple[list[str], list[Problem]
     problems = []
     seen: set[str] = set()
     for cell in header:
-        key = _key(cell)
-        known = key.replace(" ", "_").replace("-", "_")
-        column = known if known in COLUMNS else cell.strip()
-        key = column if column in COLUMNS else key
+        column = _column(cell)
+        key = column if column in COLUMNS else _key(cell)
         if key and key in seen:
             problems.append(Problem(line, f'the column "{printable(cell.strip())}" is there twice'))
         seen.add(key)
@@ -253,6 +295,12 @@ def _columns(line: int, header: Sequence[str]) -> tuple[list[str], list[Problem]
     return columns, problems
 
 
+def _column(cell: str) -> str:
+    """Our name for a known column, the file's own for any other."""
+    known = _key(cell).replace(" ", "_").replace("-", "_")
+    return known if known in COLUMNS else _without_marks(cell).strip()
+
+
 def _student(line: int, cells: dict[str, str]) -> Student:
     known = {column: cells.get(column, "") for column in COLUMNS}
     extra = tuple((column, cell) for column, cell in cells.items() if column and column not in COLUMNS)
@@ -261,12 +309,13 @@ def _student(line: int, cells: dict[str, str]) -> Student:
 
 def _username_problems(students: Sequence[Student]) -> Iterator[Problem]:
     taken = Counter(_key(student.username) for student in students)
+    wanted = Counter(suggest(student.username) for student in students if _wrong_with(student.username))
     first_lines: dict[str, int] = {}
     for student in students:
         words = _wrong_with(student.username)
         if words:
             suggestion = suggest(student.username)
-            is_free = taken[suggestion] == (suggestion == _key(student.username))
+            is_free = wanted[suggestion] == 1 and taken[suggestion] == (suggestion == _key(student.username))
             yield Problem(student.line, words, suggestion if is_free else "")
         first = first_lines.setdefault(_key(student.username), student.line)
         if first != student.line and student.username.strip():
@@ -285,6 +334,8 @@ def _wrong_with(username: str) -> str:
     if not username.strip():
         return "the username is empty"
     shown = f'username "{printable(username[:60])}"'
+    if username != _without_marks(username):
+        return f"{shown} holds a character that cannot be seen"
     if username != username.strip():
         return f"{shown} begins or ends with white space"
     foreign = next((c for c in unicodedata.normalize("NFKD", username) if not c.isascii() and c.isalpha()), "")

@@ -131,9 +131,12 @@ def uid_min() -> int:
 
 
 def _problems_of(error: InputError | RefusedError) -> list[str]:
-    """A refusal carries its own remedy; a wrong line is its own."""
+    """A refusal carries its own remedy; a wrong line is its own, but for the name that would do instead."""
     if isinstance(error, RefusedError):
         return [f"{error.problem}. {error.hint}"]
+    remedy = error.hint.replace("Nothing was changed.", "").strip()
+    if remedy and len(error.problems) == 1:
+        return [f"{error.problem}{'' if error.problem.endswith(('.', '?')) else '.'} {remedy}"]
     return list(error.problems)
 
 

@@ -102,7 +102,7 @@ class CollectAssignment:
         try:
             about = workers.run_as(host.owner, arranging.arrange, order, timeout=_LONGEST_ARRANGING)
         except HostError:
-            store.discard_student(host.owner, staging.target, staging.name, self.username)
+            self._discard(host, staging)
             raise
         then = [Exclusion(*row) for row in about["left_out"]]
         now = collected.work.exclusions
@@ -130,6 +130,12 @@ class CollectAssignment:
         if self.became is None or self.became.state not in TROUBLE or self.became.state is CaptureState.INCOMPLETE:
             return []
         return [Exclusion(self.folder, self.became.words(), incomplete=True)]
+
+    def _discard(self, host: Host, staging: store.Staging) -> None:
+        """All that was laid out of this student: half an assignment must not be graded."""
+        layers = ("", f"{arranging.SUBMITTED}/", f"{arranging.LATE}/")
+        for layer in layers if host.settings.retrieve.layout == arranging.NBGRADER else layers[:1]:
+            store.discard_student(host.owner, staging.target, staging.name, f"{layer}{self.username}")
 
 
 @dataclass(frozen=True)

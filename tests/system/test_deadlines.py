@@ -695,6 +695,34 @@ def test_a_students_own_time_stamp_does_not_pass_for_ours(room):
     assert (folder / "timestamp (the student's).txt").read_text().startswith("1999")
 
 
+@pytest.mark.parametrize("other", ["timestamp (the student's).txt", "timestamp (the student's).txt/notes.txt"])
+@pytest.mark.parametrize("own", ["timestamp.txt", "timestamp.txt/2026/data.csv"])
+def test_no_name_of_a_students_stops_the_layout_for_nbgrader(room, own, other):
+    room.write(retrieve={"layout": "nbgrader"})
+    write(ADA, f"tutorial/ps1/{own}", "mine")
+    write(ADA, f"tutorial/ps1/{other}", "mine too")
+    room.run("retrieve", "--assignment", "ps1")
+    folder = captured(room)[-1] / "submitted" / ADA / "ps1"
+    assert (folder / "timestamp.txt").read_text().startswith("20")
+    assert (folder / own.replace("timestamp", "timestamp (the student's 2)", 1)).read_text() == "mine"
+    assert (folder / other).read_text() == "mine too"
+    for one in manifest(captured(room)[-1], ADA)["files"]:
+        assert (captured(room)[-1] / one["path"]).is_file()
+
+
+def test_a_student_whose_assignment_cannot_be_laid_out_is_left_out_whole(room):
+    room.write(retrieve={"layout": "nbgrader"})
+    for name in NAMES:
+        write(name, "tutorial/ps1/lab.py", "in time")
+    set_deadline(room, soon(2))
+    collect(room)
+    (captured(room)[0] / ADA / "work/ps1/lab.py").unlink()
+    room.run("retrieve", "--assignment", "ps1", expect=5)
+    folder = captured(room)[-1]
+    assert [file for file in folder.rglob("*") if ADA in file.parts] == []
+    assert (folder / "submitted" / BOB / "ps1/lab.py").read_text() == "in time"
+
+
 def test_nobody_is_late_because_the_teacher_moved_the_capture(room):
     write(ADA, "tutorial/ps1/lab.py", "in time")
     as_student(BOB, "mkdir", "tutorial/ps1")

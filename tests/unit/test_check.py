@@ -110,6 +110,15 @@ def test_a_bad_config_does_not_hide_a_bad_roster(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("written", "better"), [("anna.schmidt", "anna-schmidt"), ("ada@uni.edu", "ada")])
+def test_the_only_bad_username_gets_its_suggestion_too(tmp_path: Path, written: str, better: str) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "notebooks.cfg").write_text("course: a\n")
+    (tmp_path / "students.csv").write_text(f"username\n{written}\n")
+    read = check.read_inputs(tmp_path / "notebooks.cfg", None, allowed_uids=frozenset({os.geteuid()}))
+    assert read[2][0].endswith(f'Try "{better}".')
+
+
 def test_good_inputs_are_read_and_a_refused_one_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "notebooks.cfg").write_text("course: a\n")
     (tmp_path / "mine.csv").write_text("username\nada\n")

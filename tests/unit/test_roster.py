@@ -34,8 +34,35 @@ def refusal(data: bytes) -> InputError:
         b"\n\nUsername,NAME\n\nada,Ada\n,\n  \nbob,Bob\n\n",
         b'"username","name"\n"ada","Ada"\n"bob","Bob"\n',
         b"username;name;;\nada;Ada;;\nbob;Bob;;\n",
+        b"username,name,seat,section\nada,Ada\nbob,Bob,\n",
+        b"username,name\nada,Ada,,,\nbob,Bob, ,\n",
+        b"sep=;\r\nusername;name\r\nada;Ada\r\nbob;Bob\r\n",
+        b'\xef\xbb\xbf"SEP=|"\nusername|name\nada|Ada\nbob|Bob\n',
+        b"sep=\t\nusername\tname\nada\tAda\nbob\tBob\n",
+        b"sep=,;;\nusername,name\nada,Ada\nbob,Bob\n",
+        b"username;name\nada;Ada\nbob;Bob\n;;;;\n;;;;\n\xc2\xa0;\n",
+        b"\xef\xbb\xbf\xef\xbb\xbfusername,\xc2\xa0Name\nada,Ada\nbob,Bob\n",
     ],
-    ids=["lf", "crlf", "cr", "bom", "semicolon", "tab", "order", "blank lines", "quotes", "unnamed empty columns"],
+    ids=[
+        "lf",
+        "crlf",
+        "cr",
+        "bom",
+        "semicolon",
+        "tab",
+        "order",
+        "blank lines",
+        "quotes",
+        "unnamed empty columns",
+        "dropped empty cells",
+        "more empty cells",
+        "sep",
+        "sep quoted",
+        "sep tab",
+        "sep with cells",
+        "separators at the end",
+        "two boms",
+    ],
 )
 def test_the_usual_forms_of_csv_are_the_same_roster(data: bytes) -> None:
     assert [(student.username, student.name, student.extra) for student in parsed(data)] == [
@@ -71,7 +98,15 @@ def test_a_newline_in_a_quoted_name_stays_in_that_cell() -> None:
         ),
         ("username\nada\n".encode("utf-16"), "byte 1: this is UTF-16"),
         (b"username\nada\0\n", "line 2, byte 13: a NUL byte"),
-        (b"username,name\nada\n", "line 2: 1 cell, but the header has 2"),
+        (b"username,name\nada,Ada\nusername,name\nbob,Bob\n", "line 3: a second header line, after that in line 1"),
+        (b"username,name\nada,Ada\nName, USERNAME\nBob,bob\n", "line 3: a second header line"),
+        (b"username,name\nada,Ada\n\xef\xbb\xbfusername,name\nbob,Bob\n", "line 3: a second header line"),
+        (b"username,name\nada,Ada\nusername\nbob\n", "line 3: a second header line"),
+        (b"sep=;\nusername;name\nada;Ada\nusername;name\n", "line 4: a second header line, after that in line 2"),
+        (b"name,username\nAda\n", "line 2: the username is empty"),
+        (b"username,name\n\xef\xbb\xbfada,Ada\n", "holds a character that cannot be seen"),
+        (b"username,name\n\xc2\xa0ada,Ada\n", "begins or ends with white space"),
+        ("sep=\t\nusername\tname\nada\tAda\n".encode("utf-16"), "byte 1: this is UTF-16"),
         (b"username,name\nada,Ada,x\n", "line 2: 3 cells, but the header has 2"),
         (b'username,name\nada,"Ada\nbob,Bob\n', "line 2: a quote opens in this row and is never closed"),
         (b'username,name\nada,"A" x\n', "line 2: a quoted cell must end at a delimiter"),
@@ -102,6 +137,8 @@ def test_a_file_that_is_not_a_roster_is_refused_naming_the_place(data: bytes, wo
         ("A", "may use only a-z, 0-9, - and _", 'Nothing was changed. Try "a".'),
         ("a" * 40, "has 40 characters; 31 are the most", f'Nothing was changed. Try "{"a" * 31}".'),
         ("аda", '("а" is CYRILLIC SMALL LETTER A)', "Nothing was changed."),
+        ("anna.schmidt", "may use only a-z, 0-9, - and _", 'Nothing was changed. Try "anna-schmidt".'),
+        ("ada@uni.edu", "may use only a-z, 0-9, - and _", 'Nothing was changed. Try "ada".'),
         ("12345", "must begin with a letter a-z", 'Nothing was changed. Try "s12345".'),
         ('"ada\n"', "begins or ends with white space", 'Nothing was changed. Try "ada".'),
         (" ada", "begins or ends with white space", 'Nothing was changed. Try "ada".'),
@@ -117,10 +154,10 @@ def test_a_bad_username_is_refused_with_its_line_and_perhaps_a_better_one(userna
 
 
 def test_every_bad_line_is_named_at_once() -> None:
-    error = refusal("username,name\nJosé,x\nada\nada,x\nbob,y\nBOB,z\n1,x\n".encode())
+    error = refusal("username,name\nJosé,x\nada,x,y\nada,x\nbob,y\nBOB,z\n1,x\n".encode())
     assert error.problems == (
         'students.csv line 2: username "José" may use only a-z, 0-9, - and _; try "jose"',
-        "students.csv line 3: 1 cell, but the header has 2",
+        "students.csv line 3: 3 cells, but the header has 2",
         'students.csv line 6: username "BOB" may use only a-z, 0-9, - and _',
         'students.csv line 6: username "BOB" is already in line 5',
         'students.csv line 7: username "1" must begin with a letter a-z; try "s1"',
@@ -135,6 +172,11 @@ def test_names_that_a_person_would_take_for_the_same_are_duplicates(second: str)
 
 def test_a_suggestion_is_never_the_name_of_another_student() -> None:
     assert "try" not in str(refusal("username\nJosé\njose\n".encode())).lower()
+
+
+def test_two_students_are_never_offered_the_same_name() -> None:
+    error = refusal(b"username\nada@a.edu\nada@b.edu\nbob@b.edu\n")
+    assert [problem.rpartition("try ")[2] for problem in error.problems if "try" in problem] == ['"bob"']
 
 
 def test_escape_sequences_of_the_file_do_not_reach_the_terminal() -> None:
