@@ -72,7 +72,7 @@ def scan(output: int, source: Path, known: Mapping[str, Item], names_only: bool 
     """List and hash the material. Runs as the owner. `names_only`: no file is read, and none has a sha256."""
     scan = _Scan(Voice(output), known, names_only)
     for entry in files.walk(
-        _open_source(source),
+        open_source(source),
         max_depth=MAX_DEPTH,
         max_entries=MAX_ENTRIES,
         is_left_out=lambda entry: entry.name in LEFT_OUT,
@@ -84,7 +84,7 @@ def scan(output: int, source: Path, known: Mapping[str, Item], names_only: bool 
     scan.finish()
 
 
-def _open_source(source: Path) -> int:
+def open_source(source: Path) -> int:
     """The way to the source may contain links: it is the teacher's own choice."""
     try:
         return os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -222,7 +222,7 @@ def _made_item(path: str, sha256: str, status: os.stat_result) -> Item:
 def send(output: int, source: Path, paths: Iterable[str]) -> None:
     """Stream these files. Runs as the owner."""
     voice = Voice(output)
-    root = _open_source(source)
+    root = open_source(source)
     for path in paths:
         above, _, name = path.rpartition("/")
         try:

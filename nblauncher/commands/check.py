@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import nblauncher
-from nblauncher import cgroups, limits, memory, moments, namespaces, quotas
+from nblauncher import cgroups, examining, limits, material, memory, moments, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.assignments import Known as Outline
@@ -65,6 +65,8 @@ class Known:
     """What the material holds; None where nobody could look."""
     captured: frozenset[str] = frozenset()
     """Deadlines by name of which something is in the store."""
+    notebooks: Mapping[str, str] = field(default_factory=dict)
+    """Notebooks of the material that are none, and why."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -87,6 +89,10 @@ def checks(
         found += kernels.over_tcp(settings)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
+        found += [
+            problem("material", f"{printable(path)} is not a valid notebook: {words}", "Mend it before it is sent.")
+            for path, words in known.notebooks.items()
+        ]
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
         found += past_deadlines(settings, known.captured, datetime.now(timezone.utc))
@@ -150,7 +156,14 @@ def known_of(
     usernames = roster.usernames if roster else ()
     planned = host.settings.accounts
     homes = {name: planned.home / name for name in usernames if planned.create}
-    known = Known(own_ports=own_ports, homes=homes, owner_home=host.owner.home, served=served, frontend=host.frontend)
+    known = Known(
+        own_ports=own_ports,
+        homes=homes,
+        owner_home=host.owner.home,
+        served=served,
+        notebooks=_broken_notebooks(host),
+        frontend=host.frontend,
+    )
     try:
         claims = host.ledger.claims()
     except RefusedError:
@@ -170,6 +183,18 @@ def known_of(
             name: why for name in usernames if name not in claims and (why := _objection(host, name, planned.create))
         },
     )
+
+
+def _broken_notebooks(host: Host) -> Mapping[str, str]:
+    """Read as the owner, whom only root and the owner can be; nothing where there is no material to read."""
+    if os.geteuid() not in (0, host.owner.uid):
+        return {}
+    source = host.settings.material
+    try:
+        index = material.index(source, host.owner)
+        return examining.faults(host.owner, source.source, (item.path for item in index.items))
+    except InputError:
+        return {}
 
 
 def _objection(host: Host, username: str, creates: bool) -> str:

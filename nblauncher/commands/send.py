@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
-from nblauncher import delivery, material, merging, signing, survey
+from nblauncher import delivery, examining, material, merging, signing, survey
 from nblauncher.commands.retrieve import notes, work_details
 from nblauncher.errors import HostError
 from nblauncher.host import Host
@@ -117,6 +117,14 @@ def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = Fa
     outgoing = read(host, restores_deleted=restores_deleted, only_new=only_new)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
+    going = {
+        item.path
+        for parcel in outgoing.parcels
+        if parcel.kind == MATERIAL
+        for name in served
+        for item in outgoing.pending(parcel, handed_out[parcel.kind].get(name, {}))
+    }
+    remarks += _broken(host, going)
     return Plan((*plan(served, facts, outgoing, handed_out), *first_time(served, facts)), remarks)
 
 
@@ -290,6 +298,15 @@ def _left_out(outgoing: Outgoing) -> tuple[str, ...]:
     return tuple(
         f"{parcel.kind}: {one.path}: {one.reason}" for parcel in outgoing.parcels for one in parcel.index.exclusions
     )
+
+
+def _broken(host: Host, paths: Collection[str]) -> tuple[str, ...]:
+    """Notebooks that go out and that no student can open. They are the teacher's to mend."""
+    try:
+        found = examining.faults(host.owner, host.settings.material.source, paths)
+    except HostError as error:
+        return (f"{MATERIAL}: the notebooks were not looked at: {error.problem}",)
+    return tuple(f"{MATERIAL}: {path}: not a valid notebook: {words}" for path, words in found.items())
 
 
 def _remembered(host: Host) -> Path:

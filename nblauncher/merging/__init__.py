@@ -8,7 +8,7 @@ from __future__ import annotations
 from nblauncher.merging import texts
 from nblauncher.merging.result import Merged, UnmergeableError
 
-__all__ = ["LARGEST", "TOO_LARGE", "Merged", "UnmergeableError", "load", "merge"]
+__all__ = ["LARGEST", "TOO_LARGE", "Merged", "UnmergeableError", "load", "merge", "what_is_wrong"]
 
 LARGEST = 16 << 20
 """Bytes of a version; a larger one is not merged."""
@@ -37,6 +37,13 @@ def merge(name: str, base: bytes, student: bytes, teacher: bytes, *, is_back: bo
     except _MISTAKES as error:
         # In the table for the teacher, so that it is seen: but one file must not keep all others from a student.
         raise UnmergeableError(f"merging it failed, which is a bug in nblauncher ({error!r:.100})") from error
+
+
+def what_is_wrong(data: bytes) -> str:
+    """Why these bytes are not a notebook that Jupyter opens; '' when they are."""
+    from nblauncher.merging import notebook_file
+
+    return notebook_file.what_is_wrong(data)
 
 
 def load() -> None:

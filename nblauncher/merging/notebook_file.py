@@ -1,9 +1,13 @@
-"""A notebook as merging needs it: valid, format 4, texts as strings, and ids that are unique where there are any."""
+"""A notebook as merging needs it: valid, format 4, texts as strings, and ids that are unique where there are any.
+
+What Jupyter itself would upgrade when it opens a file is upgraded here too, so that both are the same notebook.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +16,12 @@ import nbformat
 
 from nblauncher.merging.matching import Cell
 from nblauncher.merging.result import UnmergeableError
+from nblauncher.printable import printable
 
 WITH_IDS = 5
 """The minor version of format 4 from which on every cell has an id (JEP 62)."""
 _MOST_CELLS = 5000
+_LONGEST_WORDS = 120
 _TEXT = "text/plain"
 _WRITTEN_AS_LINES = ("application/javascript", "image/svg+xml")
 """Besides text/*: see nbformat.v4.rwbase."""
@@ -51,6 +57,7 @@ def read(data: bytes, whose: str) -> Notebook:
         raw = json.loads(data)
     except ValueError:
         raise UnmergeableError(f"{whose} is not a notebook") from None
+    raw = _repaired(_upgraded(raw))
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
         raise UnmergeableError(f"{whose} is not a notebook of format 4")
     if len(raw["cells"]) > _MOST_CELLS or not all(isinstance(cell, dict) for cell in raw["cells"]):
@@ -63,6 +70,79 @@ def read(data: bytes, whose: str) -> Notebook:
         if cell.get("id") in invented:
             del cell["id"]
     return notebook
+
+
+def what_is_wrong(data: bytes) -> str:
+    """Why Jupyter would not open this as a notebook, in words for the one who can mend it; '' when it would."""
+    if marker := re.search(rb"^(<<<<<<<|>>>>>>>) ", data, re.M):
+        return f"line {data[: marker.start()].count(10) + 1} is a merge marker"
+    try:
+        raw = _upgraded(json.loads(data))
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno} is not JSON: {error.msg}"
+    except (ValueError, RecursionError):
+        return "it is not JSON in UTF-8"
+    if not isinstance(raw, dict) or raw.get("nbformat") != 4:
+        return "it is not a notebook of format 4, nor one that can be upgraded to it"
+    if not isinstance(cells := raw.get("cells"), list) or not all(isinstance(cell, dict) for cell in cells):
+        return "it has no list of cells"
+    minor = raw.get("nbformat_minor")
+    if not isinstance(minor, int) or not 0 <= minor < 100:
+        return "its nbformat_minor is missing or not a number"
+    _identify(Notebook(raw))
+    known = min(minor, WITH_IDS)
+    try:
+        _validator(known).validate({**raw, "nbformat_minor": known})
+    except nbformat.ValidationError as error:
+        return _lacking(raw) or printable(str(error).partition("\n")[0][:_LONGEST_WORDS])
+    return ""
+
+
+def _lacking(raw: dict[str, Any]) -> str:
+    """The first keys that are missing, '' for none."""
+    if "metadata" not in raw:
+        return "it has no metadata"
+    for number, cell in enumerate(raw["cells"], 1):
+        needed = ("metadata", "source", *(("outputs", "execution_count") if cell.get("cell_type") == "code" else ()))
+        if lacking := [key for key in needed if key not in cell]:
+            return f"cell {number} has no {' and no '.join(lacking)}"
+    return ""
+
+
+def _upgraded(raw: Any) -> Any:
+    """What Jupyter makes of a notebook of an earlier format when it opens it, without the ids, which are random."""
+    if not isinstance(raw, dict) or raw.get("nbformat") not in (2, 3):
+        return raw
+    sheets = raw.get("worksheets")
+    if not isinstance(sheets, list) or not all(isinstance(sheet, dict) for sheet in sheets):
+        return raw
+    if sum(len(sheet.get("cells") or ()) for sheet in sheets) > _MOST_CELLS:
+        return raw
+    try:
+        # By way of JSON: what nbformat gives is of its own types.
+        upgraded = json.loads(json.dumps(nbformat.convert(nbformat.from_dict(raw), 4)))  # type: ignore[no-untyped-call]
+    except (AttributeError, LookupError, TypeError, ValueError, nbformat.ValidationError):
+        return raw
+    upgraded["nbformat_minor"] = WITH_IDS - 1
+    for key in ("orig_nbformat", "orig_nbformat_minor"):
+        upgraded["metadata"].pop(key, None)
+    for cell in upgraded["cells"]:
+        cell.pop("id", None)
+    return upgraded
+
+
+def _repaired(raw: Any) -> Any:
+    """With the keys that say nothing and that a tool left out."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list):
+        return raw
+    raw.setdefault("metadata", {})
+    for cell in raw["cells"]:
+        if isinstance(cell, dict):
+            cell.setdefault("metadata", {})
+            if cell.get("cell_type") == "code":
+                cell.setdefault("outputs", [])
+                cell.setdefault("execution_count", None)
+    return raw
 
 
 def check(notebook: Notebook, words: str) -> None:

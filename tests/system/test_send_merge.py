@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -189,7 +190,7 @@ def test_a_damaged_version_is_never_merged_with(taught):
     "content, why",
     [
         (b"not a notebook", "is not a notebook"),
-        (b'{"worksheets": [], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "not a notebook of format 4"),
+        (b'{"worksheets": 1, "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "not a notebook of format 4"),
         (b"[" * 200_000, "too much memory"),
         (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5}' + b" " * 200_000_000, "larger than 16 MiB"),
         (b'{"cells": [' + b"[],[]," * 2_700_000 + b'[]], "nbformat": 4, "nbformat_minor": 5}', "no cells|too much"),
@@ -339,3 +340,49 @@ def test_a_notebook_of_a_later_format_stops_no_other_file(taught):
     said = changes(taught.sudo_json("send"), ADA)
     assert (said["future.ipynb"], said["plain.txt"]) == ("conflict", "updated")
     assert sources(taught_file(ADA, "future.ipynb").read_bytes()) == ["mine", "?"]
+
+
+def test_a_notebook_of_format_3_is_merged_with_what_jupyter_made_of_it(taught):
+    old = json.dumps(
+        {
+            "worksheets": [
+                {
+                    "cells": [
+                        {"cell_type": "code", "input": text, "language": "python", "outputs": []}
+                        for text in ("question one", "answer")
+                    ]
+                }
+            ],
+            "metadata": {"name": "old"},
+            "nbformat": 3,
+            "nbformat_minor": 0,
+        }
+    )
+    taught.teach("old.ipynb", old)
+    taught.sudo("send")
+    save(ADA, "old.ipynb", notebook(*named("a=question b=42")).replace(b'"question"', b'"question one"'))
+    taught.teach("old.ipynb", old.replace("question one", "a better question"))
+    assert changes(taught.sudo_json("send"), ADA)["old.ipynb"] == "merged"
+    assert sources(taught_file(ADA, "old.ipynb").read_bytes()) == ["a better question", "42"]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"{\n<<<<<<< HEAD\n=======\n>>>>>>> main\n}", "line 2 is a merge marker"),
+        (b'{"cells": [],\n}', "line 2 is not JSON"),
+        (
+            b'{"cells": [{"cell_type": "code", "source": ""}], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}',
+            "cell 1 has no metadata",
+        ),
+    ],
+    ids=["merge markers", "trailing comma", "missing keys"],
+)
+def test_the_teacher_is_told_which_notebook_is_broken_and_how(taught, content, words):
+    teach(taught, "broken.ipynb", content)
+    try:
+        assert f"broken.ipynb is not a valid notebook: {words}" in taught.sudo("check", expect=None).stdout
+        sent = taught.sudo("send")
+        assert f"broken.ipynb: not a valid notebook: {words}" in sent.stdout + sent.stderr
+    finally:
+        (taught.folder / "material/broken.ipynb").unlink()

@@ -63,6 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *(
             "merging",
             "bounds",
+            "examining",
             "news",
             "objects",
             "signing",

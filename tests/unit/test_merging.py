@@ -210,7 +210,7 @@ def test_cell_case_14_a_change_of_type_or_of_attachments_is_an_edit():
             b'{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
             "not a valid notebook",
         ),
-        (b'{"worksheets": [{"cells": []}], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "of format 4"),
+        (b'{"worksheets": 1, "metadata": {}, "nbformat": 3, "nbformat_minor": 0}', "of format 4"),
         (b"[" * 100_000, "too much memory"),
         (b"\xff\xfe", "is not a notebook"),
         (b'{"nbformat": ' + b"9" * 10_000 + b"}", "is not a notebook"),
@@ -380,3 +380,23 @@ def test_a_notebook_that_is_back_with_nothing_of_what_was_handed_out_is_the_stud
     versions = [notebook(*named(text)) for text in ("a=one b=two", "x=essay y=more z=end", "a=uno b=two")]
     with pytest.raises(UnmergeableError, match="nothing in it is of the version handed out"):
         merging.merge("lab.ipynb", *versions, is_back=True)
+
+
+def test_a_notebook_of_format_3_is_merged_as_what_jupyter_makes_of_it():
+    def old(*texts):
+        cells = [{"cell_type": "code", "input": text, "language": "python", "outputs": []} for text in texts]
+        raw = {"worksheets": [{"cells": cells}], "metadata": {"name": "old"}, "nbformat": 3, "nbformat_minor": 0}
+        return json.dumps(raw).encode()
+
+    saved = notebook(*named("a=question b=42"))
+    merged = merge(old("question", "answer"), saved, old("better", "answer"))
+    assert (sources(merged.content), merged.conflicts) == (["better", "42"], 0)
+    assert merge(old("question", "answer"), saved, old("question", "answer")).content == saved
+
+
+def test_cells_without_metadata_or_outputs_are_merged_as_if_they_were_empty():
+    lacking = json.dumps(
+        {"cells": [{"cell_type": "code", "source": "one"}], "nbformat": 4, "nbformat_minor": 4}
+    ).encode()
+    merged = merge(lacking, notebook(*named("a=one b=mine")), lacking.replace(b"one", b"two"))
+    assert (sources(merged.content), merged.conflicts) == (["two", "mine"], 0)
