@@ -343,8 +343,9 @@ def test_while_one_courses_packages_are_built_other_courses_are_set_up_and_remov
     assert "still building packages on this host" in two.run("setup", expect=6).stderr
     assert hanging.poll() is None and not one.paths.ledger.exists()
     (place / "go").touch()
-    hanging.communicate(timeout=120)
-    assert hanging.returncode == 0 and environments.current(one.paths.environments) is not None
+    _out, err = hanging.communicate(timeout=120)
+    assert hanging.returncode == 0, err
+    assert environments.current(one.paths.environments) is not None
     assert one.run("setup").stdout.startswith("setup: nothing to do")
     one.run("remove", "--yes")
     assert not one.paths.environments.exists()
@@ -360,6 +361,6 @@ def test_a_course_that_is_removed_while_its_packages_are_built_stays_removed(pla
     eventually(lambda: (one.paths.environments / ".build" / "choose").is_dir())
     one.run("remove", "--yes")
     _out, err = again.communicate(timeout=120)
-    assert again.returncode == 4 and "was removed or changed while its packages were built" in err
+    assert "was removed or changed while its packages were built" in err and again.returncode == 4
     assert not one.paths.environments.exists() and not one.paths.ledger.exists()
     assert not running_as(LinuxAccounts().idle_builder())
