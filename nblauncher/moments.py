@@ -1,4 +1,7 @@
-"""Times that people write: in the host's zone unless one is given, and none that is ambiguous or does not exist."""
+"""Times that people write: in the host's zone unless one is given, and none that is ambiguous or does not exist.
+
+Every time that we show can be typed back and means the same: `short`, `words`, ISO 8601, the names of stored folders.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from nblauncher.printable import printable
 
 _WRITTEN = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d(?::\d\d)?) ?"
-    r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d|[A-Za-z_]+/[A-Za-z_/+-]+)?"
+    r"(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d[:.]\d\d(?:[:.]\d\d(?:[.,](?P<fraction>\d{1,6}))?)?) ?"
+    r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d|[A-Za-z_]+/[A-Za-z_/+-]+)?(?P<utc> \((?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d UTC\))?",
+    re.ASCII,
 )
+_FOLDER = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d{6})(?P<zone>[+-]\d{4})(?P<fraction>)(?P<utc>)(?:-[a-z0-9._-]+)?", re.ASCII
+)
+"""A folder's name in the store, with what it says of itself or without."""
 _DAYS = r"(?:(?P<days>[0-9]{1,4}) ?(?:d|days?|tage?)\.?)"
 _HOURS = r"(?:(?P<hours>[0-9]{1,5}) ?(?:h|hrs?|hours?|std|stunden?)\.?)"
 _MINUTES = r"(?:(?P<minutes>[0-9]{1,6}) ?(?:m|mins?|minutes?|minuten?|')?\.?)"
@@ -26,16 +34,27 @@ def parsed(text: str) -> datetime:
     ValueError, in words, for anything else, and for a time that the change to or from summer time makes ambiguous or
     leaves out.
     """
-    match = _WRITTEN.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f'"{printable(text[:60])}" is not a time such as 2026-11-27 17:00 or 2026-11-27 17:00 Europe/Berlin'
-        )
+    match = _matched(text)
+    clock = re.sub(r"\D", "", match["time"]).ljust(6, "0")[:6]
     try:
-        naive = datetime.fromisoformat(f"{match['day']} {match['time']}")
+        naive = datetime.fromisoformat(f"{match['day']} {clock[:2]}:{clock[2:4]}:{clock[4:]}")
     except ValueError as error:
         raise ValueError(f'"{printable(text[:60])}" is no time: {error}') from None
-    return _resolved(naive, _zone_of(match["zone"]))
+    time = _resolved(naive, _zone_of(match["zone"]))
+    if match["utc"] and not match["utc"].endswith(f"{time.astimezone(timezone.utc):%H:%M:%S} UTC)"):
+        raise ValueError(f'"{printable(text[:60])}" gives two times that are not the same')
+    return time.replace(microsecond=int((match["fraction"] or "").ljust(6, "0")))
+
+
+def last_meant(text: str) -> datetime:
+    """The last instant that a time means: we show times cut to what is written, so one with seconds means them whole.
+
+    ValueError as `parsed`.
+    """
+    match, time = _matched(text), parsed(text)
+    if match["time"].isdigit() or len(match["time"]) > len("17:00"):
+        return time + timedelta(microseconds=10 ** (6 - len(match["fraction"] or "")) - 1)
+    return time
 
 
 def length(text: str) -> timedelta:
@@ -51,15 +70,30 @@ def length(text: str) -> timedelta:
 
 def words(time: datetime) -> str:
     """`2026-11-27 17:00:00 +0100 (16:00:00 UTC)`: the host's zone, and what everybody can compare."""
-    local = time.astimezone()
     utc = time.astimezone(timezone.utc)
-    day = "" if utc.date() == local.date() else f"{utc:%Y-%m-%d} "
-    return f"{local:%Y-%m-%d %H:%M:%S %z} ({day}{utc:%H:%M:%S} UTC)"
+    day = "" if utc.date() == time.astimezone().date() else f"{utc:%Y-%m-%d} "
+    return f"{short(time)} ({day}{utc:%H:%M:%S} UTC)"
 
 
 def short(time: datetime) -> str:
-    """`2026-11-27 17:00:00 +0100`: the host's zone with the offset."""
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %z}"
+    """`2026-11-27 17:00:00 +0100`, with milliseconds where there are any: the host's zone with the offset."""
+    milliseconds = f".{time.microsecond // 1000:03}" if time.microsecond >= 1000 else ""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}{milliseconds} {time.astimezone():%z}"
+
+
+def iso(time: datetime) -> str:
+    """`2026-11-27T17:00:00.000+01:00`: the same for programs."""
+    return time.astimezone().isoformat(timespec="milliseconds")
+
+
+def _matched(text: str) -> re.Match[str]:
+    plain = text.strip()
+    match = _WRITTEN.fullmatch(plain) or _FOLDER.fullmatch(plain)
+    if match is None:
+        raise ValueError(
+            f'"{printable(text[:60])}" is not a time such as 2026-11-27 17:00 or 2026-11-27 17:00 Europe/Berlin'
+        )
+    return match
 
 
 def _zone_of(text: str | None) -> tzinfo | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nblauncher import moments
 from nblauncher.commands.check import Finding
 from nblauncher.errors import NblauncherError
 from nblauncher.plan import Plan, Report, StudentReport
@@ -122,7 +124,13 @@ def history_text(snapshots: Sequence[Mapping[str, Any]], paths: Mapping[str, int
     if not snapshots:
         return "There is no snapshot yet."
     rows = [
-        (one["time"], one["files"], bytes_text(one["bytes"]), one["changed"], "" if one["complete"] else "incomplete")
+        (
+            _time_text(one["time"]),
+            one["files"],
+            bytes_text(one["bytes"]),
+            one["changed"],
+            "" if one["complete"] else "incomplete",
+        )
         for one in snapshots
     ]
     taken = table(("snapshot", "files", "size", "changed", ""), rows, width)
@@ -135,7 +143,13 @@ def versions_text(versions: Sequence[Mapping[str, Any]], width: int) -> str:
     if not versions:
         return "There is no version of this file."
     rows = [
-        (one["first"], one["last"], bytes_text(one["bytes"]), one["sha256"][:12], "present" if one["present"] else "")
+        (
+            _time_text(one["first"]),
+            _time_text(one["last"]),
+            bytes_text(one["bytes"]),
+            one["sha256"][:12],
+            "present" if one["present"] else "",
+        )
         for one in versions
     ]
     return table(("from", "to", "size", "sha256", ""), rows, width)
@@ -188,6 +202,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) 
     stream = io.StringIO()
     Console(file=stream, width=max(width, 60), no_color=True, highlight=False).print(grid)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _time_text(text: str) -> str:
+    return moments.short(datetime.fromisoformat(text))
 
 
 def bytes_text(count: int | None) -> str:

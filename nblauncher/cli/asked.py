@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 import click
@@ -24,8 +25,8 @@ def about_one(call: Call, name: str) -> Host:
     return opened.host
 
 
-def time_of(text: str) -> datetime:
+def time_of(text: str, meaning: Callable[[str], datetime] = moments.parsed) -> datetime:
     try:
-        return moments.parsed(text)
+        return meaning(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--at") from None

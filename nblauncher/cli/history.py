@@ -82,7 +82,7 @@ def history_command(call: Call, name: str, file: str | None, as_json: bool) -> i
 @click.argument("name", metavar="NAME")
 @click.argument("file", metavar="FILE")
 @click.option(
-    "--at", "at", required=True, metavar="TIME", help='Such as "2026-11-27 17:00"; the last snapshot by then.'
+    "--at", "at", required=True, metavar="TIME", help="Such as one that `history` shows; the last snapshot by then."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.pass_obj
@@ -90,9 +90,9 @@ def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) ->
     """Put the version that FILE of student NAME had at a time beside the present one, never over it."""
     call.command, call.as_json = "restore", as_json
     host = about_one(call, name)
-    time = time_of(at)
+    time, until = time_of(at), time_of(at, moments.last_meant)
     with locked(course_lock(host), f"course {host.settings.course}"):
-        copy = history.restore(host, name, history.checked_path(file), time)
+        copy = history.restore(host, name, history.checked_path(file), until)
     target = host.settings.material.target
     text = f"{name} finds {printable(file)} of {moments.words(time)} in {printable(f'{target}/{copy}')}"
     talk.answer(call, text, 0, path=f"{target}/{copy}")

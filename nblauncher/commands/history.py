@@ -16,7 +16,7 @@ def snapshots(host: Host, username: str) -> list[dict[str, Any]]:
     """Oldest first: time, files, bytes, how many files changed, whether everything could be kept."""
     return [
         {
-            "time": moments.short(one.time),
+            "time": moments.iso(one.time),
             "files": one.files,
             "bytes": one.bytes,
             "changed": one.changed,
@@ -30,8 +30,8 @@ def versions(host: Host, username: str, path: str) -> list[dict[str, Any]]:
     """Of one file, oldest first: from when to when it was seen so, its size and its sha256."""
     return [
         {
-            "first": moments.short(one.first),
-            "last": moments.short(one.last),
+            "first": moments.iso(one.first),
+            "last": moments.iso(one.last),
             "present": one.until is None,
             "bytes": one.size,
             "sha256": one.sha256,
@@ -59,7 +59,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
     found = host.history.at(username, path, time)
     if found is None:
         raise InputError(
-            f"there is no snapshot of {username} from {moments.words(time)} or before",
+            f"there is no snapshot of {username} from that time or before",
             f"`nblauncher history {username}` lists them.",
         )
     snapshot, version = found
@@ -73,7 +73,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
         raise HostError(f"the kept content of {path} is damaged or gone", "Try another time.")
     descriptor = os.open(host.contents.path(version.sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        label = f"{snapshot.time.astimezone():%Y-%m-%d %H.%M}"
+        label = f"{snapshot.time.astimezone():%Y-%m-%d %H.%M.%S}"
         wanted = restoring.Wanted(host.settings.material.target, path, label, version.sha256, version.size)
         return restoring.restore(account, wanted, descriptor)
     finally:

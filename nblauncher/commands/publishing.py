@@ -94,7 +94,7 @@ class PublishCapture:
             raise SomeFailed(failures)
         return {
             name: work_details(one["files"], one["bytes"], [Exclusion(*row) for row in one["exclusions"]])
-            | {"deadline": self.deadline.name, "captured": moments.short(copies.time_of(captured[name]))}
+            | {"deadline": self.deadline.name, "captured": moments.iso(copies.time_of(captured[name]))}
             for name, one in answers.items()
         }
 

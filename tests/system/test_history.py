@@ -124,6 +124,24 @@ def test_what_was_deleted_can_be_brought_back_and_what_never_was_cannot(room):
     assert "is not a time" in room.run("restore", ADA, "week1/lab.py", "--at", "yesterday", expect=2).stderr
 
 
+def test_the_times_that_history_shows_bring_back_the_versions_that_it_shows_them_for(room):
+    file = write(ADA, "tutorial/lab.py", "one")
+    snapshot(room)
+    for text in ("second", "the third"):
+        file.write_text(text)
+        snapshot(room)
+    shown = [line.split("  ")[0] for line in room.run("history", ADA, "lab.py").stdout.splitlines()[1:]]
+    taken = [one["time"] for one in history(room, ADA)["snapshots"]]
+    known = history(room, ADA, "lab.py")["versions"]
+    assert [one["first"] for one in known] == taken
+    for times in (shown, taken, [one["last"] for one in known]):
+        for text, at in zip(("one", "second", "the third"), times, strict=True):
+            path = json.loads(room.run("restore", ADA, "lab.py", "--at", at, "--json").stdout)["path"]
+            copy = room.home(ADA) / path
+            assert copy.read_text() == text, at
+            copy.unlink()
+
+
 def test_only_some_are_kept_and_a_dry_run_keeps_nothing(room):
     write(ADA, "tutorial/a", "a")
     assert f"snapshot of {ADA}" in room.run("snapshot", "--dry-run").stdout

@@ -32,6 +32,12 @@ def berlin(monkeypatch):
         ("2026-11-27 17:00Z", datetime(2026, 11, 27, 17, tzinfo=UTC)),
         ("2026-11-27 17:00 America/New_York", datetime(2026, 11, 27, 22, tzinfo=UTC)),
         ("2026-10-25 02:30 +01:00", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+        ("2026-11-27T17:00:00.250+01:00", datetime(2026, 11, 27, 16, 0, 0, 250_000, tzinfo=UTC)),
+        ("2026-11-27 17.00.30", datetime(2026, 11, 27, 16, 0, 30, tzinfo=UTC)),
+        ("2026-11-27T170030+0100", datetime(2026, 11, 27, 16, 0, 30, tzinfo=UTC)),
+        ("2026-11-27T170030+0100-2", datetime(2026, 11, 27, 16, 0, 30, tzinfo=UTC)),
+        ("2026-11-27T170030+0100-only-ada-2", datetime(2026, 11, 27, 16, 0, 30, tzinfo=UTC)),
+        ("2026-10-25T023000+0100", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
     ],
 )
 def test_a_time_is_the_hosts_unless_a_zone_is_given(text, expected):
@@ -52,6 +58,10 @@ def test_a_time_is_the_hosts_unless_a_zone_is_given(text, expected):
         ("2026-11-27 17:00 Mars/Olympus", "is not a zone"),
         ("2026-11-27 17:00 ../../etc/passwd", "is not a time"),
         ("2026-11-27 17:00 +19:00", "is not an offset"),
+        ("2026-11-27 17:00 +0100 (17:00:00 UTC)", "gives two times"),
+        ("2026-11-27T170030", "is not a time such as"),
+        ("2026-11-27 17:00.5", "is not a time such as"),
+        ("２０２６-11-27 17:00", "is not a time such as"),
     ],
 )
 def test_a_time_that_is_ambiguous_or_does_not_exist_is_refused_in_words(text, words):
@@ -64,6 +74,29 @@ def test_a_time_is_said_with_its_zone_and_in_utc():
     assert moments.words(datetime(2026, 11, 27, 23, 30, tzinfo=UTC)) == (
         "2026-11-28 00:30:00 +0100 (2026-11-27 23:30:00 UTC)"
     )
+
+
+SHOWN = [
+    datetime(2026, 11, 27, 16, 0, 0, tzinfo=UTC),
+    datetime(2026, 11, 27, 23, 30, 0, 250_400, tzinfo=UTC),
+    datetime(2026, 10, 25, 0, 30, 0, 999_999, tzinfo=UTC),
+    datetime(2026, 10, 25, 1, 30, 0, 400, tzinfo=UTC),
+]
+
+
+@pytest.mark.parametrize("shown", [moments.short, moments.words, moments.iso, datetime.isoformat])
+@pytest.mark.parametrize("at", SHOWN)
+def test_a_time_that_is_shown_can_be_typed_back_and_means_the_instant_that_it_was_cut_from(shown, at):
+    text = shown(at)
+    assert moments.parsed(text) <= at <= moments.last_meant(text)
+    assert moments.last_meant(text) - moments.parsed(text) < timedelta(seconds=1)
+
+
+def test_a_time_with_seconds_means_them_whole_and_one_with_minutes_their_beginning():
+    assert moments.last_meant("2026-11-27 17:00:00.25Z") == datetime(2026, 11, 27, 17, 0, 0, 259_999, tzinfo=UTC)
+    assert moments.last_meant("2026-11-27 17:00:00Z") == datetime(2026, 11, 27, 17, 0, 0, 999_999, tzinfo=UTC)
+    assert moments.last_meant("2026-11-27T170000+0000-ps1") == datetime(2026, 11, 27, 17, 0, 0, 999_999, tzinfo=UTC)
+    assert moments.last_meant("2026-11-27 17:00Z") == datetime(2026, 11, 27, 17, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("text, minutes", [("15m", 15), ("15", 15), ("2h", 120), ("1 d", 1440), ("90 minutes", 90)])
