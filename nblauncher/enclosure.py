@@ -40,6 +40,8 @@ _ORPHANS = 10.0
 """Seconds that a process may run on when what started it has ended; it would hold the pipes of the others open."""
 
 _UNENDING = 60.0
+"""Seconds after which the program is ended as well, when there are such processes all the time."""
+
 _LATER = 60.0
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _FAILED_TO_START = 126
@@ -177,7 +179,7 @@ def _wait_for(pid: int, timeout: float) -> dict[str, Any]:
         orphans = [one for one in _children() if one != pid]
         orphaned_since = (orphaned_since or now) if orphans else None
         if orphaned_since is not None and now - orphaned_since > _ORPHANS:
-            if now - orphaned_since > _UNENDING:
+            if now - orphaned_since > _UNENDING:  # they fork as fast as they are ended
                 return {"why": "it leaves processes behind that do not end"}
             for one in orphans:
                 with contextlib.suppress(ProcessLookupError):
