@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -37,6 +40,20 @@ def archived(made: Path, folder: str, files: Mapping[str, str]) -> None:
             entry.size = len(content)
             archive.addfile(entry, BytesIO(content.encode()))
     made.chmod(0o644)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """No other test run of this host builds now: its sweep of the builder's account would end our builds.
+
+    The lock of the product is in a folder that each test run has for itself.
+    """
+    lock = os.open("/run/lock/nblauncher-tests-building", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def build(place: Path, *lines: str, modules: tuple[str, ...] = (), course: str = "nbt") -> Path:

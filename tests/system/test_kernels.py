@@ -23,7 +23,7 @@ from nblauncher.model import Account
 from nblauncher.provisioner import ForkedKernel, NotForked, ask_for_kernel
 from nblauncher.spawners import Preload
 from tests.jupyter_client import JupyterClient
-from tests.packages import build, source_distribution
+from tests.packages import alone, build, source_distribution
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
 from tests.slow_descriptor import slow_descriptor_sent
 
@@ -184,7 +184,7 @@ DATA = [(where, ["nbt.pth"])]
 def test_what_a_package_has_executed_at_every_start_is_executed_by_each_kernel_and_not_by_root(ready, client, ada):
     accounts = LinuxAccounts()
     accounts.ensure_system_accounts()
-    with contextlib.ExitStack() as stack:
+    with alone(), contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbt-", dir="/opt")))
         stack.callback(ready.supervisor.prepare, "forkserver", kernels=Preload(sys.executable, MODULES))
         stack.callback(write_kernels, ready, are_forked=True)

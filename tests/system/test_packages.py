@@ -21,17 +21,18 @@ from nblauncher.errors import HostError
 from nblauncher.forkserver import trusted
 from nblauncher.model import Account
 from tests.classroom import Classroom
-from tests.packages import archived, build, source_distribution
+from tests.packages import alone, archived, build, source_distribution
 from tests.running import eventually
 
 pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
-def builder() -> Account:
-    accounts = LinuxAccounts()
-    accounts.ensure_system_accounts()
-    return accounts.idle_builder()
+def builder() -> Iterator[Account]:
+    with alone():
+        accounts = LinuxAccounts()
+        accounts.ensure_system_accounts()
+        yield accounts.idle_builder()
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +302,7 @@ def test_nothing_of_a_package_runs_as_root_while_it_is_installed(place, builder)
 
 
 @pytest.fixture
-def rooms(place: Path) -> Iterator[tuple[Classroom, Classroom]]:
+def rooms(place: Path, builder: Account) -> Iterator[tuple[Classroom, Classroom]]:
     """Two courses, whose packages go with them."""
     found = [
         Classroom(f"nbtp-{name}", [f"nbtp{name}"], port=port, first_uid=uid)
