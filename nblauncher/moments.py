@@ -47,14 +47,13 @@ def parsed(text: str) -> datetime:
 
 
 def last_meant(text: str) -> datetime:
-    """The last instant that a time means: we show times cut to what is written, so one with seconds means them whole.
+    """The last instant that a time means: where we show one cut, to milliseconds or in a folder's name, what was cut.
 
     ValueError as `parsed`.
     """
     match, time = _matched(text), parsed(text)
-    if match["time"].isdigit() or len(match["time"]) > len("17:00"):
-        return time + timedelta(microseconds=10 ** (6 - len(match["fraction"] or "")) - 1)
-    return time
+    is_cut = match["fraction"] is not None  # of a folder's name it is empty: the whole second
+    return time + timedelta(microseconds=10 ** (6 - len(match["fraction"])) - 1) if is_cut else time
 
 
 def length(text: str) -> timedelta:
@@ -77,7 +76,7 @@ def words(time: datetime) -> str:
 
 def short(time: datetime) -> str:
     """`2026-11-27 17:00:00 +0100`, with milliseconds where there are any: the host's zone with the offset."""
-    milliseconds = f".{time.microsecond // 1000:03}" if time.microsecond >= 1000 else ""
+    milliseconds = f".{time.microsecond // 1000:03}" if time.microsecond else ""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}{milliseconds} {time.astimezone():%z}"
 
 

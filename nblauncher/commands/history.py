@@ -73,7 +73,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
         raise HostError(f"the kept content of {path} is damaged or gone", "Try another time.")
     descriptor = os.open(host.contents.path(version.sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        label = f"{snapshot.time.astimezone():%Y-%m-%d %H.%M.%S}"
+        label = moments.short(snapshot.time).rpartition(" ")[0].replace(":", ".")
         wanted = restoring.Wanted(host.settings.material.target, path, label, version.sha256, version.size)
         return restoring.restore(account, wanted, descriptor)
     finally:

@@ -139,6 +139,8 @@ def test_the_times_that_history_shows_bring_back_the_versions_that_it_shows_them
             path = json.loads(room.run("restore", ADA, "lab.py", "--at", at, "--json").stdout)["path"]
             copy = room.home(ADA) / path
             assert copy.read_text() == text, at
+            label = copy.name.removeprefix("lab (version ").removesuffix(").py")
+            assert json.loads(room.run("restore", ADA, "lab.py", "--at", label, "--json").stdout)["path"] == path
             copy.unlink()
 
 
