@@ -18,6 +18,11 @@ import psutil
 from nblauncher import tcp_diag
 
 HERE = "this host"
+MAX_CONNECTIONS = 2000
+"""Of one client to a class's proxy, and with HTTP/2 requests at the same time. A whole classroom can be one NAT
+address.
+"""
+
 _LOOK_AGAIN = 10.0
 """Seconds for which the host's addresses are remembered."""
 

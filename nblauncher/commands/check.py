@@ -302,6 +302,8 @@ def front_end(settings: Settings, roster: Roster | None, frontend: FrontEnd) -> 
         return
     version = ".".join(map(str, numbers))
     yield ok("front end", f"{program} {version}, routing by {settings.web.routing}")
+    if os.geteuid() == 0:
+        yield web.crowding()
 
 
 def past_deadlines(settings: Settings, captured: Collection[str], now: datetime) -> Iterator[Finding]:

@@ -13,11 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nblauncher.clients import MAX_CONNECTIONS
 from nblauncher.frontends.direct import in_url
 from nblauncher.model import COOKIE_BEHIND_PROXY
-
-MAX_PER_ADDRESS = 2000
-"""Connections, and with HTTP/2 requests at the same time. A whole classroom can be one NAT address."""
 
 AWAY = "away.html"
 
@@ -150,7 +148,7 @@ class Proxied:
 def render(proxied: Proxied, folder: Path, name: str, *, workers: int = 2) -> str:
     """The whole file. `folder` is the proxy's own; certificate and key are in it by this instance's `name`."""
     parts = [
-        _HTTP.format(folder=folder, name=name, workers=workers, per_address=MAX_PER_ADDRESS, ignored=_IGNORED),
+        _HTTP.format(folder=folder, name=name, workers=workers, per_address=MAX_CONNECTIONS, ignored=_IGNORED),
         *(f"  proxy_hide_header {header};\n" for header in _HIDDEN),
         _cookies(proxied),
         _IS_OWN,

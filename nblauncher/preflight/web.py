@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 from cryptography import x509
 
-from nblauncher import workers
+from nblauncher import tcp_diag, workers
 from nblauncher.errors import InputError, NblauncherError
 from nblauncher.frontends import FrontEnd
 from nblauncher.model import Account
@@ -73,6 +73,23 @@ def addresses_of(name: str) -> set[str]:
 def own_addresses() -> set[str]:
     """Every address of this host, loopback included."""
     return {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+
+
+def crowding() -> Finding:
+    """Whether root can end connections that ask for nothing before they fill nginx: tried on one of our own."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            address = listening.getsockname()
+            with socket.create_connection(address), listening.accept()[0]:
+                found, _owners = tcp_diag.connections({address[1]})
+                tcp_diag.end(found)
+    except OSError as error:
+        return warning(
+            "front end",
+            f"the kernel does not let us end connections ({error}), so one client can fill nginx with silent ones",
+            "It takes a kernel with CONFIG_INET_DIAG_DESTROY, as distributions build it, and CAP_NET_ADMIN.",
+        )
+    return ok("front end", "connections of one client that ask for nothing are limited")
 
 
 def _is_address(host: str) -> bool:

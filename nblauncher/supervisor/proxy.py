@@ -26,6 +26,7 @@ from nblauncher.model import Account, Handle, ServerState
 from nblauncher.sandbox import Sandbox
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.crowding import Crowding
 from nblauncher.supervisor.loop import Loop, Timer, exit_words
 from nblauncher.supervisor.specs import SpecError, checked_number, checked_port, checked_username
 
@@ -120,6 +121,7 @@ class Proxy:
     def __init__(self, loop: Loop, groups: Groups, logs: Path) -> None:
         self._loop, self._logs, self._groups = loop, logs, groups
         self._sockets: dict[int, list[socket.socket]] = {}
+        self._crowding = Crowding(loop)
         self._now: _Instance | None = None
         self._next: _Instance | None = None
         """One that has not shown yet that it works; until then the last one serves."""
@@ -150,6 +152,7 @@ class Proxy:
                 notes += about
             except HostError as error:
                 errors[whose] = error
+        self._crowding.watch(self._sockets)
         return errors, notes
 
     def start(self, spec: ProxySpec) -> None:
@@ -213,6 +216,7 @@ class Proxy:
         for several in self._sockets.values():
             self._close(several)
         self._sockets = {}
+        self._crowding.watch(())
 
     def report(self) -> dict[str, Any]:
         """`config` is what the one that serves was started with."""

@@ -149,6 +149,64 @@ def test_a_neighbours_cookie_is_of_no_use(room):
             assert stranger.get(url, headers={"Cookie": hers}).status_code == 403
 
 
+CROWD = """
+import select, socket, sys
+port, greeting = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
+crowd = []
+for number in range(700):
+    one = socket.socket()
+    one.bind((f"127.9.{number % 7}.{number // 7 + 1}", 0))
+    one.connect(("127.0.0.1", port))
+    one.send(greeting)
+    crowd.append(one)
+print("there", flush=True)
+left = select.poll()
+for one in crowd:
+    left.register(one, select.POLLRDHUP)
+gone = set()
+while len(gone) < 200:
+    for number, _ in left.poll():
+        gone.add(number)
+        left.unregister(number)
+print("gone", flush=True)
+sys.stdin.read()
+"""
+"""Connects from many addresses of the host's own, sends what it is told to, and says when 200 of 700 were ended."""
+
+
+@pytest.mark.parametrize("greeting", ["", "160301"], ids=["silent", "in the middle of a handshake"])
+def test_connections_that_ask_for_nothing_are_limited_for_each_account(room, greeting):
+    bob = pwd.getpwnam(BOB)
+    who = ["setpriv", f"--reuid={bob.pw_uid}", f"--regid={bob.pw_gid}", "--clear-groups"]
+    before = len(ended_by_us(room))
+    with client(room, ADA) as one:
+        kernel = one.start_kernel()
+        with (
+            one.notebook(kernel) as tab,
+            subprocess.Popen(
+                [*who, "/usr/bin/python3", "-c", CROWD, str(port_of(room, ADA)), greeting],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as crowd,
+        ):
+            assert crowd.stdout and crowd.stdin
+            assert crowd.stdout.readline() == "there\n"
+            with client(room, ADA) as another:
+                assert another.run("6 * 7") == "42"
+            # nginx itself would end all of them together, after ten seconds.
+            assert crowd.stdout.readline() == "gone\n"
+            eventually(lambda: sum(ended_by_us(room)[before:]) == 200)
+            assert tab.run("print(6 * 7)") == "42\n"  # over the connection that was there before
+            crowd.stdin.close()
+
+
+def ended_by_us(room: Classroom) -> list[int]:
+    """How many connections the supervisor said it ended, each time."""
+    words = (room.paths.logs / "nblauncher.log").read_text()
+    return [int(count) for count in re.findall(r"(\d+) of \d+ connections were ended", words)]
+
+
 def test_who_is_not_there_has_a_page_that_looks_again(room):
     try:
         room.run("shutdown", "--only", BOB)
