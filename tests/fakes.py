@@ -16,6 +16,16 @@ from nblauncher.model import Account, AccountState, Secret
 LOWEST_UID = 1000
 
 
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass
 class FakeAccounts:
     """Accounts of a host that is only a few dictionaries. Tests may change these "by hand", as an administrator."""

@@ -12,7 +12,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from enum import IntEnum
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ ARRIVAL = 10.0
 """Seconds from connecting until TLS handshake and request header are complete."""
 
 SPARED = 2.0
-"""Seconds for which one that arrives does not give way to a newcomer of the same client."""
+"""Seconds since it was last heard for which one that arrives does not give way to a newcomer of the same client."""
 
 IDLE = 10.0
 BODY = 10.0
@@ -48,7 +48,7 @@ _SPARE_DESCRIPTORS = 64
 
 
 class Stage(IntEnum):
-    """What a connection is doing; the lower, the sooner it is given up for a newcomer."""
+    """What a connection is doing; the lower, the sooner it is given up for a newcomer (see `Visit.worth`)."""
 
     DELAYED = 0  # a wrong guess waits for its answer
     IDLE = 1  # between two requests
@@ -67,7 +67,7 @@ class Visit:
         self._loop = asyncio.get_running_loop()
         self._connection: socket.socket | None = connection
         self._stream: IOStream | None = None
-        self._came = self._loop.time()
+        self._heard = door.clock()
         self._deadline = self._loop.call_later(ARRIVAL, self.end)
 
     def begin(self) -> None:
@@ -81,11 +81,24 @@ class Visit:
         self.stage = stage
         self._deadline = self._loop.call_later(seconds, self.end)
 
+    def heard(self) -> None:
+        """The client sent something, or is allowed to be silent from now on."""
+        self._heard = self._door.clock()
+
+    @property
+    def is_overdue(self) -> bool:
+        """It arrives and has said nothing for a while; being accepted counts as the first word."""
+        return self.stage is Stage.ARRIVING and self._door.clock() - self._heard > SPARED
+
     @property
     def may_give_way(self) -> bool:
-        """Whether a newcomer of the same client takes its place; one that is just speaking keeps it for a moment."""
-        is_speaking = self.stage is Stage.ARRIVING and self._stream is not None
-        return not is_speaking or self._loop.time() - self._came > SPARED
+        """Whether a newcomer of the same client takes its place."""
+        return self.stage is not Stage.ARRIVING or self.is_overdue
+
+    @property
+    def worth(self) -> tuple[bool, Stage, bool]:
+        """The least is given up first: the overdue, then by stage, and there the silent before those who speak."""
+        return not self.is_overdue, self.stage, self._stream is not None
 
     def end(self) -> None:
         """Disconnect at once."""
@@ -115,6 +128,7 @@ class Visit:
         if not first:
             self.end()
             return
+        self.heard()
         self._serve(is_tls=self._door.tls is not None and first[0] == _TLS_HANDSHAKE)
 
     def _serve(self, *, is_tls: bool) -> None:
@@ -127,7 +141,7 @@ class Visit:
                 self._connection = wrapped
                 self._stream = _TlsStream(wrapped, visit=self)
             else:
-                self._stream = _PlainStream(connection, visit=self)
+                self._stream = _Stream(connection, visit=self)
         except OSError:
             # The client left between accept and here (wrap_socket calls getpeername).
             connection.close()
@@ -136,30 +150,32 @@ class Visit:
         self._door.server.handle_stream(self._stream, self._address)
 
 
-class _PlainStream(IOStream):
+class _Stream(IOStream):
+    """Tells the visit what it hears, and that it is closed."""
+
     def __init__(self, connection: socket.socket, *, visit: Visit) -> None:
         self.visit = visit
         super().__init__(connection, max_buffer_size=2 * MAX_HEADER, read_chunk_size=4096)
 
-    def close_fd(self) -> None:
-        super().close_fd()
-        self.visit.closed()
-
-
-class _TlsStream(SSLIOStream):
-    def __init__(self, connection: ssl.SSLSocket, *, visit: Visit) -> None:
-        self.visit = visit
-        super().__init__(connection, max_buffer_size=2 * MAX_HEADER, read_chunk_size=4096)
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        count = super().read_from_fd(buf)
+        if count:
+            self.visit.heard()
+        return count
 
     def close_fd(self) -> None:
         super().close_fd()
         self.visit.closed()
+
+
+class _TlsStream(_Stream, SSLIOStream):
+    pass
 
 
 def visit_of(request_connection: httputil.HTTPConnection) -> Visit:
     """The visit to which a request belongs."""
     stream = cast(HTTP1Connection, request_connection).stream
-    return cast(_PlainStream, stream).visit
+    return cast(_Stream, stream).visit
 
 
 class _Watched(httputil.HTTPMessageDelegate):
@@ -172,6 +188,7 @@ class _Watched(httputil.HTTPMessageDelegate):
     def headers_received(
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> Awaitable[None] | None:
+        self._visit.heard()
         self._visit.enter(Stage.ARRIVING, BODY)
         return self._inner.headers_received(start_line, headers)
 
@@ -212,9 +229,11 @@ class Door:
         max_per_address: int = MAX_PER_ADDRESS,
         is_behind_proxy: bool = False,
         clients: Clients | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
         self.tls = tls
+        self.clock = clock
         if is_behind_proxy:
             max_per_address = max_connections
         self.server = HTTPServer(
@@ -283,10 +302,10 @@ class Door:
 
     def _end_one_of(self, visits: Collection[Visit], but: Visit | None) -> bool:
         # The dict is in order of arrival and `min` takes the first of equals: the oldest of the least useful.
-        victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.stage, default=None)
+        victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.worth, default=None)
         if victim is None:
             return False
-        if (now := time.monotonic()) - self._last_word > ARRIVAL:
+        if (now := self.clock()) - self._last_word > ARRIVAL:
             self._last_word = now
             log.warning(
                 "too many connections (%d); the oldest idle ones of %s are ended", self._count, victim.client.share

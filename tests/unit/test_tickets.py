@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 
 from nblauncher.tickets import TicketBook, answer_line, is_well_formed, is_yes, redeem
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes import Clock
 
 
 def test_a_ticket_is_redeemed_once():

@@ -19,10 +19,11 @@ from nblauncher.model import Secret, ServerState
 from nblauncher.tickets import TicketBook
 from nblauncher.web import pages
 from nblauncher.web.checker import PasswordChecker
-from nblauncher.web.door import Door
+from nblauncher.web.door import Door, Stage
 from nblauncher.web.guesses import Guesses
 from nblauncher.web.inputs import ClassPage, Enrolled
 from nblauncher.web.pages import FrontPage, application
+from tests.fakes import Clock
 
 PASSWORD = "abcd-efgh-jkmn-pqrs"
 HASH = passwords.jupyter_hash(Secret(PASSWORD))
@@ -53,6 +54,7 @@ class Visit:
     supervisor: Supervisor
     port: int
     door: Door
+    clock: Clock
 
     async def sign_in(self, username: str, password: str, **headers: str) -> httpx.Response:
         return await self.client.post("/", data={"username": username, "password": password}, headers=headers)
@@ -73,13 +75,14 @@ def visit(scenario: Callable[[Visit], Awaitable[Any]], *, ca_pem: bytes | None =
         checker = PasswordChecker({name: student.hashed for name, student in of.students.items()})
         supervisor = Supervisor()
         front_page = FrontPage(of, checker, Guesses(), TicketBook(), supervisor)  # type: ignore[arg-type]
-        door = Door(application(front_page), None)
+        clock = Clock()
+        door = Door(application(front_page), None, clock=clock)
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         door.open([listening])
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                return await asyncio.wait_for(scenario(Visit(client, front_page, supervisor, port, door)), 60)
+                return await asyncio.wait_for(scenario(Visit(client, front_page, supervisor, port, door, clock)), 60)
         finally:
             door.close()
             checker.close()
@@ -405,21 +408,103 @@ def test_a_client_that_goes_away_leaves_nothing_behind():
     assert visit(scenario) == []
 
 
-def test_a_whole_address_cannot_take_more_than_its_share_and_the_oldest_idle_goes_first():
+class Raw:
+    """A connection that says what a test makes it say."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self._writer = reader, writer
+
+    def say(self, words: bytes) -> None:
+        self._writer.write(words)
+
+    async def status(self) -> bytes:
+        """Of the answer; nothing when the connection was ended."""
+        try:
+            return (await asyncio.wait_for(self.reader.readline(), 30)).partition(b" ")[2][:3]
+        except ConnectionResetError:
+            return b""
+
+
+async def connected(front: Visit, count: int) -> list[Raw]:
+    """So many more, of whom each is in, or was."""
+    several = [Raw(*await asyncio.open_connection("127.0.0.1", front.port)) for _ in range(count)]
+    await front.client.get("/")
+    return several
+
+
+FIRST_HALF, SECOND_HALF = b"GET / HTTP/1.1\r\n", b"Host: localhost\r\n\r\n"
+
+
+def test_one_that_has_just_come_and_is_silent_is_heard_whoever_comes_after_it():
     async def scenario(front: Visit):
         front.door._max_per_address = 5
-        silent = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(20)]
-        response = await front.client.get("/")
-        first = await asyncio.wait_for(silent[0][0].read(), 30)
-        count = len(front.door)
-        for _, writer in silent:
-            writer.close()
-        return response.status_code, first, count
+        first, *_others = await connected(front, 31)
+        first.say(FIRST_HALF + SECOND_HALF)
+        return await first.status()
 
-    status, first, count = visit(scenario)
-    assert status == 200
-    assert first == b""
-    assert count <= 5
+    assert visit(scenario) == b"200"
+
+
+def test_a_whole_address_cannot_take_more_than_its_share_and_the_longest_silent_goes_first():
+    async def scenario(front: Visit):
+        front.door._max_per_address = 5
+        silent = await connected(front, 20)
+        front.clock.now += 3
+        await connected(front, 1)
+        count = len(front.door)
+        silent[-1].say(FIRST_HALF + SECOND_HALF)
+        return count, [await one.status() for one in (silent[0], silent[-1])]
+
+    assert visit(scenario) == (5, [b"", b"200"])
+
+
+def test_one_that_says_something_now_and_then_is_spared():
+    async def scenario(front: Visit):
+        front.door._max_per_address = 5
+        speaking, silent, *_others = await connected(front, 4)
+        front.clock.now += 1.9
+        speaking.say(FIRST_HALF)
+        await front.client.get("/")
+        front.clock.now += 1.1
+        await connected(front, 1)
+        speaking.say(SECOND_HALF)
+        return [await one.status() for one in (silent, speaking)]
+
+    assert visit(scenario) == [b"", b"200"]
+
+
+def test_where_all_have_just_come_the_silent_make_room_before_those_who_speak():
+    async def scenario(front: Visit):
+        front.door._max_connections = 10
+        speaking, *_others = await connected(front, 5)
+        speaking.say(FIRST_HALF)
+        await front.client.get("/")
+        *_others, last = await connected(front, 30)
+        count = len(front.door)
+        speaking.say(SECOND_HALF)
+        last.say(FIRST_HALF + SECOND_HALF)
+        return count, [await one.status() for one in (speaking, last)]
+
+    assert visit(scenario) == (10, [b"200", b"200"])
+
+
+@pytest.mark.parametrize("names", [["bob"] * 5, ["ada"] * 5, ["a", "b", "c", "d", "e"]], ids=["one", "own", "many"])
+def test_guesses_that_wait_keep_nobody_of_the_same_address_out(names):
+    async def scenario(front: Visit):
+        front.door._max_per_address = 5
+        for name in names * 100:
+            front.front_page.guesses.wrong("127.0.0.1", name)
+        waiting = [asyncio.ensure_future(front.sign_in(name, "wrong")) for name in names]
+        while [visit.stage for each in front.door._visits.values() for visit in each] != [Stage.DELAYED] * 5:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(base_url=front.client.base_url) as honest:
+            answer = await honest.post("/", data={"username": "ada", "password": PASSWORD})
+        for one in waiting:
+            one.cancel()
+        return answer
+
+    answer = visit(scenario)
+    assert answer.status_code == 200 and "Opening your notebooks" in answer.text
 
 
 def test_the_next_deadlines_are_told_and_those_that_are_past_are_not():
