@@ -37,6 +37,7 @@ setup(
         "test": [
             "pytest>=8.1",
             "pytest-xdist>=3.6",
+            "pytest-timeout>=2.3",
             "hypothesis>=6",
             "httpx>=0.25",
             "websocket-client>=1.6",

@@ -40,8 +40,10 @@ CLASSES = (
 each worker locks in a folder of its own.
 """
 
-# A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and what nohup(1) starts ignores a closed terminal; so would every process
+# that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def group_of(nodeid: str) -> str:

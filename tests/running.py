@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import pwd
 import signal
@@ -36,7 +35,11 @@ GRACE = 10.0
 def made_account(name: str, uid: int) -> Iterator[Account]:
     """A student's account with a material folder; gone afterwards with whatever it runs."""
     assert name.startswith("nbtv") and 25000 <= uid < 25100
-    _wait_for_other_runs()
+    with _alone():
+        yield from _account(name, uid)
+
+
+def _account(name: str, uid: int) -> Iterator[Account]:
     remove_account(name)
     subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "-s", "/bin/bash", "-u", str(uid), "--", name], check=True)
     entry = pwd.getpwnam(name)
@@ -49,12 +52,25 @@ def made_account(name: str, uid: int) -> Iterator[Account]:
         remove_account(name)
 
 
-@functools.cache
-def _wait_for_other_runs() -> int:
-    """Names and ports are the same in every test run: one at a time, until this process ends."""
-    lock = os.open("/run/lock/nblauncher-tests-running", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+_holders = 0
+_lock = -1
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Names and ports are the same in every worker and every test run: while this process has an account, no other."""
+    global _holders, _lock
+    if _holders == 0:
+        file = "/run/lock/nblauncher-tests-running"
+        _lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(_lock, fcntl.LOCK_EX)
+    _holders += 1
+    try:
+        yield
+    finally:
+        _holders -= 1
+        if _holders == 0:
+            os.close(_lock)
 
 
 def remove_account(name: str) -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from tests.booted import Emulated
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # a Debian is made and boots, for some emulated
 
 JOB = """
 mkdir class; cd class; cp -r /root/src/{students.csv,notebooks.cfg,examples} .
 nblauncher check | grep limits
 cd /root/src
 python=$(dirname $(readlink -f /usr/local/bin/nblauncher))/python
-time $python -m pytest -p no:cacheprovider --color=no --basetemp=/var/tmp/nbt -rA --durations=0 \\
+time $python -m pytest -p no:cacheprovider --color=no --basetemp=/var/tmp/nbt -rA --durations=0 -o timeout=0 \\
     tests/system/test_limits.py tests/system/test_server_quota.py
 """
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.booted import Booted
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # a Debian is made and boots, for some emulated
 
 COUNT = 20
 
