@@ -69,7 +69,7 @@ def problem_text(error: NblauncherError) -> str:
     return "\n".join(lines)
 
 
-def _names_words(names: Sequence[str]) -> str:
+def names_words(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -82,7 +82,7 @@ def failures_text(report: Report, deed: str, hint: str) -> str:
     names_of: dict[str, list[str]] = {}
     for student in report.failed:
         names_of.setdefault(printable(student.error or ""), []).append(student.username)
-    who = ", ".join(f"{_names_words(names)} ({why})" for why, names in names_of.items())
+    who = ", ".join(f"{names_words(names)} ({why})" for why, names in names_of.items())
     others = f"The other {total - failed} are done. " if total > failed else ""
     return f"Error: {failed} of {total} students were not {deed}: {who}\n       {others}{hint}"
 
@@ -113,7 +113,7 @@ def changes_text(report: Report, width: int) -> str:
         return ""
     total = len(report.students)
     lines = [
-        (_names_words(paths), change, f"all {total}" if len(names) == total > 1 else _names_words(names), detail)
+        (names_words(paths), change, f"all {total}" if len(names) == total > 1 else names_words(names), detail)
         for (change, detail, names), paths in rows.items()
     ]
     return table(("file", "change", "students", ""), lines, width)

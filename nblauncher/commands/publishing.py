@@ -92,9 +92,10 @@ class PublishCapture:
         )
         if failures:
             raise SomeFailed(failures)
+        about = {one.username: copies.about(one, captured[one.username]) for one in wanted if one.username in captured}
         return {
             name: work_details(one["files"], one["bytes"], [Exclusion(*row) for row in one["exclusions"]])
-            | {"deadline": self.deadline.name, "captured": moments.iso(copies.time_of(captured[name]))}
+            | {key: about[name][key] for key in ("deadline", "captured", "late")}
             for name, one in answers.items()
         }
 
