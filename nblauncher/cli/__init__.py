@@ -312,7 +312,14 @@ def retrieve_command(
     def summary(host: Host, report: Report) -> str:
         return retrieve.summary(runs[-1], host, report)
 
-    return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=NO_FILES))
+    def table(report: Report) -> str:
+        left_out = render.exceptions_text(report)
+        if not runs[-1].folder or not (runs[-1].is_new or left_out):
+            return ""
+        return "\n\n".join(filter(None, (render.retrieved_text(report, talk.terminal_width()), left_out)))
+
+    details = {**NO_FILES, "changed": None, "gone": None, "since": None}
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary, table=table, details=details))
 
 
 for command in (

@@ -42,7 +42,7 @@ def prepare(host: Host, usernames: Sequence[str], folder: str, *, now: datetime)
             f"--assignment: {printable(folder)} is not a folder of the material, and no student has one of that name",
             _hint(host),
         )
-    run = Run(now)
+    run = Run(now, "-".join(filter(None, (store.folder_part(folder), store.students_part(wanted, facts.members)))))
     became = _became(host, names, now)
     if not wanted:
         return Plan((), notes(usernames, facts)), run
@@ -147,7 +147,7 @@ class PublishAssignment:
         return "publish the retrieval"
 
     def apply(self, host: Host) -> None:
-        self.run.folder = store.publish(host.owner, self.run.opened())
+        self.run.folder = store.publish(host.owner, self.run.opened(), self.run.part)
 
 
 def _collect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class PublishCapture:
             store.discard(host.owner, staging)
             raise SomeFailed(failures)
         uids = host.course_ledger.uids()
-        folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging)
+        folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging, self._part(host, answers))
         host.course_ledger.record_remarks(
             {
                 copies.moment_id(moment): (words, is_complete(captured[moment.username]))
@@ -98,6 +98,11 @@ class PublishCapture:
             | {key: about[name][key] for key in ("deadline", "captured", "late")}
             for name, one in answers.items()
         }
+
+    def _part(self, host: Host, usernames: Collection[str]) -> str:
+        folder = self.deadline.folder
+        students = store.students_part(usernames, host.ledger.members(host.settings.course))
+        return "-".join(filter(None, ("deadline", folder and store.folder_part(folder), students)))
 
     def _publish(self, host: Host, staging: store.Staging, moment: Moment, known: copies.Copy) -> Mapping[str, Any]:
         handed_out = host.course_ledger.handed_out(moment.username, "material")
