@@ -22,6 +22,7 @@ from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
+from nblauncher.model import ServerState
 from nblauncher.plan import Notify, Plan, Report, StudentReport, apply
 from nblauncher.printable import printable
 
@@ -33,6 +34,11 @@ _STATUS = {0: "ok", 1: "failed", EXIT_PARTIAL: "partial", EXIT_INTERRUPTED: "par
 
 NO_FILES: Mapping[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
 """What a student's entry has where no file was carried."""
+
+NO_MATERIAL: Mapping[str, Any] = {**NO_FILES, "changes": []}
+NO_SERVER: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "port": None, "url": None}
+"""Of a student who is not set up."""
+STOPPED: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "unproven": []}
 
 _Enrich = Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]
 

@@ -49,7 +49,8 @@ def retrieve_assignment(call: Call, opened: session.Session, folder: str, now: d
         left_out = render.exceptions_text(report)
         return f"{rows}\n\n{left_out}" if left_out else rows
 
-    deed = Deed("retrieved", summary=summary, table=table, details=NO_FILES)
+    unknown = dict.fromkeys(("handed_in", "late", "folder_missing", "capture", "until"))
+    deed = Deed("retrieved", summary=summary, table=table, details={**NO_FILES, **unknown})
     return change(call, opened, make_plan, deed)
 
 

@@ -35,7 +35,8 @@ from nblauncher.plan import Plan, Report
 log = logging.getLogger(__name__)
 
 _NAP = 0.5
-_DEED = Deed("captured", details=NO_FILES)
+_NOT_CAPTURED: Mapping[str, Any] = {**NO_FILES, "deadline": None, "captured": None, "late": None}
+_DEED = Deed("captured", details=_NOT_CAPTURED)
 
 
 @dataclass
@@ -113,7 +114,7 @@ class Rounds:
 
     def _answer(self, one: Round, report: Report) -> None:
         for student in report.students.values():
-            student.details = {**NO_FILES, **student.details}
+            student.details = {**_NOT_CAPTURED, **student.details}
         self._answered.append(report)
         if not self.call.as_json:
             answer_report(self.call, report, _DEED, deadline.summary(self.host, one))

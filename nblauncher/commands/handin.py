@@ -177,7 +177,7 @@ def rows(report: Report) -> list[tuple[str, str, str]]:
     for student in report.students.values():
         if student.details.get("folder_missing"):
             words = "folder missing"
-        elif "handed_in" not in student.details or (student.status == "failed" and not student.is_incomplete):
+        elif student.details.get("handed_in") is None or (student.status == "failed" and not student.is_incomplete):
             words = "failed" if student.status == "failed" else "not set up"
         elif student.details["late"]:
             words = "late" if not student.details["handed_in"] else "handed in, and changed later"
