@@ -49,6 +49,12 @@ class Collected:
     """Of the paths, sizes and sha256 of everything stored; two equal digests are equal work."""
     listing: str
     """Of everything the student's child met; equal to `listing(...)` as long as nothing in the home changes."""
+    changed: int = 0
+    """Files that the student made or changed since `since`."""
+    gone: int = 0
+    """Files of the last retrieval that are not in this one."""
+    since: str = ""
+    """The folder of that last retrieval; empty: since the material was handed out."""
 
 
 def collect(
@@ -83,7 +89,14 @@ def collect(
         store.discard_student(owner, staging.target, staging.name, account.username)
         raise HostError(f"the work of {account.username} was not retrieved: {error.problem}", error.hint) from error
     exclusions = tuple(Exclusion(*row) for row in answer["exclusions"])
-    return Collected(Work(answer["files"], answer["bytes"], exclusions), answer["digest"], listed)
+    return Collected(
+        Work(answer["files"], answer["bytes"], exclusions),
+        answer["digest"],
+        listed,
+        answer["changed"],
+        answer["gone"],
+        previous if answer["has_previous"] else "",
+    )
 
 
 def listing(account: Account, scope: Scope, limits: RetrieveSettings, *, longest: float = _LONGEST) -> str:

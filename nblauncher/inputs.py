@@ -304,10 +304,20 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 def _refused_owner(path: Path, where: Path, uid: int, allowed: frozenset[int]) -> RefusedError:
     trusted = " or ".join(_user_name(one) for one in sorted(allowed))
     return _refused(
-        path,
-        where,
-        f"it belongs to {_user_name(uid)}, not to {trusted}",
-        f"Look at what is in it, then `chown {_user_name(max(allowed))}` it, or use a folder of your own.",
+        path, where, f"it belongs to {_user_name(uid)}, not to {trusted}", _ways_out(where == path, uid, allowed)
+    )
+
+
+def _ways_out(is_file: bool, uid: int, allowed: frozenset[int]) -> str:
+    """What helps. Never that a folder gets another owner: it may be somebody's home."""
+    teachers = [one for one in sorted(allowed - {0}) if _has_account(one)]
+    me, owner = _user_name(teachers[-1] if teachers else 0), _user_name(uid)
+    way = f"look at what is in it, then `chown {me}` it, or use" if is_file else "copy the course into"
+    if teachers or not _has_account(uid):
+        return f"{way[0].upper()}{way[1:]} a folder of {me}'s."
+    return (
+        f"If {owner} is the teacher, run it with sudo as {owner} (`su - {owner}`, then `sudo nblauncher ...`), which "
+        f"tells root whose course it is. Else {way} a folder of root's."
     )
 
 
@@ -321,6 +331,14 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def _has_account(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _group_name(gid: int) -> str:

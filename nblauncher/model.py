@@ -174,6 +174,7 @@ class ServerState(str, Enum):
     STOPPED = "stopped"
     FAILED = "failed"
     UNKNOWN = "unknown"
+    FROZEN = "frozen"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _WRITTEN = re.compile(
     re.ASCII,
 )
 _FOLDER = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d{6})(?P<zone>[+-]\d{4})(?P<fraction>)(?P<utc>)(?:-[a-z0-9._-]+)?", re.ASCII
+    r"(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d{6})(?P<zone>[+-]\d{4})(?P<fraction>)(?P<utc>)(?:-[A-Za-z0-9._-]+)?", re.ASCII
 )
 """A folder's name in the store, with what it says of itself or without."""
 _DAYS = r"(?:(?P<days>[0-9]{1,4}) ?(?:d|days?|tage?)\.?)"

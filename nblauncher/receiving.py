@@ -97,6 +97,8 @@ class _Receiving:
         self._tree = tree
         self._previous: Tree | None = None
         self._standing: dict[str, Record] = {}
+        self._before: dict[str, str] | None = None
+        """The sha256 of each file of the last retrieval, by path; None where there is none any more."""
         self._records: dict[str, Record] = {}
         self._exclusions: list[Exclusion] = []
         self._incoming: _Incoming | None = None
@@ -112,7 +114,9 @@ class _Receiving:
         except OSError:
             return
         self._previous = Tree(folder)
-        for record in manifest.read(self._previous) or ():
+        records = manifest.read(self._previous)
+        self._before = None if records is None else {record.path: record.sha256 for record in records}
+        for record in records or ():
             if manifest.stands(self._previous, record, is_read=self._order.scope.kind == HOME):
                 self._standing[record.path] = record
 
@@ -141,6 +145,17 @@ class _Receiving:
             "digest": manifest.digest(self._records.values()),
             "exclusions": manifest.worst(self._exclusions),
             "manifest": manifest.sha256(self._tree),
+            **self._news(),
+        }
+
+    def _news(self) -> Mapping[str, Any]:
+        """What the student changed since the last retrieval, or since the material was handed out."""
+        before = self._before or {}
+        changed = sum(one.sha256 not in (before.get(one.path), one.sent) for one in self._records.values())
+        return {
+            "changed": changed,
+            "gone": len(before.keys() - self._records.keys()),
+            "has_previous": self._before is not None,
         }
 
     def begin(self, header: Mapping[str, Any]) -> None:

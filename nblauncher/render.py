@@ -21,6 +21,9 @@ from nblauncher.printable import printable
 ENVELOPE_VERSION = 1
 _MOST_NAMES = 10
 """Of students with the same trouble; `--json` has them all."""
+_MOST_ROWS = 60
+"""Of a table with a row a student."""
+_NOTHING = "nothing"
 
 
 def envelope(
@@ -69,7 +72,7 @@ def problem_text(error: NblauncherError) -> str:
     return "\n".join(lines)
 
 
-def _names_words(names: Sequence[str]) -> str:
+def names_words(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -82,7 +85,7 @@ def failures_text(report: Report, deed: str, hint: str) -> str:
     names_of: dict[str, list[str]] = {}
     for student in report.failed:
         names_of.setdefault(printable(student.error or ""), []).append(student.username)
-    who = ", ".join(f"{_names_words(names)} ({why})" for why, names in names_of.items())
+    who = ", ".join(f"{names_words(names)} ({why})" for why, names in names_of.items())
     others = f"The other {total - failed} are done. " if total > failed else ""
     return f"Error: {failed} of {total} students were not {deed}: {who}\n       {others}{hint}"
 
@@ -113,10 +116,49 @@ def changes_text(report: Report, width: int) -> str:
         return ""
     total = len(report.students)
     lines = [
-        (_names_words(paths), change, f"all {total}" if len(names) == total > 1 else _names_words(names), detail)
+        (names_words(paths), change, f"all {total}" if len(names) == total > 1 else names_words(names), detail)
         for (change, detail, names), paths in rows.items()
     ]
     return table(("file", "change", "students", ""), lines, width)
+
+
+def retrieved_text(report: Report, width: int) -> str:
+    """`retrieve`: who changed what, and what was left out. Students of whom nothing is to be said are one line."""
+    rows, quiet = [], []
+    for student in report.students.values():
+        details = student.details
+        changes, left_out = _changes_words(student), _left_out_words(details["exceptions"])
+        if changes == _NOTHING and not left_out:
+            quiet.append(student)
+        else:
+            rows.append((student.username, changes, _since_words(details), details["files"], left_out))
+    if len(rows) > _MOST_ROWS:
+        rows = [*rows[:_MOST_ROWS], (f"… and {len(rows) - _MOST_ROWS} more", "(see --json)", "", "", "")]
+    if quiet:
+        who = quiet[0].username if len(quiet) == 1 else f"{'the other' if rows else 'all'} {len(quiet)}"
+        rows.append((who, _NOTHING, "", sum(one.details["files"] for one in quiet), ""))
+    return table(("student", "changed", "since", "files", "left out"), rows, width)
+
+
+def _changes_words(student: StudentReport) -> str:
+    changed, gone = student.details["changed"], student.details["gone"]
+    if student.status in ("failed", "skipped"):
+        return "not retrieved"
+    if changed is None:
+        return "not set up"
+    words = [f"{changed} {'file' if changed == 1 else 'files'}" if changed else "", f"{gone} gone" if gone else ""]
+    return ", ".join(filter(None, words)) or _NOTHING
+
+
+def _since_words(details: Mapping[str, Any]) -> str:
+    if not details["changed"] and not details["gone"]:
+        return ""
+    return moments.short(moments.parsed(details["since"])) if details["since"] else "it was handed out"
+
+
+def _left_out_words(exceptions: Sequence[Mapping[str, Any]]) -> str:
+    incomplete = sum(bool(one["incomplete"]) for one in exceptions)
+    return f"{len(exceptions)}{', INCOMPLETE' if incomplete else ''}" if exceptions else ""
 
 
 def history_text(snapshots: Sequence[Mapping[str, Any]], paths: Mapping[str, int], width: int) -> str:

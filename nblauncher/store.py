@@ -1,5 +1,6 @@
 """The teacher's store of retrievals: `TARGET/<time>/<username>/`, written under a staging name and renamed whole.
 
+A folder that is not everything of everybody says what it is behind the time: `<time>-only-ada`, `<time>-ps1`.
 Every function forks a child that is the teacher and does the work there; the caller may be root.
 """
 
@@ -11,7 +12,8 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,9 @@ from nblauncher.model import Account
 from nblauncher.tree import Tree, sync
 
 _STAGING = re.compile(r"\.\d{4}-\d\d-\d\dT\d{6}[+-]\d{4}\.partial-[0-9a-f]{16}")
+_FULL = re.compile(r"\d{4}-\d\d-\d\dT\d{6}[+-]\d{4}(?:-\d+)?")
+_AMBIGUOUS = re.compile(r"\d+|(?:only|removed|deadline|folder)(?:-.*)?")
+_LONGEST_NAME = 40
 _LATEST = "latest"
 _NEW_LATEST = re.compile(r"\.latest-[0-9a-f]{16}")
 _TIMEOUT = 3600.0
@@ -49,14 +54,40 @@ def open_staging(owner: Account, target: Path, time: datetime) -> Staging:
     return Staging(target, name, time, descriptors[0])
 
 
-def publish(owner: Account, staging: Staging) -> str:
-    """Write everything to disk, rename the folder to its time (`-2`, `-3` when taken) and point `latest` at it.
+def publish(owner: Account, staging: Staging, part: str = "") -> str:
+    """Write everything to disk and rename the folder to its time and `part`, which says what of the work it is
+    (`-2`, `-3` when taken). Without a `part` it is a full retrieval, and `latest` leads there.
 
     Answers with the name. The staging is closed.
     """
-    name = workers.run_as(owner, _publish, staging.target, staging.name, _stamp(staging.time), timeout=_TIMEOUT)
+    wanted = "-".join(filter(None, (_stamp(staging.time), part)))
+    name = workers.run_as(owner, _publish, staging.target, staging.name, wanted, not part, timeout=_TIMEOUT)
     os.close(staging.lock)
     return str(name)
+
+
+def lead_to(owner: Account, target: Path, folder: str) -> None:
+    """Point `latest` at a full retrieval of before, which nobody has changed anything since."""
+    workers.run_as(owner, _lead_to, target, folder, timeout=_TIMEOUT)
+
+
+def is_full(folder: str) -> bool:
+    """Whether a published folder is one of everybody's work, by its name."""
+    return _FULL.fullmatch(folder) is not None
+
+
+def students_part(usernames: Collection[str], everybody: Collection[str]) -> str:
+    """For the name of a folder that has only these students of a course: `only-ada`, `only-3-students`, or empty."""
+    if set(everybody) <= set(usernames):
+        return ""
+    return f"only-{next(iter(usernames))}" if len(usernames) == 1 else f"only-{len(usernames)}-students"
+
+
+def folder_part(folder: str) -> str:
+    """For the name of a folder that has only this folder of the material, in letters that every system takes."""
+    plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode("ascii")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", plain)[:_LONGEST_NAME].strip("-.")
+    return f"folder-{name}".strip("-") if not name or _AMBIGUOUS.fullmatch(name) else name
 
 
 def discard(owner: Account, staging: Staging) -> None:
@@ -143,27 +174,38 @@ def _delete_abandoned(folder: int, name: str) -> None:
         os.close(descriptor)
 
 
-def _publish(target: Path, staging: str, stamp: str) -> str:
+def _publish(target: Path, staging: str, wanted: str, is_latest: bool) -> str:
     folder = _open_target(target)
     sync(folder)
-    name = _rename(folder, staging, stamp)
+    name = _rename(folder, staging, wanted)
     os.fsync(folder)
+    if is_latest:
+        _link_latest(folder, name)
+    return name
+
+
+def _lead_to(target: Path, name: str) -> None:
+    folder = _open_target(target)
+    if not os.path.lexists(target / _LATEST) or os.readlink(_LATEST, dir_fd=folder) != name:
+        _link_latest(folder, name)
+
+
+def _link_latest(folder: int, name: str) -> None:
     new_link = f".latest-{secrets.token_hex(8)}"
     os.symlink(name, new_link, dir_fd=folder)
     os.rename(new_link, _LATEST, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
-    return name
 
 
-def _rename(folder: int, staging: str, stamp: str) -> str:
+def _rename(folder: int, staging: str, wanted: str) -> str:
     for number in range(1, 1000):
-        name = stamp if number == 1 else f"{stamp}-{number}"
+        name = wanted if number == 1 else f"{wanted}-{number}"
         try:
             os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             os.rename(staging, name, src_dir_fd=folder, dst_dir_fd=folder)
             return name
-    raise HostError(f"there are 999 retrievals of {stamp} already")
+    raise HostError(f"there are 999 retrievals {wanted} already")
 
 
 def _discard(target: Path, path: str) -> None:

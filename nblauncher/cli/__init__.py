@@ -12,6 +12,7 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import click
 
@@ -23,6 +24,9 @@ from nblauncher.cli.carry_out import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     NO_FILES,
+    NO_MATERIAL,
+    NO_SERVER,
+    STOPPED,
     Deed,
     change,
     open_accepted,
@@ -134,7 +138,14 @@ def setup_command(call: Call, take_over: bool) -> int:
         who = "1 student" if len(report.done) == 1 else f"{len(report.done)} students"
         return f"{who} set up. The passwords are in {host.settings.credentials}"
 
-    deed = Deed("set up", summary=summary, enrich=setup.student_details, touches_accounts=True, with_front_page=True)
+    deed = Deed(
+        "set up",
+        summary=summary,
+        enrich=setup.student_details,
+        details={"uid": None, "home": None, "port": None, "url": None, **NO_MATERIAL},
+        touches_accounts=True,
+        with_front_page=True,
+    )
     return change(call, opened, make_plan, deed)
 
 
@@ -155,7 +166,7 @@ def send_command(call: Call, restore_deleted: bool, only_new: bool) -> int:
     def table(report: Report) -> str:
         return render.changes_text(report, talk.terminal_width())
 
-    return change(call, opened, make_plan, Deed("brought up to date", table=table, details={**NO_FILES, "changes": []}))
+    return change(call, opened, make_plan, Deed("brought up to date", table=table, details=NO_MATERIAL))
 
 
 @cli.command("launch")
@@ -185,7 +196,7 @@ def launch_command(
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
         return f"Nothing to do: {ready}" if plans[-1].is_empty else ready + _about_kernels(host)
 
-    deed = Deed("started", summary=summary, enrich=launch.student_details, with_front_page=True)
+    deed = Deed("started", summary=summary, enrich=launch.student_details, details=NO_SERVER, with_front_page=True)
     interruption.outlive_hangups()
     exit_code = change(call, opened, make_plan, deed)
     if background or call.is_dry_run or exit_code not in (0, EXIT_PARTIAL):
@@ -214,7 +225,14 @@ def reload_command(call: Call) -> int:
         ready = f"{launch.served_words(report)}. Students begin at {host.frontend.front_page}"
         return f"Nothing to do: {ready}" if plans[-1].is_empty else ready + _about_kernels(host)
 
-    deed = Deed("taken in", summary=summary, enrich=launch.student_details, touches_accounts=True, with_front_page=True)
+    deed = Deed(
+        "taken in",
+        summary=summary,
+        enrich=launch.student_details,
+        details={**NO_SERVER, **NO_MATERIAL},
+        touches_accounts=True,
+        with_front_page=True,
+    )
     return change(call, opened, make_plan, deed)
 
 
@@ -244,7 +262,11 @@ def shutdown_command(call: Call) -> int:
     def make_plan(host: Host) -> Plan:
         return shutdown.prepare(host, wanted, everybody=not call.only)
 
-    return change(call, opened, make_plan, Deed("stopped", summary=lambda _host, report: shutdown.summary(report)))
+    def summary(_host: Host, report: Report) -> str:
+        return shutdown.summary(report)
+
+    deed = Deed("stopped", summary=summary, enrich=shutdown.student_details, details=STOPPED)
+    return change(call, opened, make_plan, deed)
 
 
 @cli.command("remove")
@@ -272,7 +294,10 @@ def remove_command(call: Call, claim: tuple[str, ...], despite_incomplete: tuple
     def summary(host: Host, report: Report) -> str:
         return remove.summary(runs[-1], host, report)
 
-    return change(call, opened, make_plan, Deed("removed", summary=summary, is_destructive=True, touches_accounts=True))
+    gone: dict[str, Any] = {"deleted": [], "schedules": [], "left": [], "not_searched": []}
+    details = {**NO_FILES, **STOPPED, **gone}
+    deed = Deed("removed", summary=summary, details=details, is_destructive=True, touches_accounts=True)
+    return change(call, opened, make_plan, deed)
 
 
 @cli.command("retrieve")
@@ -312,7 +337,14 @@ def retrieve_command(
     def summary(host: Host, report: Report) -> str:
         return retrieve.summary(runs[-1], host, report)
 
-    return change(call, opened, make_plan, Deed("retrieved", summary=summary, details=NO_FILES))
+    def table(report: Report) -> str:
+        left_out = render.exceptions_text(report)
+        if not runs[-1].folder or not (runs[-1].is_new or left_out):
+            return ""
+        return "\n\n".join(filter(None, (render.retrieved_text(report, talk.terminal_width()), left_out)))
+
+    details = {**NO_FILES, "changed": None, "gone": None, "since": None}
+    return change(call, opened, make_plan, Deed("retrieved", summary=summary, table=table, details=details))
 
 
 for command in (

@@ -22,6 +22,7 @@ from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.host import Host, course_lock, host_lock
 from nblauncher.ledger import locked
+from nblauncher.model import ServerState
 from nblauncher.plan import Notify, Plan, Report, StudentReport, apply
 from nblauncher.printable import printable
 
@@ -29,9 +30,15 @@ log = logging.getLogger(__name__)
 
 EXIT_PARTIAL = 5
 EXIT_INTERRUPTED = 130
+_STATUS = {0: "ok", 1: "failed", EXIT_PARTIAL: "partial", EXIT_INTERRUPTED: "partial"}
 
 NO_FILES: Mapping[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
 """What a student's entry has where no file was carried."""
+
+NO_MATERIAL: Mapping[str, Any] = {**NO_FILES, "changes": []}
+NO_SERVER: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "port": None, "url": None}
+"""Of a student who is not set up."""
+STOPPED: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "unproven": []}
 
 _Enrich = Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]
 
@@ -184,10 +191,20 @@ def perform(host: Host, make_plan: Callable[[Host], Plan], report: Report, lock:
 
 
 def answer_report(
-    call: Call, report: Report, deed: Deed, summary: str, front_page: Mapping[str, str] = MappingProxyType({})
+    call: Call,
+    report: Report,
+    deed: Deed,
+    summary: str,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    exit_code: int | None = None,
 ) -> int:
-    """Say what became of everybody; the exit code."""
-    exit_code, status = outcome(report)
+    """Say what became of everybody; the exit code, which the report decides unless it is one of several.
+
+    `about`: what `--json` says besides.
+    """
+    if exit_code is None:
+        exit_code = outcome(report)
     trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
     exceptions = "" if deed.table else render.exceptions_text(report)
     for text in (exceptions, trouble):
@@ -201,18 +218,19 @@ def answer_report(
         summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
     errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors
     students = [render.student_entry(student) for student in report.students.values()]
-    talk.answer(call, summary, exit_code, status=status, students=students, errors=errors, **front_page)
+    talk.answer(call, summary, exit_code, status=_STATUS[exit_code], students=students, errors=errors, **about)
     return exit_code
 
 
-def outcome(report: Report) -> tuple[int, str]:
+def outcome(report: Report) -> int:
+    """The exit code."""
     if report.was_interrupted:
-        return EXIT_INTERRUPTED, "partial"
+        return EXIT_INTERRUPTED
     if not report.is_partial:
-        return 0, "ok"
+        return 0
     if len(report.failed) == len(report.students) and not any(map(_has_brought_work, report.failed)):
-        return 1, "failed"
-    return EXIT_PARTIAL, "partial"
+        return 1
+    return EXIT_PARTIAL
 
 
 def _has_brought_work(student: StudentReport) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +26,9 @@ from nblauncher.commands import (
     retrieve,
     session,
 )
+from nblauncher.deadlines import Moment
 from nblauncher.host import Host
+from nblauncher.model import Deadline
 from nblauncher.plan import Plan, Report
 
 
@@ -45,27 +49,42 @@ def retrieve_assignment(call: Call, opened: session.Session, folder: str, now: d
         left_out = render.exceptions_text(report)
         return f"{rows}\n\n{left_out}" if left_out else rows
 
-    deed = Deed("retrieved", summary=summary, table=table, details=NO_FILES)
+    unknown = dict.fromkeys(("handed_in", "late", "folder_missing", "capture", "until"))
+    deed = Deed("retrieved", summary=summary, table=table, details={**NO_FILES, **unknown})
     return change(call, opened, make_plan, deed)
 
 
 def retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime, folder: str) -> int:
     """Leave it to the supervisor of a running class, or wait for it here."""
+    host = opened.host
     if call.is_dry_run:
-        talk.answer(call, f"The class's work would be captured at {moments.words(at)}.", 0)
+        lines = [
+            f"The class's work would be captured at {moments.words(at)}.",
+            *_later_words(deadline.later(host, Deadline("", "", at))),
+        ]
+        talk.answer(call, "\n".join(lines), 0, plan=lines, notes=[])
         return 0
     session.require_root(opened.caller, "retrieve")
-    host = opened.host
     added = deadline.add(host, at, folder, now)
     call.log_file = logs.start(host.paths.logs, call.verbosity)
     if added.folder and added.folder not in folders.known(host).folders:
         talk.tell(f"Note: {folders.absent(added.name, added.folder)}")
+    later = deadline.later(host, added)
+    words = _later_words(later)
+    about: dict[str, Any] = {
+        "deadline": added.name,
+        "at": moments.iso(added.at),
+        "later": [{"username": one.username, "at": moments.iso(one.at)} for one in later],
+    }
     if appointments.renew(host):
-        talk.answer(call, f"The class's work is captured at {moments.words(at)}.", 0, deadline=added.name)
+        talk.answer(call, "\n".join([f"The class's work is captured at {moments.words(at)}.", *words]), 0, **about)
         return 0
-    waiting = rounds.begin(call, opened, added.name)
+    waiting = rounds.begin(call, opened, added.name, about)
     try:
-        talk.tell(f"The class does not run: waiting here until {moments.words(at)}. Ctrl-C ends the waiting.")
+        end = later[-1].at if later else at
+        talk.tell(f"The class does not run: waiting here until {moments.words(end)}. Ctrl-C ends the waiting.")
+        for line in words:
+            talk.tell(line)
         exit_code = waiting.carry_out()
     except KeyboardInterrupt:
         _take_back(host, added.name)
@@ -73,6 +92,16 @@ def retrieve_at(call: Call, opened: session.Session, at: datetime, now: datetime
     if exit_code == EXIT_INTERRUPTED:
         _take_back(host, added.name)
     return exit_code
+
+
+def _later_words(later: Sequence[Moment]) -> list[str]:
+    """A line for each later moment, the earliest first."""
+    names: dict[datetime, list[str]] = {}
+    for one in later:
+        names.setdefault(one.at, []).append(one.username)
+    return [
+        f"For their extra time later, at {moments.words(at)}: {render.names_words(who)}." for at, who in names.items()
+    ]
 
 
 def _take_back(host: Host, name: str) -> None:
@@ -88,7 +117,8 @@ def cancel(call: Call, opened: session.Session, name: str) -> int:
     session.require_root(opened.caller, "retrieve")
     found = deadline.cancel(opened.host, name)
     appointments.renew(opened.host)
-    talk.answer(call, f"The capture at {moments.words(found.at)} is cancelled.", 0, deadline=found.name)
+    about = {"deadline": found.name, "at": moments.iso(found.at)}
+    talk.answer(call, f"The capture at {moments.words(found.at)} is cancelled.", 0, **about)
     return 0
 
 
@@ -150,7 +180,7 @@ def extend_command(call: Call, name: str, length: str, which: str | None, as_jso
     text = f"{name} has until {moments.words(moment.at)} for {moment.deadline.name}."
     if kept := [one.folder for one in earlier if one.deadline == moment.deadline.name and one.folder]:
         text += f" What was captured before stays in {kept[-1]}."
-    talk.answer(call, text, 0, deadline=moment.deadline.name, at=moment.at.isoformat())
+    talk.answer(call, text, 0, deadline=moment.deadline.name, at=moments.iso(moment.at))
     return 0
 
 

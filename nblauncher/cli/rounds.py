@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 
 from nblauncher import interruption
 from nblauncher.cli import talk
 from nblauncher.cli.call import Call
-from nblauncher.cli.carry_out import EXIT_PARTIAL, NO_FILES, Deed, answer_report, open_accepted, outcome, perform
+from nblauncher.cli.carry_out import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    NO_FILES,
+    Deed,
+    answer_report,
+    open_accepted,
+    outcome,
+    perform,
+)
 from nblauncher.commands import deadline, pending
 from nblauncher.commands.copies import Round
 from nblauncher.commands.deadline import Kind, Seen, Task
@@ -23,7 +35,8 @@ from nblauncher.plan import Plan, Report
 log = logging.getLogger(__name__)
 
 _NAP = 0.5
-_DEED = Deed("captured", details=NO_FILES)
+_NOT_CAPTURED: Mapping[str, Any] = {**NO_FILES, "deadline": None, "captured": None, "late": None}
+_DEED = Deed("captured", details=_NOT_CAPTURED)
 
 
 @dataclass
@@ -35,6 +48,8 @@ class Rounds:
     only: str = ""
     identity: str = ""
     """Of the course that is meant."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What `--json` says besides."""
     _had_class: bool = False
     _accepted: tuple[int, int, int] | None = None
     _seen: Seen = field(default_factory=Seen)
@@ -99,27 +114,32 @@ class Rounds:
 
     def _answer(self, one: Round, report: Report) -> None:
         for student in report.students.values():
-            student.details = {**NO_FILES, **student.details}
+            student.details = {**_NOT_CAPTURED, **student.details}
         self._answered.append(report)
         if not self.call.as_json:
             answer_report(self.call, report, _DEED, deadline.summary(self.host, one))
 
     def _end(self, task: Task | None) -> int:
-        """The exit code: the worst one; and with --json the one answer."""
+        """The exit code, of all that was answered; and with --json the one answer."""
         together = Report({})
         for report in self._answered:
             together.students |= report.students
             together.was_interrupted |= report.was_interrupted
+        together.errors += self._late()
+        codes = [outcome(report) for report in self._answered]
+        exit_code = _worst([*codes, *([EXIT_PARTIAL] if together.errors else [])])
         if self.call.as_json or not self._answered:
             words = (
                 "nothing to do." if task is None else "the class was shut down; the next launch does what is to come."
             )
-            answer_report(self.call, together, _DEED, f"retrieve: {words}")
-        codes = [outcome(report)[0] for report in self._answered]
+            answer_report(self.call, together, _DEED, f"retrieve: {words}", self.about, exit_code=exit_code)
+        return exit_code
+
+    def _late(self) -> list[str]:
+        """What came too late of the one deadline that was asked for, a line for each student."""
         found = pending.captures(self.host, _now()) if self.only else []
-        if any(one.deadline == self.only and one.state is CaptureState.LATE for one in found):
-            codes.append(EXIT_PARTIAL)
-        return max([0, *codes])
+        late = [one for one in found if one.deadline == self.only and one.state is CaptureState.LATE]
+        return [f"{one.username}: {one.words()}" for one in late]
 
     def _look_around(self) -> None:
         """HostError when what we wait for is gone. The config that was accepted meanwhile counts."""
@@ -156,10 +176,17 @@ class Rounds:
             self._was_told = words
 
 
-def begin(call: Call, opened: Session, only: str = "") -> Rounds:
+def begin(call: Call, opened: Session, only: str = "", about: Mapping[str, Any] = MappingProxyType({})) -> Rounds:
     """For the course as it is now. HostError when there is none."""
     opened.host.course_ledger.settle()
-    return Rounds(call, opened, only, opened.host.course_ledger.identity())
+    return Rounds(call, opened, only, opened.host.course_ledger.identity(), about)
+
+
+def _worst(codes: Collection[int]) -> int:
+    """Of several rounds: nothing was achieved only where that is so of each."""
+    if EXIT_INTERRUPTED in codes:
+        return EXIT_INTERRUPTED
+    return next(iter(codes)) if len(set(codes)) == 1 else EXIT_PARTIAL if any(codes) else 0
 
 
 def _now() -> datetime:

@@ -196,6 +196,12 @@ def add(host: Host, at: datetime, folder: str, now: datetime) -> Deadline:
     return found
 
 
+def later(host: Host, one: Deadline) -> list[Moment]:
+    """Whose own moment comes after the class's, for their extra time; earliest first."""
+    found, _problems = deadlines.moments_of([one], students_of(host)[0], {})
+    return [each for each in found if each.at > one.at]
+
+
 def cancel(host: Host, name: str) -> Deadline:
     """What `retrieve --at` scheduled, by name. InputError when there is no such thing, or it is over."""
     left = {one.deadline.name for one in pending(host)[0]}

@@ -24,7 +24,7 @@ from nblauncher.errors import BusyError, HostError
 from nblauncher.freezing import Freezer
 from nblauncher.host import Host, captures_lock
 from nblauncher.ledger import locked
-from nblauncher.model import Account
+from nblauncher.model import Account, ServerState
 from nblauncher.plan import Details, Phase, Plan
 from nblauncher.supervisor import client
 
@@ -115,6 +115,22 @@ def by_capture(host: Host) -> Path:
 def remembered(host: Host) -> dict[str, int]:
     """Who stands still by `freeze`: uids by name."""
     return {held.username: uid for uid, held in ice.load(on_demand(host)).items()}
+
+
+def words(host: Host) -> dict[str, str]:
+    """Who is frozen, by any command, and until when: `frozen until ...` by username."""
+    own = on_demand(host)
+    found: dict[str, str] = {}
+    for file in (*ice.others(own), own):
+        until = "the work is captured" if file.name == ice.BY_CAPTURE else "`nblauncher thaw`"
+        where = "" if file.parent == own.parent else f" in course {file.parent.name}"
+        found |= {held.username: f"frozen until {until}{where}" for held in ice.load(file).values()}
+    return found
+
+
+def shown(state: ServerState, is_frozen: bool) -> ServerState:
+    """What is said of a server: one whose processes are frozen answers nobody."""
+    return ServerState.FROZEN if is_frozen and state in (ServerState.READY, ServerState.STARTING) else state
 
 
 def groups_of(host: Host) -> Groups:

@@ -42,7 +42,7 @@ def prepare(host: Host, usernames: Sequence[str], folder: str, *, now: datetime)
             f"--assignment: {printable(folder)} is not a folder of the material, and no student has one of that name",
             _hint(host),
         )
-    run = Run(now)
+    run = Run(now, "-".join(filter(None, (store.folder_part(folder), store.students_part(wanted, facts.members)))))
     became = _became(host, names, now)
     if not wanted:
         return Plan((), notes(usernames, facts)), run
@@ -147,7 +147,7 @@ class PublishAssignment:
         return "publish the retrieval"
 
     def apply(self, host: Host) -> None:
-        self.run.folder = store.publish(host.owner, self.run.opened())
+        self.run.folder = store.publish(host.owner, self.run.opened(), self.run.part)
 
 
 def _collect(
@@ -177,7 +177,7 @@ def rows(report: Report) -> list[tuple[str, str, str]]:
     for student in report.students.values():
         if student.details.get("folder_missing"):
             words = "folder missing"
-        elif "handed_in" not in student.details or (student.status == "failed" and not student.is_incomplete):
+        elif student.details.get("handed_in") is None or (student.status == "failed" and not student.is_incomplete):
             words = "failed" if student.status == "failed" else "not set up"
         elif student.details["late"]:
             words = "late" if not student.details["handed_in"] else "handed in, and changed later"

@@ -279,16 +279,18 @@ def served_words(report: Report) -> str:
     states = [student.details.get("server") for student in report.students.values()]
     ready, asleep = states.count(ServerState.READY.value), states.count(ServerState.ASLEEP.value)
     more = f", {asleep} start when their students come" if asleep else ""
+    if frozen := states.count(ServerState.FROZEN.value):
+        more += f", {frozen} {'is' if frozen == 1 else 'are'} frozen"
     return f"{ready} of {len(states)} servers are ready{more}"
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
     """url, port and state of each student's server, for the report."""
     members = host.ledger.members(host.settings.course)
-    states = {report.username: report.state.value for report in shutdown.reports(host)}
+    states, frozen = {report.username: report.state for report in shutdown.reports(host)}, freeze.words(host)
     return {
         name: {
-            "server": states.get(name, ServerState.STOPPED.value),
+            "server": freeze.shown(states.get(name, ServerState.STOPPED), name in frozen).value,
             "port": members[name].port,
             "url": host.frontend.route(name, members[name].port).url,
         }

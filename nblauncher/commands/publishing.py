@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class PublishCapture:
             store.discard(host.owner, staging)
             raise SomeFailed(failures)
         uids = host.course_ledger.uids()
-        folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging)
+        folder = self.round.folders[self.deadline.name] = store.publish(host.owner, staging, self._part(host, answers))
         host.course_ledger.record_remarks(
             {
                 copies.moment_id(moment): (words, is_complete(captured[moment.username]))
@@ -92,11 +92,17 @@ class PublishCapture:
         )
         if failures:
             raise SomeFailed(failures)
+        about = {one.username: copies.about(one, captured[one.username]) for one in wanted if one.username in captured}
         return {
             name: work_details(one["files"], one["bytes"], [Exclusion(*row) for row in one["exclusions"]])
-            | {"deadline": self.deadline.name, "captured": moments.iso(copies.time_of(captured[name]))}
+            | {key: about[name][key] for key in ("deadline", "captured", "late")}
             for name, one in answers.items()
         }
+
+    def _part(self, host: Host, usernames: Collection[str]) -> str:
+        folder = self.deadline.folder
+        students = store.students_part(usernames, host.ledger.members(host.settings.course))
+        return "-".join(filter(None, ("deadline", folder and store.folder_part(folder), students)))
 
     def _publish(self, host: Host, staging: store.Staging, moment: Moment, known: copies.Copy) -> Mapping[str, Any]:
         handed_out = host.course_ledger.handed_out(moment.username, "material")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from nblauncher import homes, leftovers, runtime_folders, survey
+from nblauncher import homes, leftovers, runtime_folders, store, survey
 from nblauncher.commands import disks, retrieve, shutdown
 from nblauncher.commands.forgetting import EndCourse, LeaveCourse, LetGo, forget_student
 from nblauncher.commands.retrieve import Run
@@ -43,8 +43,9 @@ def plan(
     running class holds. InputError for a name in one of the options that is not among `usernames`.
     """
     _refuse_strangers(usernames, claimed, despite_incomplete)
-    run, shared = Run(now), SharedFolders()
+    shared = SharedFolders()
     members = [name for name in usernames if name in facts.members]
+    run = Run(now, "-".join(filter(None, ("removed", store.students_part(members, facts.members)))))
     deleted = [name for name in members if _is_deletable(name, facts, claimed)]
     kept_by_hand = [name for name in members if _is_changed(name, facts, claimed)]
     leaving = [name for name in members if name not in deleted and name not in kept_by_hand]

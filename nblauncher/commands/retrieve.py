@@ -34,6 +34,8 @@ class Run:
     """One retrieval while it goes on: the staging is opened by the first step and closed by the last."""
 
     time: datetime
+    part: str = ""
+    """What of the work it is, for the folder's name; empty: everything of everybody."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     staging: Staging | None = None
     folder: str = ""
@@ -48,9 +50,9 @@ class Run:
 
 def plan(usernames: Sequence[str], facts: Facts, *, takes_all: bool, now: datetime) -> tuple[Plan, Run]:
     """Collect from each of these students. `now` is aware, in the host's zone; it names the folder."""
-    run = Run(now)
     kind = ALL if takes_all else CHANGED
     wanted = [name for name in usernames if name in facts.members]
+    run = Run(now, store.students_part(wanted, facts.members))
     return Plan(phases(run, dict.fromkeys(wanted, kind)), notes(usernames, facts)), run
 
 
@@ -63,7 +65,7 @@ def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False
     """Open the staging, collect from each student in the scope given, publish."""
     if not kinds:
         return ()
-    collects = tuple(CollectWork(name, kind, run) for name, kind in kinds.items())
+    collects = tuple(CollectWork(name, kind, run, tells_news=not always_publishes) for name, kind in kinds.items())
     return (
         Phase("open the retrieval", (OpenStaging(run),)),
         Phase("retrieve", collects, parallel=AT_ONCE),
@@ -99,6 +101,7 @@ class CollectWork:
     username: str
     kind: str
     run: Run
+    tells_news: bool = True
 
     @property
     def usernames(self) -> tuple[str, ...]:
@@ -130,7 +133,10 @@ class CollectWork:
                 not collected.work.is_incomplete,
             ),
         )
-        return {self.username: work_details(collected.work.files, collected.work.bytes, collected.work.exclusions)}
+        details = work_details(collected.work.files, collected.work.bytes, collected.work.exclusions)
+        if self.tells_news:
+            details |= {"changed": collected.changed, "gone": collected.gone, "since": collected.since or None}
+        return {self.username: details}
 
 
 @dataclass(frozen=True)
@@ -147,12 +153,14 @@ class Publish:
     def apply(self, host: Host) -> Mapping[str, Details]:
         arrived = host.course_ledger.arrived(self.run.token)
         staging = self.run.opened()
-        same = _same_as_before(host, arrived) if self.may_discard else ""
+        same = _same_as_before(host, arrived, is_full=not self.run.part) if self.may_discard else ""
         if same or not arrived:
             store.discard(host.owner, staging)
+            if same and not self.run.part:
+                store.lead_to(host.owner, staging.target, same)
             self.run.folder, self.run.is_new = same, False
             return {name: {"is_unchanged": True} for name in arrived}
-        self.run.folder = store.publish(host.owner, staging)
+        self.run.folder = store.publish(host.owner, staging, self.run.part)
         host.course_ledger.record_retrievals(
             Retrieval(one.scope, self.run.folder, one.username, one.uid, one.digest, one.is_complete)
             for one in arrived.values()
@@ -191,8 +199,11 @@ def summary(run: Run, host: Host, report: Report) -> str:
     return f"{'Nobody else' if report.failed else 'Nobody'} changed anything since {where}; nothing to do."
 
 
-def _same_as_before(host: Host, arrived: Mapping[str, Arrived]) -> str:
-    """The folder of the last complete retrieval, when it stands and holds just what arrived now; else empty."""
+def _same_as_before(host: Host, arrived: Mapping[str, Arrived], *, is_full: bool) -> str:
+    """The folder of the last complete retrieval, when it stands and holds just what arrived now; else empty.
+
+    For a retrieval of everybody (`is_full`) only one that is called so.
+    """
     last = {
         name: found
         for name, one in arrived.items()
@@ -207,5 +218,7 @@ def _same_as_before(host: Host, arrived: Mapping[str, Arrived]) -> str:
     ):
         return ""
     folder = folders.pop()
+    if is_full and not store.is_full(folder):
+        return ""
     stands = store.standing(host.owner, host.settings.retrieve.target, folder, arrived)
     return folder if stands == frozenset(arrived) else ""

@@ -103,7 +103,7 @@ def open_session(
         parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=check.uid_min())
     if not takes_over:
         _refuse_another_place(who, parsed.course, file)
-    owner = owner_of(who, parsed)
+    owner = owner_of(who, parsed, takes_over=takes_over)
     _refuse_conflicts(who, parsed, owner)
     return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
 
@@ -179,18 +179,30 @@ def trusted_uids(who: Caller, config: Path) -> frozenset[int]:
     return frozenset({0, who.person.uid}) | recorded
 
 
-def owner_of(who: Caller, parsed: Settings) -> Account:
-    """The course's owner: as configured, else as recorded at setup, else who ran sudo, else root."""
+def owner_of(who: Caller, parsed: Settings, *, takes_over: bool = False) -> Account:
+    """The course's owner: as configured, else as recorded at setup, else who ran sudo, else root.
+
+    RefusedError where that is another account than the recorded one; `takes_over`: one that was made anew is not.
+    """
     record = HostLedger(host_database()).course(parsed.course) if who.is_root else None
     name = parsed.owner or (record.owner if record else "") or who.person.username
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise InputError(f'owner: there is no account "{name}" on this host', "Nothing was changed.") from None
-    if record is not None and record.owner_uid != entry.pw_uid:
+    if record is None or record.owner_uid == entry.pw_uid:
+        return _account(entry)
+    if record.owner != name:
         raise RefusedError(
             f"course {parsed.course} belongs to {record.owner} (uid {record.owner_uid}), not to {name}",
             "Choose another course name, or set owner in the config back.",
+        )
+    if not takes_over:
+        raise RefusedError(
+            f"course {parsed.course} was set up for {name} when that account had uid {record.owner_uid}; now it has "
+            f"uid {entry.pw_uid}, so it was made anew or changed; nothing was done",
+            f"Give it its uid back (`usermod -u {record.owner_uid} {name}`), or, if it is the same teacher and the "
+            f"course's files are uid {entry.pw_uid}'s by now: `nblauncher setup --take-over`.",
         )
     return _account(entry)
 

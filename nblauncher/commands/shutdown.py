@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Any
 
 from nblauncher import moments
 from nblauncher.commands import pending
@@ -93,6 +94,11 @@ class EndClass:
         end_class(host)
 
 
+def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The server of each student whom a supervisor still knows, for the report."""
+    return {one.username: {"server": one.state.value} for one in reports(host) if one.username in usernames}
+
+
 def summary(report: Report) -> str:
     """Where no control group can be made: which processes were left alone for want of proof. Mostly empty."""
     left = {student.username: student.details.get("unproven") for student in report.students.values()}
@@ -137,7 +143,7 @@ def servers_of(students: Sequence[object]) -> str:
 
 def _details(report: ServerReport) -> Details:
     """`unproven`: where no control group can be made, processes that were left alone for want of proof."""
-    return {"server": report.state.value, **({"unproven": list(report.unproven)} if report.unproven else {})}
+    return {"server": report.state.value, "unproven": list(report.unproven)}
 
 
 def _words(report: ServerReport) -> str:

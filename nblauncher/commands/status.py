@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from nblauncher import cgroups
-from nblauncher.commands import disks, listing, pending, shutdown, snapshot
+from nblauncher.commands import disks, freeze, listing, pending, shutdown, snapshot
 from nblauncher.host import Host
 from nblauncher.ledger import Usage
 from nblauncher.model import ServerState
@@ -29,7 +29,7 @@ def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, 
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
     about_disks, about_captures = disks.words(host, accounts), listing.remarks(host)
     usage, share = host.history.usage(), snapshot.share_of(host)
-    trouble = pending.trouble(host, now)
+    trouble, frozen = pending.trouble(host, now), freeze.words(host)
     is_orphaned = not found and bool(registry.load(host.paths.run / registry.FILE))
     return [
         {
@@ -37,7 +37,14 @@ def rows(host: Host, usernames: Sequence[str], now: datetime) -> list[dict[str, 
             "status": "unchanged",
             "error": None,
             **_with(
-                _server(host, found.get(name), desired.get(name, "down"), is_orphaned=is_orphaned),
+                _server(
+                    host,
+                    found.get(name),
+                    desired.get(name, "down"),
+                    is_orphaned=is_orphaned,
+                    is_frozen=name in frozen,
+                ),
+                frozen.get(name),
                 about_disks.get(name),
                 snapshot.shortage_words(usage.get(name, Usage()), share),
                 *(one.words() for one in trouble.get(name, ())),
@@ -85,7 +92,9 @@ def summary(entries: Sequence[dict[str, Any]], front_page: str) -> str:
     return f"{words}; the front page is {front_page}"
 
 
-def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphaned: bool) -> dict[str, Any]:
+def _server(
+    host: Host, report: ServerReport | None, desired: str, *, is_orphaned: bool, is_frozen: bool
+) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "server": ServerState.STOPPED.value,
         "pid": None,
@@ -99,7 +108,8 @@ def _server(host: Host, report: ServerReport | None, desired: str, *, is_orphane
             entry["server"] = ServerState.UNKNOWN.value
             entry["reason"] = "the supervisor was killed; `nblauncher launch` finds the server again"
         return entry
-    entry["server"], entry["reason"] = report.state.value, "; ".join(filter(None, (report.reason, *report.pressure)))
+    entry["server"] = freeze.shown(report.state, is_frozen).value
+    entry["reason"] = "; ".join(filter(None, (report.reason, *report.pressure)))
     if report.handle is not None and report.state in shutdown.RUNNING:
         entry["pid"] = report.handle.pid
         entry["memory_bytes"], entry["cpu_seconds"] = usage(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nblauncher import moments
 from tests.homework import as_student, become
 from tests.taught import ADA, BOB, NAMES, Taught, taught_class
 
@@ -77,8 +79,55 @@ def test_opening_a_notebook_is_no_change_but_checkpoints_come_with_all(taught):
 def test_only_takes_the_named_students(taught):
     edit(BOB, "echo new >> tutorial/bob.txt")
     taught.sudo("retrieve", "--only", BOB)
-    assert {path.name for path in taught.latest.iterdir()} == {BOB}
+    assert {path.name for path in (taught.store / published(taught)[-1]).iterdir()} == {BOB}
     assert 'no student "nbtmeve"' in taught.sudo("retrieve", "--only", "nbtmeve", expect=3).stderr
+
+
+def test_latest_is_everybodys_work_and_every_other_folder_says_what_it_is(taught):
+    edit(ADA, "mkdir -p 'tutorial/Übung 1' && date +%N > 'tutorial/Übung 1/a.py'; date +%N > tutorial/lab1.txt")
+    taught.sudo("retrieve")
+    everybodys = os.readlink(taught.latest)
+    edit(BOB, "date +%N > tutorial/bob.txt")
+    taught.sudo("retrieve", "--only", BOB)
+    taught.sudo("retrieve", "--assignment", "Übung 1", expect=5)  # bob has no such folder
+    taught.sudo("retrieve", "--assignment", "Übung 1", "--only", ADA)
+    stamp = r"\d{4}-\d\d-\d\dT\d{6}[+-]\d{4}"
+    ends = {re.sub(stamp, "", name) for name in published(taught) if name > everybodys and re.match(f"{stamp}-", name)}
+    assert {f"-only-{BOB}", "-Ubung-1", f"-Ubung-1-only-{ADA}"} <= ends
+    assert os.readlink(taught.latest) == everybodys
+    # Nobody changed anything since the partial ones; that does not make them the class's work.
+    assert "The work is in" in taught.sudo("retrieve").stdout
+    assert os.readlink(taught.latest) > everybodys
+    assert {path.name for path in taught.latest.iterdir()} == set(NAMES)
+    newest = os.readlink(taught.latest)
+    taught.latest.unlink()
+    assert "Nobody changed anything since" in taught.sudo("retrieve").stdout
+    assert os.readlink(taught.latest) == newest
+
+
+def test_a_table_says_who_changed_what_since_when_and_what_was_left_out(taught):
+    edit(ADA, "date +%N > tutorial/one.py; date +%N > tutorial/two.py; ln -sf /etc/passwd tutorial/link")
+    taught.sudo("retrieve")
+    before = os.readlink(taught.latest)
+    edit(ADA, "date +%N > tutorial/one.py; rm tutorial/two.py")
+    answer = taught.sudo("retrieve")
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    since = moments.short(moments.parsed(before)).split()
+    files = str(len(list((taught.latest / ADA / "work").rglob("*.*"))))
+    (of_ada,) = [line for line in lines if line[:1] == [ADA]]
+    assert of_ada == [ADA, "1", "file,", "1", "gone", *since, files, "1"]
+    (of_bob,) = [line for line in lines if line[:1] == [BOB]]
+    assert of_bob[1] == "nothing"
+    assert f"{ADA}: work/link: " in answer.stdout and "INCOMPLETE" not in answer.stdout
+    edit(BOB, "date +%N > tutorial/bob.txt")
+    students = taught.sudo_json("retrieve")
+    said = {name: (one["changed"], one["gone"], one["since"]) for name, one in students.items()}
+    last = published(taught)[-2]
+    assert said == {ADA: (0, 0, last), BOB: (1, 0, last)}
+    shutil.rmtree(taught.store)
+    bobs = len(list(taught.tutorial(BOB).glob("*.txt"))) - 1  # lab1.txt is as it was handed out
+    assert taught.sudo_json("retrieve")[BOB]["changed"] == bobs
+    assert taught.sudo_json("retrieve", "--all", "--only", BOB)[BOB]["since"] is None
 
 
 def test_one_students_failure_is_one_students(taught):

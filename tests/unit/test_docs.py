@@ -18,6 +18,7 @@ from nblauncher.cli.carry_out import EXIT_INTERRUPTED, EXIT_PARTIAL
 from nblauncher.commands import retrieve
 from nblauncher.credentials import COLUMNS
 from nblauncher.scope import CACHES
+from tests import envelope as envelopes
 
 TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
@@ -235,8 +236,33 @@ def test_json_keys_are_those_of_the_program():
     text = section(REFERENCE.read_text(), "JSON")
     assert [words_of(cells[0])[0] for cells in rows(section(text, "The envelope"))] == list(envelope)
     assert {"files", "bytes", "exceptions"} == set(retrieve.work_details(0, 0, []))
-    documented = {name for cells in rows(section(text, "What commands add")) for name in words_of(cells[1])}
-    assert set(retrieve.work_details(0, 0, [])) <= documented
+    added = section(text, "What commands add")
+    of_students, of_objects = added.split("The object itself has besides:")
+    assert keys_of_commands(of_students) == {form: set(kinds) for form, kinds in envelopes.STUDENT.items()}
+    assert keys_of_commands(of_objects) == {form: set(kinds) for form, kinds in envelopes.OBJECT.items()}
+    every_object = (
+        envelopes.CHANGE,
+        envelopes.EXCEPTION,
+        envelopes.CAPTURE,
+        envelopes.OWN_DEADLINE,
+        envelopes.DEADLINE,
+    )
+    every_object += (envelopes.SNAPSHOT, envelopes.VERSION, envelopes.FINDING, envelopes.HISTORY, envelopes.DRY_RUN)
+    assert {key for kinds in every_object for key in kinds} - {*envelopes.COUNTS} <= set(words_of(added))
+
+
+def keys_of_commands(text: str) -> dict[str, set[str]]:
+    """From a table of commands and keys, where `those of X` are X's."""
+    cells_of: dict[str, str] = {}
+    for cells in rows(text):
+        for form in words_of(cells[0]):
+            cells_of[form] = cells_of.get(form, "") + re.sub(r"\([^)]*\)", "", cells[1])
+
+    def keys(form: str) -> set[str]:
+        others = re.findall(r"of `(\w+)`", cells_of[form])
+        return set(words_of(re.sub(r"of `\w+`", "", cells_of[form]))).union(*map(keys, others))
+
+    return {form: keys(form) for form in cells_of}
 
 
 def test_the_caches_that_remove_leaves_behind_are_listed():

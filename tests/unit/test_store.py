@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import receiving, store, workers
+from nblauncher import moments, receiving, store, workers
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account
 from nblauncher.scope import CHANGED, HOME, Scope
@@ -48,6 +48,45 @@ def test_a_taken_time_gets_a_number_and_nothing_is_overwritten(owner, target):
     assert names == [f"2026-11-20T091500+0100{ending}" for ending in ("", "-2", "-3")]
     assert [os.listdir(target / name) for name in names] == [["ada"], ["bob"], ["eve"]]
     assert os.readlink(target / "latest") == names[-1]
+
+
+def test_what_is_a_part_says_so_in_its_name_and_is_not_the_latest(owner, target):
+    names = []
+    for part in ("", "only-ada", "only-ada", "ps1"):
+        staging = store.open_staging(owner, target, NINE)
+        (target / staging.name / "ada").mkdir()
+        names.append(store.publish(owner, staging, part))
+    assert names == [f"2026-11-20T091500+0100{ending}" for ending in ("", "-only-ada", "-only-ada-2", "-ps1")]
+    assert os.readlink(target / "latest") == names[0]
+    assert [store.is_full(name) for name in [*names, f"{names[0]}-2"]] == [True, False, False, False, True]
+    for name in names:  # and every one is a time that can be typed
+        assert moments.parsed(name) == NINE
+
+
+@pytest.mark.parametrize(
+    "folder, part",
+    [
+        ("ps1", "ps1"),
+        ("week 1/ps1", "week-1-ps1"),
+        ("Übung 1", "Ubung-1"),
+        ("..weird--", "weird"),
+        ("7", "folder-7"),
+        ("only-ada", "folder-only-ada"),
+        ("removed", "folder-removed"),
+        ("宿題", "folder"),
+        ("a" * 300, "a" * 40),
+    ],
+)
+def test_a_folder_of_the_material_in_a_name_is_short_and_takes_nothing_elses_name(folder, part):
+    assert store.folder_part(folder) == part
+    assert not store.is_full(f"2026-11-20T091500+0100-{part}")
+    assert moments.parsed(f"2026-11-20T091500+0100-{part}") == NINE
+
+
+def test_students_in_a_name_are_one_by_name_or_a_number():
+    everybody = ["ada", "bob", "eve"]
+    parts = [store.students_part(wanted, everybody) for wanted in (["ada"], ["ada", "eve"], everybody)]
+    assert parts == ["only-ada", "only-2-students", ""]
 
 
 def test_a_discarded_staging_leaves_nothing(owner, target):
