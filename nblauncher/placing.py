@@ -65,7 +65,7 @@ def place(output: int, order: Order) -> None:
         for item in sorted(order.items, key=lambda item: item.path.rpartition("/")[::2]):
             voice.tick()
             placed.append(placing.place(item))
-        lines = [line for one in placed if (line := one.news)] if order.news_time else []
+        lines = [line for one in (*placing.replaced, *placed) if (line := one.news)] if order.news_time else []
         if lines:
             placed.append(placing.tell(lines))
     except (InTheWay, Raced) as error:
@@ -92,7 +92,7 @@ class _Placing:
         self._updates = Updates(self._spool, self._swaps, order.day)
         self._ours = {(one.sha256, one.size) for one in order.handed_out.values()}
         self._ours |= {(item.sha256, item.size) for item in order.items}
-        self._replaced: list[Placed] = []
+        self.replaced: list[Placed] = []
         self._below: dict[str, list[str]] = {}
         """What was given, by each folder above it."""
         for path in order.handed_out:
@@ -107,7 +107,7 @@ class _Placing:
         """Clear away and sync; answers with the student's work that it came upon. OSError when a write was lost."""
         self._swaps.clear()
         drafts.sync(self._home)
-        return [*self._replaced, *(Placed(KEPT, path, copy) for path, copy in self._swaps.shown)]
+        return [*self.replaced, *(Placed(KEPT, path, copy) for path, copy in self._swaps.shown)]
 
     def place(self, item: Item) -> Placed:
         """What a student has done to stop us blocks this item only. OSError when the host said no."""
@@ -173,7 +173,7 @@ class _Placing:
             if found is None:
                 raise Raced
             if self._updates.make_folder(files.join(above, name), given, found, folder):
-                self._replaced.append(Placed(REPLACED, error.path))
+                self.replaced.append(Placed(REPLACED, error.path))
                 raise Raced  # once more, and the way is free
         if known is not None and known.sha256 == item.sha256:
             return Placed(outcomes.UNCHANGED, item.path)
