@@ -412,7 +412,8 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
     others = [name for name in wanted.usernames if name in facts.with_material]
     unsent = send.unsent(others, outgoing, handed_out)
-    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent)
+    invalid = send.broken(host, newcomers, facts, outgoing, handed_out)
+    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent, *invalid)
     return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
 
 
