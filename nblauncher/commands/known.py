@@ -103,7 +103,8 @@ def known_of(host: Host, roster: Roster | None) -> Known:
         own_uids=host.ledger.spent_uids() | {claim.account.uid for claim in claims.values()},
         members=frozenset(facts.members),
         captured=folders.captured(host),
-        homes=homes | {name: claim.account.home for name, claim in claims.items()},
+        homes=homes
+        | {name: claim.account.home for name, claim in claims.items() if claim.account.uid != host.owner.uid},
     )
     return _with_roster(known, roster, facts, host.settings)
 
