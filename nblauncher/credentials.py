@@ -59,6 +59,25 @@ def write(owner: Account, file: Path, rows: Iterable[Credentials], *, gone: Iter
         raise HostError(f"the credentials file {file} could not be written: {error.problem}", error.hint) from error
 
 
+def objection(owner: Account, file: Path) -> str:
+    """Why `write` would fail; empty when all is well. Looks only, as the owner."""
+    return str(workers.run_as(owner, _why_not, file))
+
+
+def _why_not(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f"{file.parent} is not a folder"
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        return f"its owner may not write in {file.parent}"
+    try:
+        _read(file)
+    except OSError as error:
+        return (error.strerror or "").lower()
+    except HostError as error:
+        return error.problem
+    return ""
+
+
 def _rewrite(file: Path, new: Mapping[str, Mapping[str, str]], gone: frozenset[str]) -> None:
     """As the owner."""
     rows = {row["username"]: row for row in _read(file) if row["username"] not in gone}

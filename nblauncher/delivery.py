@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from nblauncher import merging, news, placing
+from nblauncher import files, merging, news, placing
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.material import Bundle, Index
 from nblauncher.model import Account, Exclusion, HandedOut, Work
-from nblauncher.outcomes import AS_IS, BESIDE, BLOCKED, BOTH, DELETED, KEPT, MERGED, NEW, UNCHANGED, UPDATED
+from nblauncher.outcomes import AS_IS, BESIDE, BLOCKED, BOTH, DELETED, KEPT, MERGED, NEW, REPLACED, UNCHANGED, UPDATED
 from nblauncher.packing import Item
 from nblauncher.streams import frames_of
 
@@ -25,6 +25,7 @@ __all__ = [
     "MERGED",
     "NEW",
     "NEWS",
+    "REPLACED",
     "UNCHANGED",
     "UPDATED",
     "Change",
@@ -47,7 +48,8 @@ class Outcome:
     """What became of one file.
 
     NEW, UPDATED, MERGED, BOTH (merged, and cells that both had changed are there twice), BESIDE, AS_IS (it has
-    everything already), DELETED (and left so), UNCHANGED or BLOCKED. KEPT is the student's own work, saved in the very
+    everything already), DELETED (and left so), UNCHANGED or BLOCKED. REPLACED is a file that nobody had touched, by a
+    folder of its name. KEPT is the student's own work, saved in the very
     moment of an update, that was put beside it.
     """
 
@@ -107,14 +109,19 @@ def pending(
 ) -> tuple[Item, ...]:
     """The items whose present version this student was never given. Pure: nobody's home is looked at.
 
-    With `restores_deleted` also those that may be gone; with `only_new` none of which the student ever had a version.
+    With `restores_deleted` also those that may be gone; with `only_new` none of which the student ever had a version,
+    nor a folder where it is a file or the other way round.
     """
+    folders = {above for path in handed_out for above in files.folders_above(path)} if only_new else set()
     return tuple(
         item
         for item in index.items
         if restores_deleted
         or (known := handed_out.get(item.path)) is None
         or (known.sha256 != item.sha256 and not only_new)
+        if not (
+            only_new and (item.path in folders or any(above in handed_out for above in files.folders_above(item.path)))
+        )
     )
 
 
@@ -191,7 +198,8 @@ def _left_out(items: Iterable[Item], bundle: Bundle) -> Iterable[Outcome]:
 def _change(one: Outcome) -> Change | None:
     change, words = {
         NEW: ("new", ""),
-        UPDATED: ("updated", ""),
+        UPDATED: ("updated", one.detail),
+        REPLACED: ("updated", "it is a folder now"),
         MERGED: ("merged", ""),
         BOTH: ("conflict", f"cells that both changed, both are there: {one.detail}"),
         BESIDE: ("conflict", f"{one.reason}; beside it is {one.detail}"),

@@ -274,6 +274,12 @@ def names_of(descriptor: int, limit: int, but: Collection[str] = ()) -> list[str
     return names
 
 
+def folders_above(path: str) -> Iterator[str]:
+    """Of a relative path, the nearest first."""
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
 def join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 

@@ -240,3 +240,6 @@ GONE = "gone:"
 
 UNRELATED = "unrelated"
 """The student has made a file of their own at this name."""
+
+FORGOTTEN = HandedOut("", 0, 0, 0, 0)
+"""What was given at a name does not count any more: a file where a folder was, or the other way round."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nblauncher import news
-from nblauncher.model import GONE, UNRELATED, HandedOut
+from nblauncher.model import FORGOTTEN, GONE, UNRELATED, HandedOut
 from nblauncher.packing import Item
 
 NEW = "new"
 UPDATED = "updated"
+REPLACED = "replaced by a folder"
 MERGED = "merged"
 BOTH = "both in one"
 AS_IS = "kept as it is"
@@ -50,12 +51,23 @@ class Placed:
         """What the student should know about it, '' for nothing."""
         words = {
             NEW: "new",
+            REPLACED: "a folder now",
             UPDATED: "a new version",
             MERGED: "a new version; what you wrote in it is still there",
             BOTH: "a new version; where you had changed the same cell, yours stays and the new one is below it",
-            BESIDE: f"you had changed it, so it stays as it is; the new version is {news.code(self.detail)}",
+            BESIDE: f"{self._kept}; the new version is {news.code(self.detail)}",
         }.get(self.outcome)
         return f"{news.code(self.path)}: {words}" if words else ""
+
+    @property
+    def _kept(self) -> str:
+        if self.detail.rpartition("/")[0] != self.path.rpartition("/")[0]:
+            return "a file of yours has the name of its folder and stays"
+        return "you had changed it, so it stays as it is"
+
+    def forgetting(self, paths: Iterable[str]) -> Placed:
+        """These were given, and something else has the name now."""
+        return replace(self, records={**self.records, **dict.fromkeys(paths, FORGOTTEN)})
 
 
 def stands(outcome: str, item: Item, status: os.stat_result) -> Placed:

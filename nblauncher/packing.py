@@ -89,9 +89,13 @@ def open_source(source: Path) -> int:
     try:
         return os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"the material folder {source} does not exist", "Create it or set material.source.") from error
+        raise no_source(source) from error
     except PermissionError as error:
         raise InputError(f"the material folder {source} may not be read by its owner") from error
+
+
+def no_source(source: Path) -> InputError:
+    return InputError(f"the material folder {source} does not exist", "Create it or set material.source.")
 
 
 class _Scan:

@@ -14,14 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher import drafts, news, outcomes, standing, swaps
+from nblauncher import drafts, files, news, outcomes, standing, swaps
 from nblauncher.model import HandedOut
-from nblauncher.outcomes import BLOCKED, KEPT, NEW, Placed
+from nblauncher.outcomes import BLOCKED, KEPT, NEW, REPLACED, Placed
 from nblauncher.packing import Item
 from nblauncher.spool import Content, Spool
-from nblauncher.standing import InTheWay, Missing, Raced
+from nblauncher.standing import FileInTheWay, FolderInTheWay, InTheWay, Missing, Raced
 from nblauncher.streams import Voice
 from nblauncher.updating import Place, Updates
+
+_STANDS = frozenset({NEW, outcomes.UPDATED, outcomes.MERGED, outcomes.BOTH, outcomes.AS_IS, outcomes.UNCHANGED})
+"""A file has the item's name."""
 
 _ATTEMPTS = 8
 _ROWS = 200
@@ -62,7 +65,7 @@ def place(output: int, order: Order) -> None:
         for item in sorted(order.items, key=lambda item: item.path.rpartition("/")[::2]):
             voice.tick()
             placed.append(placing.place(item))
-        lines = [line for one in placed if (line := one.news)] if order.news_time else []
+        lines = [line for one in (*placing.replaced, *placed) if (line := one.news)] if order.news_time else []
         if lines:
             placed.append(placing.tell(lines))
     except (InTheWay, Raced) as error:
@@ -89,6 +92,12 @@ class _Placing:
         self._updates = Updates(self._spool, self._swaps, order.day)
         self._ours = {(one.sha256, one.size) for one in order.handed_out.values()}
         self._ours |= {(item.sha256, item.size) for item in order.items}
+        self.replaced: list[Placed] = []
+        self._below: dict[str, list[str]] = {}
+        """What was given, by each folder above it."""
+        for path in order.handed_out:
+            for folder in files.folders_above(path):
+                self._below.setdefault(folder, []).append(path)
 
     def open_target(self) -> None:
         """The material folder, made when it is missing; InTheWay when something else has its name."""
@@ -98,11 +107,15 @@ class _Placing:
         """Clear away and sync; answers with the student's work that it came upon. OSError when a write was lost."""
         self._swaps.clear()
         drafts.sync(self._home)
-        return [Placed(KEPT, path, copy) for path, copy in self._swaps.shown]
+        return [*self.replaced, *(Placed(KEPT, path, copy) for path, copy in self._swaps.shown)]
 
     def place(self, item: Item) -> Placed:
         """What a student has done to stop us blocks this item only. OSError when the host said no."""
-        return self._persistently(item.path, lambda: self._try(item, self._spool.of(item)))
+        placed = self._persistently(item.path, lambda: self._try(item, self._spool.of(item)))
+        if placed.outcome not in _STANDS or not placed.records:
+            return placed
+        files_above = [folder for folder in files.folders_above(item.path) if folder in self._order.handed_out]
+        return placed.forgetting([*files_above, *self._below.get(item.path, ())])
 
     def tell(self, lines: Sequence[str]) -> Placed:
         """Put lines on top of the student's news. Where the student wrote in there, the newer news are beside."""
@@ -131,14 +144,44 @@ class _Placing:
             folder = self._folder_of(above, can_make=may_appear)
         except Missing:
             return outcomes.deleted(item, known)
-        with standing.look(name, folder) as found:
-            if found is not None:
-                return self._updates.update(Place(item, content, known, above, name), found, folder)
+        except FileInTheWay as error:
+            return self._past_file(error, item, content, known)
+        place = Place(item, content, known, above, name)
+        try:
+            with standing.look(name, folder) as found:
+                if found is not None:
+                    return self._updates.update(place, found, folder)
+        except FolderInTheWay:
+            if item.path not in self._below:
+                raise
+            return self._updates.replace_folder(place, self._given_below(item.path), folder)
         if not may_appear:
             return outcomes.deleted(item, known)
         with content.draft(folder, item.mode) as draft:
             draft.appear(name)
             return outcomes.stands(NEW, item, os.fstat(draft.descriptor))
+
+    def _past_file(self, error: FileInTheWay, item: Item, content: Content, known: HandedOut | None) -> Placed:
+        """The material has a folder now where it had a file. One that nobody touched goes; any other stays, and what
+        belongs into the folder is put into one beside.
+        """
+        if (given := self._order.handed_out.get(error.path)) is None:
+            raise error
+        above, _, name = error.path.rpartition("/")
+        folder = self._folder_of(above, can_make=False)
+        with standing.look(name, folder) as found:
+            if found is None:
+                raise Raced
+            if self._updates.make_folder(files.join(above, name), given, found, folder):
+                self.replaced.append(Placed(REPLACED, error.path))
+                raise Raced  # once more, and the way is free
+        if known is not None and known.sha256 == item.sha256:
+            return Placed(outcomes.UNCHANGED, item.path)
+        return self._updates.put_into_folder_beside(Place(item, content, known, "", ""), error.path, self._target)
+
+    def _given_below(self, path: str) -> Mapping[str, tuple[str, int]]:
+        known = self._order.handed_out
+        return {below[len(path) + 1 :]: (known[below].sha256, known[below].size) for below in self._below[path]}
 
     def _try_to_tell(self, lines: Sequence[str]) -> Placed:
         earlier = ""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from nblauncher.errors import InputError
 from nblauncher.printable import printable
 
 _LONGEST = 500
+_ADDRESS = re.compile(r"[A-Za-z0-9+.-]+://")
+"""An address without a name in front: only pip can tell what is there."""
+_OPTIONS_OF_ONE = re.compile(r"\s--\S.*")
+"""`--hash=...` and its like behind a package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +51,10 @@ def objection(line: str) -> str:
         return f"{shown} is a path, and the account that builds packages reads nobody's files"
     if not re.match(r"[A-Za-z0-9]", line) or line.endswith("\\") or not line.isprintable() or len(line) > _LONGEST:
         return f"{shown} is not a package such as numpy or pandas>=2.2"
+    if not _ADDRESS.match(line):
+        try:
+            Requirement(_OPTIONS_OF_ONE.sub("", line))
+        except InvalidRequirement as error:
+            why = str(error).splitlines()[0].partition(": ")[0]
+            return f"{shown} is not a package such as numpy or pandas>=2.2 ({printable(why)})"
     return ""

@@ -8,6 +8,7 @@ from nblauncher import drafts, files, standing, swaps, workers
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account
 from nblauncher.spool import Content
+from nblauncher.updating import folder_beside
 
 _MOST_COPIES = 99
 _LONGEST = 300.0
@@ -39,13 +40,22 @@ def _restore(account: Account, wanted: Wanted, content: int) -> str:
     above, _, name = wanted.path.rpartition("/")
     try:
         target = standing.enter(standing.open_home(account.home), wanted.target, can_make=True)
-        folder = standing.enter(target, above, can_make=True)
+        folder, above = _enter(target, above, wanted)
         with Content(wanted.size, b"", content).draft(folder, 0o600) as draft:
             copy = _appear(draft, wanted, name, folder)
         drafts.sync(folder)
     except (standing.InTheWay, standing.Raced) as error:
         raise HostError(f"{wanted.path} was not restored: {error or 'the folder kept changing'}") from error
     return files.join(above, copy)
+
+
+def _enter(target: int, above: str, wanted: Wanted) -> tuple[int, str]:
+    """The folder for the copy; beside a file that has the name of one of the folders by now."""
+    try:
+        return standing.enter(target, above, can_make=True), above
+    except standing.FileInTheWay as error:
+        beside = folder_beside(wanted.path, error.path, "version", wanted.label, 1)
+        return standing.enter(target, beside, can_make=True), beside
 
 
 def _appear(draft: drafts.Draft, wanted: Wanted, name: str, folder: int) -> str:

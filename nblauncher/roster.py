@@ -27,6 +27,15 @@ COLUMNS = ("username", "name", "email", "student_id", "section", "seat", "extra_
 _DELIMITERS = ",;\t"
 _SEPARATOR_LINE = re.compile(r'"?sep=(\t|[^\w\s"])"?[ ,;\t]*(?=[\r\n]|$)', re.I | re.ASCII)
 """What Excel writes first, and reads, to say which delimiter the lines below have."""
+_LOOKS_LIKE = {
+    "email": re.compile(r"mail|courriel|correo"),
+    "extra_time": re.compile(r"extra|accommodat"),
+    "student_id": re.compile(r"matric|matrik|^id$|student.*(id|no|number|nr)$|id.?number"),
+    "name": re.compile(r"name|^student$|^naam|^nom$|^nombre|apellido"),
+}
+"""Headers that stand for a known column, in lower case with _ for spaces."""
+_NO_PERSONS_NAME = re.compile(r"user|login|account|file|group|course|class|host")
+_MAIL_ADDRESS = re.compile(r"[^@\s,;]+@[^@\s,;]+\.[^@\s,;]+")
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -73,6 +82,26 @@ def suggest(text: str) -> str:
     if words[:1].isdigit():
         words = f"s{words}"
     return words[:31].rstrip("-_")
+
+
+def overlooked(roster: Roster) -> Iterator[tuple[str, str]]:
+    """Columns that nblauncher does not read although they look like one that it would, each with that one's name."""
+    first = next(iter(roster), None)
+    unused = {known for known in _LOOKS_LIKE if not any(getattr(student, known) for student in roster)}
+    for column, _cell in first.extra if first else ():
+        cells = [cell for student in roster if (cell := dict(student.extra).get(column, "").strip())]
+        meant = _meant(column, cells)
+        if cells and meant in unused:
+            yield column, meant
+
+
+def _meant(column: str, cells: Sequence[str]) -> str:
+    """The known column that this one stands for by its header, or by mail addresses in it; "" for none."""
+    key = _key(column).replace(" ", "_").replace("-", "_")
+    for known, pattern in _LOOKS_LIKE.items():
+        if pattern.search(key) and not (known == "name" and _NO_PERSONS_NAME.search(key)):
+            return known
+    return "email" if cells and all(map(_MAIL_ADDRESS.fullmatch, cells)) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,9 @@ class StudentServer(ServerApp):
 
     def init_webapp(self) -> None:
         self.tornado_settings = {
-            # A file that a widget or a cell brings comes as one message; above this the connection would just close.
-            "websocket_max_message_size": self.max_body_size,
+            # A file that a widget or a cell brings comes as one message. Above this the connection just closes, so
+            # that `server_channels` says it of anything above half of it.
+            "websocket_max_message_size": 2 * self.max_body_size,
             **self.tornado_settings,
             "headers": {**self.tornado_settings.get("headers", {}), "Referrer-Policy": "strict-origin"},
         }

@@ -1,4 +1,5 @@
-"""What a notebook's tab is told when its kernel was ended for want of memory: in the cell that ran.
+"""What a notebook's tab is told, in the cell that ran last, when its kernel was ended for want of memory or when a
+message of the tab's was too large to be passed on.
 
 Jupyter itself says only that the kernel died. The connection class is configurable in jupyter_server
 (ServerApp.kernel_websocket_connection_class); `on_kernel_restarted` and `on_restart_failed` are its callbacks.
@@ -12,12 +13,17 @@ from typing import Any
 from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
-from nblauncher import limits
+from nblauncher import limits, memory
 
 WORDS = (
     "The kernel was ended because your memory was used up.\n"
     "What it had computed is gone; your notebook is not. Use smaller data, or shut down\n"
     "other kernels (Running Terminals and Kernels), and run the cells again."
+)
+
+TOO_LARGE = (
+    "This page sent {size} at once, and {most} are the most that a kernel is given: it did not get them.\n"
+    "Upload a large file in the file browser, and read it from there."
 )
 
 
@@ -33,6 +39,11 @@ class Channels(ZMQChannelsWebsocketConnection):
         await super().prepare()  # type: ignore[no-untyped-call]
 
     def handle_incoming_message(self, incoming_msg: str) -> None:
+        size, most = len(incoming_msg), self.websocket_handler.settings["websocket_max_message_size"] // 2
+        if size > most:
+            words = TOO_LARGE.format(size=memory.words(size), most=memory.words(most))
+            self.write_stderr(words, self._ran or {})  # type: ignore[no-untyped-call]
+            return
         self._ran = _header_of_run(incoming_msg, self.subprotocol) or self._ran
         super().handle_incoming_message(incoming_msg)
 

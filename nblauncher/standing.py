@@ -44,6 +44,18 @@ class InTheWay(Exception):
     """What the student has put there is not ours to move. Says what it is."""
 
 
+class FolderInTheWay(InTheWay):
+    """A folder has the name of a file."""
+
+
+class FileInTheWay(InTheWay):
+    """A file has the name of a folder on the way; `path` is its own."""
+
+    def __init__(self, words: str, path: str) -> None:
+        super().__init__(words)
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A regular file that has the name. `descriptor` is -1 when even the student may not read it."""
@@ -85,7 +97,8 @@ def look(name: str, folder: int) -> Iterator[Standing | None]:
             return
         closing.callback(os.close, handle)
         if not stat.S_ISREG(status.st_mode):
-            raise InTheWay(_kind(status))
+            kind = FolderInTheWay if stat.S_ISDIR(status.st_mode) else InTheWay
+            raise kind(_kind(status))
         try:
             descriptor = drafts.read_handle(handle)
             closing.callback(os.close, descriptor)
@@ -97,19 +110,24 @@ def look(name: str, folder: int) -> Iterator[Standing | None]:
 def enter(root: int, path: str, *, can_make: bool) -> int:
     """Open a folder below `root`, making it and those above it (0700) when they are missing and `can_make`.
 
-    Missing when it may not be made; InTheWay when something else has one of the names; Raced when it kept changing.
+    Missing when it may not be made; InTheWay when something else has one of the names, FileInTheWay where that is no
+    link; Raced when it kept changing.
     """
     current = os.dup(root)
+    entered = ""
     for part in files.parts_of(path):
         try:
             below = _enter_one(part, current, can_make=can_make)
         except OSError as error:
             if error.errno in HOST_SAYS_NO:
                 raise
-            raise InTheWay(f"{words_of(error)} ({part})") from error
+            words = f"{words_of(error)} ({part})"
+            if error.errno == errno.ENOTDIR:
+                raise FileInTheWay(words, files.join(entered, part)) from error
+            raise InTheWay(words) from error
         finally:
             os.close(current)
-        current = below
+        current, entered = below, files.join(entered, part)
     return current
 
 

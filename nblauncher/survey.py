@@ -13,6 +13,8 @@ from nblauncher.host import Host
 from nblauncher.ledger import Claim, CourseRecord, Membership
 from nblauncher.model import Account, AccountState
 
+_WITHOUT_GROUP = (AccountState.ABSENT, AccountState.VANISHED, AccountState.HALF_MADE)
+
 _LISTENING = "0A"
 """TCP_LISTEN, include/net/tcp_states.h."""
 
@@ -33,6 +35,8 @@ class Facts:
     """Accounts whose home folder is gone, by a removal that did not finish or by hand."""
     objections: Mapping[str, str] = field(default_factory=dict)
     """Why an account that is not ours must not even be a guest."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Groups of the host that are called as a student whose account is not there or only half made; with their gid."""
     locked: frozenset[str] = frozenset()
     in_group: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
@@ -71,12 +75,8 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         found=found,
         states=states,
         without_home=frozenset(name for name, account in found.items() if not os.path.lexists(account.home)),
-        objections={
-            name: why
-            for name, account in found.items()
-            if states[name] in (AccountState.FOREIGN, AccountState.GUEST)
-            and (why := host.accounts.objection(account)) is not None
-        },
+        objections=_objections(host, found, states),
+        groups=_groups(host, wanted, states),
         locked=frozenset(name for name in wanted if name in claims and claims[name].stage in ("removing", "emptying")),
         in_group=host.accounts.members_of(host.group),
         elsewhere=host.ledger.members_elsewhere(course),
@@ -88,6 +88,40 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         spent_ports=host.ledger.spent_ports(course),
         desired=host.course_ledger.desired(),
     )
+
+
+def outside(host: Host, usernames: Iterable[str]) -> Facts:
+    """What everybody may see of these students. The ledger is root's: our mark stands for the claim on an account."""
+    wanted = dict.fromkeys(usernames)
+    found = {name: account for name in wanted if (account := host.accounts.lookup(name)) is not None}
+    creates = host.settings.accounts.create
+    is_one = AccountState.FOREIGN if creates else AccountState.GUEST
+    states = {name: AccountState.COMPLETE if creates and account.nonce else is_one for name, account in found.items()}
+    return Facts(
+        course=host.settings.course,
+        found=found,
+        states=states,
+        objections=_objections(host, found, states),
+        groups=_groups(host, wanted, states),
+        in_group=host.accounts.members_of(host.group),
+    )
+
+
+def _objections(host: Host, found: Mapping[str, Account], states: Mapping[str, AccountState]) -> Mapping[str, str]:
+    return {
+        name: why
+        for name, account in found.items()
+        if states[name] in (AccountState.FOREIGN, AccountState.GUEST)
+        and (why := host.accounts.objection(account)) is not None
+    }
+
+
+def _groups(host: Host, usernames: Iterable[str], states: Mapping[str, AccountState]) -> Mapping[str, int]:
+    return {
+        name: gid
+        for name in usernames
+        if states.get(name, AccountState.ABSENT) in _WITHOUT_GROUP and (gid := host.accounts.gid_of(name)) is not None
+    }
 
 
 def account_state(claim: Claim | None, found: Account | None) -> AccountState:
@@ -136,13 +170,15 @@ def claimed_account(host: Host, username: str) -> Account:
     return claim.account
 
 
-def listening_ports() -> frozenset[int]:
-    """TCP ports that somebody listens on, v4 or v6 (proc(5), /proc/net/tcp). Unlike psutil, asks no process."""
+def listening_ports(*, uid: int | None = None) -> frozenset[int]:
+    """TCP ports that somebody listens on, or this uid, v4 or v6 (proc(5), /proc/net/tcp). Unlike psutil, asks no
+    process.
+    """
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(table, encoding="ascii") as stream:
             for line in stream.readlines()[1:]:
-                _number, local, _remote, state = line.split()[:4]
-                if state == _LISTENING:
+                _number, local, _remote, state, _queues, _timer, _retransmits, owner = line.split()[:8]
+                if state == _LISTENING and uid in (None, int(owner)):
                     found.add(int(local.rpartition(":")[2], 16))
     return frozenset(found)

@@ -5,12 +5,14 @@ Runs as the student, in the child of `placing`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from nblauncher import bounds, drafts, files, leases, merging, outcomes, standing, swaps
+from nblauncher import bounds, drafts, files, given_folders, leases, merging, outcomes, standing, swaps
 from nblauncher.model import UNRELATED, HandedOut
 from nblauncher.outcomes import AS_IS, BESIDE, BOTH, MERGED, UNCHANGED, UPDATED, Placed, given, record
 from nblauncher.packing import Item
@@ -57,6 +59,68 @@ class Updates:
             return self._merge(place, found, folder)
         except merging.UnmergeableError as error:
             return self._put_beside(place, folder, str(error))
+
+    def make_folder(self, path: str, known: HandedOut, found: Standing, folder: int) -> bool:
+        """Let a folder have the name of a file that nobody touched. False when somebody did; Raced as in `update`."""
+        held = self._untouched(found, known)
+        if held is None:
+            return False
+        above, _, name = path.rpartition("/")
+        if not self.swaps.make_folder(folder, above, name, found.descriptor, held, known.sha256):
+            raise Raced
+        return True
+
+    def replace_folder(self, place: Place, given: Mapping[str, tuple[str, int]], folder: int) -> Placed:
+        """Let the file have the name of a folder in which nobody touched what was `given`, or put it beside."""
+        item, known = place.item, place.known
+        if known and known.sha256 == item.sha256:
+            return Placed(UNCHANGED, item.path)
+        if not self._is_untouched_folder(place.name, folder, given):
+            return self._put_beside(place, folder, "the student has made something of the folder of that name")
+        with place.content.draft(folder, item.mode) as draft:
+            if not self.swaps.replace_folder(draft, place.above, place.name, given):
+                raise Raced
+            return replace(outcomes.stands(UPDATED, item, os.fstat(draft.descriptor)), detail="it was a folder")
+
+    def _is_untouched_folder(self, name: str, folder: int, given: Mapping[str, tuple[str, int]]) -> bool:
+        below = drafts.open_folder(name, folder)
+        try:
+            return given_folders.is_untouched(below, given, self.spool.tick)
+        except PermissionError:
+            return False  # the student has shut a part of it
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+        finally:
+            os.close(below)
+
+    def put_into_folder_beside(self, place: Place, file: str, target: int) -> Placed:
+        """The student's file, at this path below the target, has the name of a folder on the way to the item."""
+        item = place.item
+        reason = f"the student's {file} has the name of its folder"
+        for number in range(1, _MOST_BESIDE + 1):
+            above = folder_beside(item.path, file, "update", self.day, number)
+            name = item.path.rpartition("/")[2]
+            folder = standing.enter(target, above, can_make=True)
+            try:
+                with place.content.draft(folder, item.mode) as draft:
+                    status = self._status_once_there(draft, name, item, folder)
+            finally:
+                os.close(folder)
+            if status is not None:
+                path = files.join(above, name)
+                records = {item.path: given(item, UNRELATED), path: record(item, status)}
+                return Placed(BESIDE, item.path, path, reason, outcomes.notebook_sha256(item), records)
+        raise InTheWay(f"there are {_MOST_BESIDE} newer versions beside it")
+
+    def _status_once_there(self, draft: drafts.Draft, name: str, item: Item, folder: int) -> os.stat_result | None:
+        """Of the file when it got the name or has it already; None when the name is another's."""
+        try:
+            draft.appear(name)
+        except FileExistsError:
+            return self._status_if_same(name, item, folder)
+        return os.fstat(draft.descriptor)
 
     def _untouched(self, found: Standing, known: HandedOut) -> leases.Hold | None:
         """How the file is held when it is as we wrote it and nobody has it open for writing; None otherwise.
@@ -126,13 +190,8 @@ class Updates:
         """The first free name for a new version; one that holds it already (from a run that crashed) will do."""
         for number in range(1, _MOST_BESIDE + 1):
             beside = swaps.beside_name(name, "update", self.day, number)
-            try:
-                draft.appear(beside)
-            except FileExistsError:
-                if (status := self._status_if_same(beside, item, folder)) is not None:
-                    return beside, status
-            else:
-                return beside, os.fstat(draft.descriptor)
+            if (status := self._status_once_there(draft, beside, item, folder)) is not None:
+                return beside, status
         raise InTheWay(f"there are {_MOST_BESIDE} newer versions beside it")
 
     def _status_if_same(self, name: str, item: Item, folder: int) -> os.stat_result | None:
@@ -141,3 +200,10 @@ class Updates:
                 return found.status if found and found.has(item.sha256, item.size, self.spool.tick) else None
         except InTheWay:
             return None
+
+
+def folder_beside(path: str, file: str, word: str, day: str, number: int) -> str:
+    """The folder for what belongs to `path` where the file has the name of one of its folders: beside the file."""
+    above, _, name = file.rpartition("/")
+    beside = files.join(above, swaps.beside_name(name, word, day, number))
+    return f"{beside}{path.rpartition('/')[0][len(file) :]}"

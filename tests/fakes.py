@@ -69,6 +69,9 @@ class FakeAccounts:
     def members_of(self, group: str) -> frozenset[str]:
         return frozenset(self.members.get(group, ()))
 
+    def gid_of(self, group: str) -> int | None:
+        return self.gids.get(group)
+
     def is_locked(self, account: Account) -> bool:
         return account.username in self.locked
 
@@ -111,6 +114,9 @@ class FakeAccounts:
     def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
         for uid, name in enumerate(SYSTEM_ACCOUNTS, start=900):
             self.accounts.setdefault(name, Account(name, uid, uid, Path("/nonexistent"), "/usr/sbin/nologin"))
+
+    def objections_to_system_accounts(self) -> tuple[str, ...]:
+        return tuple(f"there is a group {name}" for name in SYSTEM_ACCOUNTS if name in self.gids)
 
     # Changing.
 

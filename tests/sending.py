@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from nblauncher import delivery, material
-from nblauncher.model import Account, HandedOut, Material
+from nblauncher.model import FORGOTTEN, Account, HandedOut, Material
 from nblauncher.objects import ObjectStore
 
 DAY = date(2026, 11, 20)
@@ -49,6 +49,8 @@ class Teacher:
         with material.spool(source, self.owner, paths, spool, versions=self.versions, bases=bases) as bundle:
             sent = delivery.deliver(account, TARGET, items, bundle, dict(ledger), DAY, stall=stall, longest=longest)
         ledger.update(sent.handed_out)
+        for path in [path for path, known in ledger.items() if known == FORGOTTEN]:
+            del ledger[path]
         return sent
 
 

@@ -36,6 +36,9 @@ class Accounts(Protocol):
     def members_of(self, group: str) -> frozenset[str]:
         """Names in a supplementary group; empty when there is no such group."""
 
+    def gid_of(self, group: str) -> int | None:
+        """The number of a group, from every source; None when there is no such group."""
+
     def is_locked(self, account: Account) -> bool:
         """Whether neither password nor key opens it."""
 
@@ -93,6 +96,9 @@ class Accounts(Protocol):
 
     def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
         """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged."""
+
+    def objections_to_system_accounts(self) -> tuple[str, ...]:
+        """Why `ensure_system_accounts` would refuse those that are there, one each; looks only."""
 
     def idle_builder(self) -> Account:
         """The system account that builds packages, after its processes and whatever it has on this host were removed.

@@ -65,6 +65,10 @@ class LinuxAccounts:
         found = passwd.find_group(group)
         return frozenset() if found is None else frozenset(found.gr_mem)
 
+    def gid_of(self, group: str) -> int | None:
+        found = passwd.find_group(group)
+        return None if found is None else found.gr_gid
+
     def is_locked(self, account: Account) -> bool:
         fields = passwd.shadow_fields(account.username)
         return fields is not None and fields[1].startswith("!") and fields[7] == _EXPIRED
@@ -102,6 +106,19 @@ class LinuxAccounts:
             if self.lookup(username) is None:
                 shadow_tool(*_useradd_system(username), locks=locks)
             self._refuse_unless_unprivileged(username)
+
+    def objections_to_system_accounts(self) -> tuple[str, ...]:
+        found = []
+        for username in SYSTEM_ACCOUNTS:
+            if self.lookup(username) is None:
+                if passwd.find_group(username) is not None:
+                    found.append(f"there is a group {username}, which is the name of an account of nblauncher's")
+                continue
+            try:
+                self._refuse_unless_unprivileged(username)
+            except RefusedError as error:
+                found.append(error.problem)
+        return tuple(found)
 
     def idle_builder(self) -> Account:
         self._refuse_unless_unprivileged(_BUILDER)

@@ -103,17 +103,21 @@ def check_command(call: Call, files: tuple[Path, ...], as_json: bool, security: 
         opened = open_session(call)
         session.require_root(opened.caller, "check --security")
         findings = trial.findings(opened.host)
+        verdict = trial.verdict(findings)
     else:
-        findings = known.findings(session.caller(os.environ), call.config, files)
+        who = session.caller(os.environ)
+        findings = known.findings(who, call.config, files)
+        verdict = check.verdict(findings, is_root=who.is_root)
     is_good = check.is_good(findings)
     problems = [f"{one.subject}: {one.message}" for one in findings if one.level == "problem"]
     talk.answer(
         call,
-        render.findings_text(findings),
+        f"{render.findings_text(findings)}\n\n{verdict}",
         0 if is_good else 1,
         status="ok" if is_good else "failed",
         errors=problems,
         findings=[render.finding_entry(one) for one in findings],
+        verdict=verdict,
     )
     return 0 if is_good else 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pwd
 import re
@@ -13,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import nblauncher
-from nblauncher import cgroups, examining, limits, material, memory, moments, namespaces, quotas
+from nblauncher import cgroups, limits, memory, moments, namespaces, quotas
 from nblauncher import roster as rosters
 from nblauncher import settings as config
 from nblauncher.assignments import Known as Outline
@@ -22,7 +21,6 @@ from nblauncher.course import STATE_ROOT
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.forkserver import trusted
 from nblauncher.frontends import FrontEnd
-from nblauncher.host import Host
 from nblauncher.inputs import read_trusted
 from nblauncher.model import Roster
 from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
@@ -32,7 +30,7 @@ from nblauncher.printable import printable
 from nblauncher.requirements import Requirements
 from nblauncher.settings import Settings
 
-__all__ = ["Finding", "Known", "checks", "is_good", "known_of", "read_inputs"]
+__all__ = ["Finding", "Known", "checks", "is_good", "read_inputs", "verdict"]
 
 
 Contents = dict[str, bytes]
@@ -55,10 +53,14 @@ class Known:
     homes: Mapping[str, Path] = field(default_factory=dict)
     """The students' homes, also those that setup would make."""
     owner_home: Path | None = None
-    objections: Mapping[str, str] = field(default_factory=dict)
-    """Usernames of the roster that this host cannot take, and why."""
-    served: frozenset[str] = frozenset()
-    """Students whose servers run."""
+    objections: Sequence[str] = ()
+    """Rows of the roster that this host cannot take, a line each."""
+    taken_homes: Sequence[Path] = ()
+    """Homes of accounts that setup would make, where something is already."""
+    refusals: Sequence[Finding] = ()
+    """What else `setup` or `launch` would stop at."""
+    served: frozenset[str] | None = frozenset()
+    """Students whose servers run; None where only root could tell."""
     packages: Requirements | None = None
     """What the course asks for."""
     folders: Outline | None = None
@@ -66,7 +68,7 @@ class Known:
     captured: frozenset[str] = frozenset()
     """Deadlines by name of which something is in the store."""
     notebooks: Mapping[str, str] = field(default_factory=dict)
-    """Notebooks of the material that are none, and why."""
+    """Notebooks of the material that are not valid, and why."""
     frontend: FrontEnd | None = None
     """Of this course on this host; without it names and certificate are not looked at."""
 
@@ -80,7 +82,7 @@ def checks(
     what depends on it is left out. Runs as whoever calls; as root it sees more.
     """
     known = known or Known()
-    found = [*inputs(settings, roster, problems), *machine(ask)]
+    found = [*inputs(settings, roster, problems), *known.refusals, *machine(ask)]
     if settings is not None:
         if settings.notebook.spawner == "forkserver":
             found.append(system.preloading(trusted.objections()))
@@ -146,68 +148,24 @@ def _problems_of(error: InputError | RefusedError) -> list[str]:
     return list(error.problems)
 
 
-def known_of(
-    host: Host,
-    roster: Roster | None,
-    own_ports: frozenset[int] = frozenset(),
-    served: frozenset[str] = frozenset(),
-) -> Known:
-    """What the ledger knows, which only root reads; others get the rest. HostError when it is damaged."""
-    usernames = roster.usernames if roster else ()
-    planned = host.settings.accounts
-    homes = {name: planned.home / name for name in usernames if planned.create}
-    known = Known(
-        own_ports=own_ports,
-        homes=homes,
-        owner_home=host.owner.home,
-        served=served,
-        notebooks=_broken_notebooks(host),
-        frontend=host.frontend,
-    )
-    try:
-        claims = host.ledger.claims()
-    except RefusedError:
-        return known
-    ports_of = {record.course: {record.front_port} for record in host.ledger.courses()}
-    for port, (holder, _username) in host.ledger.ports().items():
-        ports_of.setdefault(holder, set()).add(port)
-    return dataclasses.replace(
-        known,
-        allotted_ports=frozenset(ports_of.pop(host.settings.course, ())) - {host.settings.web.port},
-        other_courses=ports_of,
-        own_uids=host.ledger.spent_uids() | {claim.account.uid for claim in claims.values()},
-        members=frozenset(host.ledger.members(host.settings.course)),
-        captured=frozenset(one.name for one in host.course_ledger.captures() if one.retrieved),
-        homes=homes | {name: claim.account.home for name, claim in claims.items()},
-        objections={
-            name: why for name in usernames if name not in claims and (why := _objection(host, name, planned.create))
-        },
-    )
-
-
-def _broken_notebooks(host: Host) -> Mapping[str, str]:
-    """Read as the owner, whom only root and the owner can be; nothing where there is no material to read."""
-    if os.geteuid() not in (0, host.owner.uid):
-        return {}
-    source = host.settings.material
-    try:
-        index = material.index(source, host.owner)
-        return examining.faults(host.owner, source.source, (item.path for item in index.items))
-    except InputError:
-        return {}
-
-
-def _objection(host: Host, username: str, creates: bool) -> str:
-    """Why a name of the roster that we have no claim on cannot be a student here; empty when it can."""
-    found = host.accounts.lookup(username)
-    if creates:
-        return "" if found is None else f"there is an account of this name (uid {found.uid}) that we did not make"
-    return "there is no account of this name" if found is None else host.accounts.objection(found) or ""
-
-
 def is_good(findings: Sequence[Finding]) -> bool:
     """Whether a class can start: warnings are allowed."""
     return all(finding.level != "problem" for finding in findings)
+
+
+def verdict(findings: Sequence[Finding], *, is_root: bool) -> str:
+    """What it all comes to, in one line."""
+    levels = [finding.level for finding in findings]
+    warnings = _counted(levels.count("warning"), "warning")
+    blind = "" if is_root else " Without root not everything could be looked at."
+    if not is_good(findings):
+        problems = _counted(levels.count("problem"), "problem")
+        return f"{problems}: setup or launch would refuse. {warnings}.{blind}"
+    return f"Ready{f', with {warnings}' if 'warning' in levels else ''}.{blind}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def inputs(settings: Settings | None, roster: Roster | None, problems: Sequence[str]) -> Iterator[Finding]:
@@ -217,6 +175,12 @@ def inputs(settings: Settings | None, roster: Roster | None, problems: Sequence[
         yield ok("config", f"{printable(str(settings.file or 'built in'))} for the course {settings.course}")
     if roster is not None:
         yield ok("roster", f"{len(roster)} students")
+        for column, meant in rosters.overlooked(roster):
+            yield warning(
+                "roster",
+                f'the column "{printable(column)}" is kept and not used; is it the students\' {meant}?',
+                f"Call one column {meant}, if it is.",
+            )
 
 
 def machine(ask: Ask) -> Iterator[Finding]:
@@ -237,13 +201,14 @@ def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[
     """Folders that must not lie where they lie, and room in memory and on the disks."""
     for words in config.conflicts(settings, known.homes, known.owner_home):
         yield problem("folders", words, "Choose another folder.")
-    yield storage.main_memory(
-        memory.room(),
-        settings.notebook.spawner,
-        len(roster or ()),
-        len(known.served),
-        on_demand=settings.notebook.start == "on-demand",
-    )
+    if known.served is not None:
+        yield storage.main_memory(
+            memory.room(),
+            settings.notebook.spawner,
+            len(roster or ()),
+            len(known.served),
+            on_demand=settings.notebook.start == "on-demand",
+        )
     disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
     yield from storage.room(disks, len(roster or ()))
 
@@ -320,8 +285,13 @@ def past_deadlines(settings: Settings, captured: Collection[str], now: datetime)
 
 
 def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
-    for username, why in known.objections.items():
-        yield problem("roster", f"{username}: {why}", "Choose another username.")
+    for words in known.objections:
+        yield problem("roster", words, "Choose another username.")
+    for home in known.taken_homes:
+        shown = printable(str(home))
+        yield problem(
+            "homes", f"{shown} is there already, perhaps from an earlier account", f"Run `mv {shown} {shown}.old`."
+        )
     yield identities.account_sources(_text("/etc/nsswitch.conf"), creates=settings.accounts.create)
     yield from identities.new_accounts(settings.accounts, _text("/etc/shells"))
     if settings.accounts.create:

@@ -27,6 +27,9 @@ AT_ONCE = 2
 _NAMED = 5
 """Files that a note lists by name."""
 
+AllHandedOut = Mapping[str, Mapping[str, Mapping[str, HandedOut]]]
+"""kind → username → path."""
+
 MATERIAL = "material"
 PROFILE = "profile"
 
@@ -117,14 +120,7 @@ def prepare(host: Host, usernames: Sequence[str], *, restores_deleted: bool = Fa
     outgoing = read(host, restores_deleted=restores_deleted, only_new=only_new)
     handed_out = {parcel.kind: host.course_ledger.all_handed_out(parcel.kind) for parcel in outgoing.parcels}
     remarks = (*notes(usernames, facts), *_unserved(usernames, facts), *_left_out(outgoing))
-    going = {
-        item.path
-        for parcel in outgoing.parcels
-        if parcel.kind == MATERIAL
-        for name in served
-        for item in outgoing.pending(parcel, handed_out[parcel.kind].get(name, {}))
-    }
-    remarks += _broken(host, going)
+    remarks += broken(host, served, facts, outgoing, handed_out)
     return Plan((*plan(served, facts, outgoing, handed_out), *first_time(served, facts)), remarks)
 
 
@@ -132,14 +128,14 @@ def plan(
     usernames: Sequence[str],
     facts: Facts,
     outgoing: Outgoing,
-    handed_out: Mapping[str, Mapping[str, Mapping[str, HandedOut]]],
+    handed_out: AllHandedOut,
 ) -> tuple[Phase, ...]:
-    """Who still lacks what. `handed_out` is kind → username → path; that of another account of the name is void."""
+    """Who still lacks what."""
     lacking: dict[str, None] = {}
     needed = {parcel.kind: Needed() for parcel in outgoing.parcels}
     for name in usernames:
         for parcel in outgoing.parcels:
-            given = handed_out.get(parcel.kind, {}).get(name, {}) if name in facts.with_records else {}
+            given = _given(name, parcel, facts, handed_out)
             items = outgoing.pending(parcel, given)
             if items:
                 lacking[name] = None
@@ -166,7 +162,7 @@ def first_time(usernames: Sequence[str], facts: Facts) -> tuple[Phase, ...]:
 def unsent(
     usernames: Sequence[str],
     outgoing: Outgoing,
-    handed_out: Mapping[str, Mapping[str, Mapping[str, HandedOut]]],
+    handed_out: AllHandedOut,
 ) -> tuple[str, ...]:
     """In words, what these students were not given yet."""
     lacking: dict[str, int] = {}
@@ -300,8 +296,22 @@ def _left_out(outgoing: Outgoing) -> tuple[str, ...]:
     )
 
 
-def _broken(host: Host, paths: Collection[str]) -> tuple[str, ...]:
-    """Notebooks that go out and that no student can open. They are the teacher's to mend."""
+def _given(username: str, parcel: Parcel, facts: Facts, handed_out: AllHandedOut) -> Mapping[str, HandedOut]:
+    """What was given to another account of the name is void."""
+    return handed_out.get(parcel.kind, {}).get(username, {}) if username in facts.with_records else {}
+
+
+def broken(
+    host: Host, usernames: Sequence[str], facts: Facts, outgoing: Outgoing, handed_out: AllHandedOut
+) -> tuple[str, ...]:
+    """Notebooks that go out to these students and that nobody can open. They are the teacher's to mend."""
+    paths = {
+        item.path
+        for parcel in outgoing.parcels
+        if parcel.kind == MATERIAL
+        for name in usernames
+        for item in outgoing.pending(parcel, _given(name, parcel, facts, handed_out))
+    }
     try:
         found = examining.faults(host.owner, host.settings.material.source, paths)
     except HostError as error:

@@ -102,7 +102,7 @@ def open_session(
         students, contents = None, {"notebooks.cfg": inputs.read_trusted(file, allowed_uids=trusted)}
         parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=check.uid_min())
     if not takes_over:
-        _refuse_another_place(who, parsed.course, file)
+        refuse_another_place(who, parsed.course, file)
     owner = owner_of(who, parsed, takes_over=takes_over)
     _refuse_conflicts(who, parsed, owner)
     return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
@@ -138,8 +138,8 @@ def require_root(who: Caller, command: str) -> None:
         raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")
 
 
-def _refuse_another_place(who: Caller, course: str, file: Path) -> None:
-    """Two folders whose configs name the same course would act on one class: stop it, or delete it."""
+def refuse_another_place(who: Caller, course: str, file: Path) -> None:
+    """Two folders whose configs name the same course would act on one class: stop it, or delete it. RefusedError."""
     record = HostLedger(host_database()).course(course) if who.is_root else None
     if record is None or not record.config or _is_same(record.config, file):
         return

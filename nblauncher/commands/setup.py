@@ -41,8 +41,7 @@ def plan(
 
     Raises InputError naming every row whose name we must not touch; nothing was changed then.
     """
-    problems = [problem for student in wanted if (problem := _objection(student, facts, settings))]
-    if problems:
+    if problems := objections(wanted, facts, settings):
         raise InputError(problems, "Nothing was changed.")
     fresh = [name for name in wanted.usernames if facts.state(name) in _NEW] if settings.accounts.create else []
     half_made = [name for name in wanted.usernames if _is_half_made(name, facts)]
@@ -270,6 +269,11 @@ class AcceptInputs:
             hashes.write_private(host.paths.accepted / name, content)
 
 
+def objections(wanted: Roster, facts: Facts, settings: Settings) -> list[str]:
+    """A line for each row whose name this host cannot take."""
+    return [problem for student in wanted if (problem := _objection(student, facts, settings))]
+
+
 def _objection(student: Student, facts: Facts, settings: Settings) -> str:
     name, state = student.username, facts.state(student.username)
     where = f"students.csv line {student.line}: " if student.line else ""
@@ -288,7 +292,17 @@ def _objection(student: Student, facts: Facts, settings: Settings) -> str:
         return f'{where}"{name}" is an existing account that is not ours ({why})'
     if state is AccountState.GUEST and name in facts.claims:
         return f'{where}"{name}" was recorded as a guest (accounts.create: false); it stays one'
+    if name in facts.groups and not _is_group_of_half_made(name, facts):
+        return (
+            f'{where}"{name}" is the name of a group of this host (gid {facts.groups[name]}), and each account needs a '
+            "group of its own name"
+        )
     return ""
+
+
+def _is_group_of_half_made(name: str, facts: Facts) -> bool:
+    """Left by a useradd that was killed: it goes with the rest of the half account."""
+    return facts.state(name) is AccountState.HALF_MADE and facts.groups[name] == facts.claims[name].account.uid
 
 
 def _is_half_made(name: str, facts: Facts) -> bool:
@@ -398,7 +412,8 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
     others = [name for name in wanted.usernames if name in facts.with_material]
     unsent = send.unsent(others, outgoing, handed_out)
-    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent)
+    invalid = send.broken(host, newcomers, facts, outgoing, handed_out)
+    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent, *invalid)
     return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
 
 

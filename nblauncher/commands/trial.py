@@ -15,7 +15,7 @@ import os
 import pwd
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -81,6 +81,13 @@ def findings(host: Host) -> list[Finding]:
         found += _over_the_web(host, pair)
         found += [_judged(place, name, got, host) for place, name, got in trial_effects.tried(host, pair)]
     return found
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """What it all comes to, in one line."""
+    levels = [finding.level for finding in findings]
+    known = f", {count} known limits" if (count := levels.count("warning")) else ""
+    return f"{levels.count('ok')} of {len(levels)} attacks were held{known}, {levels.count('problem')} were not."
 
 
 def _judged(place: str, attack: str, got: str, host: Host) -> Finding:

@@ -125,11 +125,13 @@ def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoRetur
 
 def _live(request: Request, output: int, *keep: int) -> int:
     account = request.place.account
+    command_line = privileges.command_line()
     children.settle(Child(account, (), {}, keep, account.home, request.place.sandbox), output)
     renewal.use_pythons_signals()
     renewal.renew(request.environment)
     sys.argv[:] = ["nblauncher.server"]
     privileges.set_name("notebook-server")
+    privileges.set_command_line(command_line, (sys.executable, "-I", "-m", "nblauncher.server"))
     # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
     privileges.set_dumpable(True)
     return _serve(request, list(keep))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from nblauncher.ledger.database import Database
-from nblauncher.model import GONE, Deadline, HandedOut
+from nblauncher.model import FORGOTTEN, GONE, Deadline, HandedOut
 
 SCHEMA = """
 CREATE TABLE students (
@@ -232,12 +232,19 @@ class CourseLedger:
             )
 
     def record_handed_out(self, username: str, kind: str, files: Mapping[str, HandedOut]) -> None:
+        """A path that is FORGOTTEN has no record any more."""
+        forgotten = [path for path, one in files.items() if one == FORGOTTEN]
         with self._database.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM handed_out WHERE username = ? AND kind = ? AND path = ?",
+                [(username, kind, path) for path in forgotten],
+            )
             connection.executemany(
                 "INSERT OR REPLACE INTO handed_out VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (username, kind, path, one.sha256, one.size, one.mtime_ns, one.inode, one.ctime_ns, one.base)
                     for path, one in files.items()
+                    if one != FORGOTTEN
                 ],
             )
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from nblauncher.accounts import home_folders
+from nblauncher.errors import RefusedError
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
 from nblauncher.settings import AccountSettings
@@ -90,14 +92,13 @@ def new_accounts(settings: AccountSettings, shells: str) -> Iterator[Finding]:
     """The folder for homes and the login shell. `shells` is the text of /etc/shells."""
     if not settings.create:
         return
-    if not settings.home.is_dir():
-        yield problem("homes", f"{printable(str(settings.home))} is not a folder", "Make it, or set accounts.home.")
-    elif settings.home.stat().st_uid != 0 or settings.home.stat().st_mode & 0o022:
-        yield problem(
-            "homes",
-            f"others than root can write {printable(str(settings.home))} and replace homes in it",
-            f"Run `chown root {printable(str(settings.home))}` and `chmod go-w` on it.",
-        )
+    try:
+        home_folders.refuse_unsafe_root(settings.home)
+    except PermissionError as error:
+        hint = "Run `sudo nblauncher check`."
+        yield warning("homes", f"the way to {printable(str(settings.home))} cannot be looked at: {error}", hint)
+    except RefusedError as error:
+        yield problem("homes", printable(error.problem), printable(error.hint) or "Choose another accounts.home.")
     if not Path(settings.shell).is_file() or not os.access(settings.shell, os.X_OK):
         yield problem("shell", f"{printable(settings.shell)} is not a program", "Set accounts.shell.")
     elif settings.shell not in {line.strip() for line in shells.splitlines()}:

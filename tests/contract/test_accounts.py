@@ -299,6 +299,18 @@ def test_a_group_has_the_members_it_is_given(accounts):
     assert accounts.members_of(GROUP) == frozenset()
 
 
+def test_a_group_has_a_number_and_what_is_not_there_has_none(accounts):
+    made = accounts.create(ADA)
+    assert accounts.gid_of(ADA.username) == made.gid
+    accounts.delete(made)
+    assert accounts.gid_of(ADA.username) is None
+
+
+def test_system_accounts_that_we_made_are_no_obstacle(accounts):
+    accounts.ensure_system_accounts()
+    assert accounts.objections_to_system_accounts() == ()
+
+
 def test_only_a_courses_group_is_touched(accounts):
     made = accounts.create(ADA)
     for act in (accounts.ensure_group, accounts.remove_group):

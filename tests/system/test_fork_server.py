@@ -53,10 +53,9 @@ def nobody_runs(course: RunningClass) -> Iterator[None]:
     course.supervisor.stop_servers(grace=5)
 
 
-def module_of(pid: int) -> str:
-    """What the process's command line runs."""
-    words = psutil.Process(pid).cmdline()
-    return words[words.index("-m") + 1]
+def is_forked(pid: int) -> bool:
+    """Only a forked server calls itself something; a program is called as what runs it."""
+    return Path(f"/proc/{pid}/comm").read_text() == "notebook-server\n"
 
 
 def fork_server(course: RunningClass) -> psutil.Process | None:
@@ -129,10 +128,10 @@ def seen_in_a_cell(course: RunningClass, account: Account, port: int, code: str)
 
 def test_a_forked_server_is_to_the_kernel_what_a_started_one_is(course, ada):
     seen = {}
-    for spawner, module in (("process", EXECED), ("forkserver", FORKED)):
+    for spawner in ("process", "forkserver"):
         course.ready((ada, ADA), spawner=spawner)
         pid = course.handle(ada).pid
-        assert module_of(pid) == module
+        assert is_forked(pid) == (spawner == "forkserver")
         seen[spawner] = (facts(pid), kinds_of_descriptors(pid))
         course.supervisor.stop_servers(grace=5)
     assert seen["forkserver"] == seen["process"]
@@ -197,6 +196,13 @@ def test_the_fork_server_has_one_thread_and_no_event_loop(course, ada):
     assert not [link for link in kinds_of_descriptors(server.pid) if "eventpoll" in link]
 
 
+def test_ps_shows_a_server_and_not_the_fork_server(course, ada):
+    loaded(course)
+    course.ready((ada, ADA))
+    pid = course.handle(ada).pid
+    assert is_forked(pid) and psutil.Process(pid).cmdline()[1:] == ["-I", "-m", EXECED]
+
+
 def test_how_a_forked_server_ended_is_known_and_it_is_forked_again(course, ada):
     loaded(course)
     course.ready((ada, ADA))
@@ -204,18 +210,18 @@ def test_how_a_forked_server_ended_is_known_and_it_is_forked_again(course, ada):
     os.kill(before.pid, signal.SIGKILL)
     eventually(lambda: course.report(ada).state is ServerState.READY and course.handle(ada) != before)
     assert course.report(ada).reason == "killed by SIGKILL; it was started again"
-    assert module_of(course.handle(ada).pid) == FORKED
+    assert is_forked(course.handle(ada).pid)
 
 
 def test_a_killed_fork_server_costs_nobody_anything_and_is_replaced(course, ada, bob):
     first = loaded(course)
     course.ready((ada, ADA))
     handle = course.handle(ada)
-    assert module_of(handle.pid) == FORKED
+    assert is_forked(handle.pid)
     first.kill()
     eventually(lambda: fork_server(course) not in (None, first) and is_loaded(course))
     course.ready((bob, BOB))
-    assert module_of(course.handle(bob).pid) == FORKED
+    assert is_forked(course.handle(bob).pid)
     assert course.handle(ada) == handle and course.report(ada).state is ServerState.READY
 
 
@@ -245,7 +251,7 @@ def test_nonsense_is_refused_and_the_fork_server_goes_on(course, ada, packet):
     with link_of(supervisor, server.pid) as link:
         link.send(packet)
     course.ready((ada, ADA))
-    assert fork_server(course) == server and module_of(course.handle(ada).pid) == FORKED
+    assert fork_server(course) == server and is_forked(course.handle(ada).pid)
     assert "refused a request" in (course.paths.logs / "_fork-server.log").read_text()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher.delivery import BESIDE, BLOCKED, MERGED, NEW, UPDATED
+from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, REPLACED, UNCHANGED, UPDATED
 from nblauncher.errors import HostError, RefusedError
 from tests.sending import TARGET, Teacher, content_of, told
 from tests.students import as_student, become, made_account
@@ -237,6 +240,51 @@ def test_a_folder_that_is_swapped_for_a_link_while_files_are_merged_leads_nowher
     assert {file.read_text() for file in trap.iterdir()} == {"ONE\ntwo\nthree\n"}
     assert sorted(file.name for file in trap.iterdir()) == ["file0", "file1"]
     assert reached & {MERGED, BLOCKED}
+
+
+def turn_for_ever(trap):
+    """Runs as the student: `lab1` is a file, a folder with work in it, a link and nothing, in no order of ours."""
+    for number in itertools.count():
+        with contextlib.suppress(OSError):
+            os.rename("lab1", f"was{number % 3}")
+        with contextlib.suppress(OSError):
+            if number % 3 == 0:
+                os.mkdir("lab1")
+                os.close(os.open(f"lab1/mine{number % 50}", os.O_CREAT | os.O_WRONLY, 0o600))
+            elif number % 3 == 1:
+                os.symlink(trap, "lab1")
+            else:
+                os.rename(f"was{(number + 1) % 3}", "lab1")
+
+
+def test_a_student_who_turns_files_into_folders_while_the_material_does_gains_and_loses_nothing(teacher, eve, trap):
+    teacher.send(eve)
+    as_student(eve, Path.write_text, Path("work"), "mine")
+    attacker = os.fork()
+    if attacker == 0:
+        try:
+            become(eve)
+            turn_for_ever(trap)
+        finally:
+            os._exit(1)
+    reached = set()
+    try:
+        for version in range(20):
+            lab = teacher.source / "lab1"
+            if lab.is_dir():
+                shutil.rmtree(lab)
+                teacher.write("lab1", f"version {version}")
+            else:
+                lab.unlink()
+                teacher.write("lab1/a", f"version {version}")
+            reached |= set(told(teacher.send(eve)).values())
+    finally:
+        os.kill(attacker, signal.SIGKILL)
+        os.waitpid(attacker, 0)
+    assert list(trap.iterdir()) == []
+    assert (eve.home / TARGET / "work").read_text() == "mine"
+    assert reached & {UPDATED, NEW, BESIDE, BLOCKED}
+    assert set(told(teacher.send(eve)).values()) <= {NEW, UPDATED, UNCHANGED, REPLACED, BESIDE, KEPT, BLOCKED, DELETED}
 
 
 def test_planted_names_of_ours_gain_nothing(teacher, eve, trap):

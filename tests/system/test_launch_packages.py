@@ -259,7 +259,7 @@ def test_a_low_ulimit_of_roots_shell_reaches_no_kernel(client, said):
 
 
 def test_a_message_of_fifty_megabytes_arrives(client, said):
-    """A file that is dropped on a widget comes so; above the size that is taken the connection just closes."""
+    """A file that is dropped on a widget comes so; what is too large is told in test_server.py."""
     kernel = client.start_kernel()
     with client.notebook(kernel) as tab:
         content = {"code": "print(6 * 7)", "silent": False, "store_history": False, "file": "x" * 50_000_000}

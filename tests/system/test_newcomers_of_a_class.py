@@ -39,6 +39,18 @@ def test_new_material_goes_to_newcomers_alone_and_a_note_names_it(room, command)
     assert all((room.home(name) / "tutorial" / solutions.name).exists() for name in room.names)
 
 
+@pytest.mark.parametrize("command", ["reload", "setup"])
+def test_a_notebook_that_nobody_can_open_is_named_when_it_is_handed_out(room, command):
+    broken = room.folder / "material" / "broken.ipynb"
+    broken.write_text("{\n<<<<<<< HEAD\n}")
+    try:
+        room.write([*room.names, f"nbtncb{command}"])
+        assert "broken.ipynb: not a valid notebook: line 2 is a merge marker" in room.run(command).stderr
+        assert "not a valid notebook" not in room.run("setup").stderr  # it goes to nobody
+    finally:
+        broken.unlink()
+
+
 def test_setup_of_one_says_nothing_of_the_others(room):
     answer = room.run("setup", "--only", ADA)
     assert "no longer in the roster" not in answer.stderr

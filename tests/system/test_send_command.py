@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -55,6 +56,45 @@ def test_the_untouched_is_updated_the_edited_kept_and_the_deleted_left(taught):
     reasons = {one["path"]: one["reason"] for one in students[ADA]["exceptions"]}
     assert "the same lines" in reasons["sheet.txt"] and "deleted by the student" in reasons["gone.txt"]
     assert taught.sudo("send").stdout == "send: nothing to do.\n"
+
+
+def test_a_file_that_became_a_folder_reaches_everybody_and_comes_back_from_history(taught):
+    taught.teach("part", "one")
+    taught.teach("sheets/a", "one")
+    taught.sudo("send")
+    edit(ADA, "echo mine > tutorial/part; echo mine > tutorial/sheets/a")
+    taught.sudo("snapshot")
+    before = datetime.now().astimezone().isoformat()
+    for old in ("part", "sheets/a"):
+        (taught.folder / "material" / old).unlink()
+    (taught.folder / "material/sheets").rmdir()
+    taught.teach("part/a", "two")
+    taught.teach("sheets", "two")
+    try:
+        students = taught.sudo_json("send")
+        changes = {(one["path"], one["change"]): one["detail"] for one in students[BOB]["changes"]}
+        assert changes[("part", "updated")] == "it is a folder now"
+        assert changes[("sheets", "updated")] == "it was a folder"
+        assert (taught.tutorial(BOB) / "part/a").read_text() == (taught.tutorial(BOB) / "sheets").read_text() == "two"
+        news = (taught.tutorial(BOB) / "News from your teacher.md").read_text()
+        assert "`part`: a folder now" in news
+        ada = taught.tutorial(ADA)
+        assert (ada / "part").read_text() == (ada / "sheets/a").read_text() == "mine\n"
+        assert {one["change"] for one in students[ADA]["changes"] if one["path"] in ("part/a", "sheets")} == {
+            "conflict"
+        }
+        assert [file.read_text() for file in ada.glob("part (update *)/a")] == ["two"]
+        assert [file.read_text() for file in ada.glob("sheets (update *)")] == ["two"]
+        assert taught.sudo("send").stdout == "send: nothing to do.\n"
+        taught.sudo("snapshot")
+        assert "present" in taught.sudo("history", BOB, "part/a").stdout
+        said = taught.sudo("restore", BOB, "sheets/a", "--at", before).stdout
+        assert "sheets (version " in said
+        assert [file.name.startswith("a (version ") for file in taught.tutorial(BOB).glob("sheets (version *)/*")] == [
+            True
+        ]
+    finally:
+        subprocess.run(["rm", "-r", taught.folder / "material/part", taught.folder / "material/sheets"], check=True)
 
 
 def test_a_student_gets_back_what_was_deleted_by_mistake(taught):

@@ -319,6 +319,29 @@ def test_a_students_other_wishes_are_granted(course):
     subprocess.run(["rm", "-rf", course.bob.home / ".jupyter"], check=True)
 
 
+def test_a_message_that_is_too_large_is_told_in_the_cell_and_the_page_stays_connected(course):
+    def lower() -> None:
+        folder = course.bob.home / ".jupyter"
+        folder.mkdir(exist_ok=True)
+        (folder / "jupyter_server_config.py").write_text("c.ServerApp.max_body_size = 20_000_000\n")
+
+    workers.run_as(course.bob, lower)
+    course.running.supervisor.stop_servers([course.bob.username])
+    course.running.ready((course.bob, BOB_PORT))
+    try:
+        with course.client(course.bob, BOB_PORT) as client:
+            client.sign_in(PASSWORD)
+            with client.notebook(client.start_kernel()) as tab:
+                assert tab.run("print(6 * 7)") == "42\n"
+                cell = tab.begin("import time; time.sleep(5); print('done')")
+                tab.send("shell", "comm_msg", {"comm_id": "x", "data": "x" * 30_000_000})
+                shown = tab.finish(cell)
+                assert "This page sent 30 MB at once, and 20 MB are the most" in shown and shown.endswith("done\n")
+    finally:
+        subprocess.run(["rm", "-rf", course.bob.home / ".jupyter"], check=True)
+    assert "This page sent 30 MB" in (course.running.paths.logs / f"{course.bob.username}.log").read_text()
+
+
 def test_a_servers_start_does_not_ask_npm(course):
     """jupyter_lsp would, which takes long and leaves a folder in the home."""
     assert not (course.bob.home / ".npm").exists()

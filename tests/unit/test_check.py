@@ -17,6 +17,7 @@ import pytest
 from nblauncher import assignments, roster, settings
 from nblauncher.commands import check
 from nblauncher.commands.check import Known, checks
+from nblauncher.commands.known import known_of
 from nblauncher.course import CoursePaths
 from nblauncher.host import Host
 from nblauncher.ledger import CourseLedger, CourseRecord, HostLedger
@@ -136,6 +137,38 @@ def test_warnings_do_not_keep_a_class_from_starting() -> None:
     assert not check.is_good([Finding("problem", "a", "b", "c")])
 
 
+def test_the_last_word_is_whether_a_class_can_start() -> None:
+    fine, doubt, bad = Finding("ok", "a", "b"), Finding("warning", "a", "b", "c"), Finding("problem", "a", "b", "c")
+    assert check.verdict([fine], is_root=True) == "Ready."
+    assert check.verdict([fine, doubt], is_root=True) == "Ready, with 1 warning."
+    assert check.verdict([bad, doubt, bad, doubt], is_root=True) == (
+        "2 problems: setup or launch would refuse. 2 warnings."
+    )
+    assert "Without root" in check.verdict([fine], is_root=False)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "meant"),
+    [
+        ("E-Mail", "ada@uni.edu", "email"),
+        ("Contact", "ada@uni.edu", "email"),
+        ("Full name", "Ada", "name"),
+        ("Extra time (%)", "25", "extra_time"),
+        ("Matrikelnummer", "1815", "student_id"),
+    ],
+)
+def test_a_column_that_looks_like_one_of_ours_and_is_not_used_is_told(header: str, cells: str, meant: str) -> None:
+    students = roster.parse(f"username,{header}\nada,{cells}\n".encode(), "students.csv")
+    _count, found = check.inputs(None, students, [])
+    assert found.level == "warning" and f'"{header}"' in found.message and meant in found.message
+
+
+@pytest.mark.parametrize("header", ["Login name", "Group name", "notes", "name", "mail"])
+def test_other_columns_are_nothing_to_speak_of(header: str) -> None:
+    students = roster.parse(f"username,email,{header}\nada,ada@uni.edu,x\n".encode(), "students.csv")
+    assert levels(list(check.inputs(None, students, []))) == ["ok"]
+
+
 def test_material_in_a_students_home_is_a_problem() -> None:
     course = settings.parse(b"course: a\nmaterial: {source: /data/ada/x}\n", Path("/srv/class/notebooks.cfg"))
     (first, *_) = check.places(course, None, Known(homes={"ada": Path("/data/ada")}))
@@ -154,13 +187,15 @@ def test_what_the_ledger_knows_of_this_course_and_of_others(tmp_path: Path) -> N
     course = settings.parse(b"course: a\n", Path("/srv/class/notebooks.cfg"))
     host = Host(course, ada, people, Page(), ledger, CourseLedger(tmp_path / "a.db"), CoursePaths("a"))
     students = roster.parse(b"username\nada\nbob\nwww\n", "students.csv")
-    known = check.known_of(host, students)
+    known = known_of(host, students)
     assert known.allotted_ports == {8001} and known.other_courses == {"b": {9000, 9001}}
     assert known.own_uids == {20000} and known.members == {"ada"}
     assert known.homes == {"ada": Path("/data/ada"), "bob": Path("/home/bob"), "www": Path("/home/www")}
-    assert known.objections == {"www": "there is an account of this name (uid 33) that we did not make"}
+    assert known.objections == [
+        'students.csv line 4: "www" is an existing account that is not ours (its uid 33 is below 1000)'
+    ]
     (first, *_) = check.accounts(course, students, known)
-    assert (first.level, first.message[:5]) == ("problem", "www: ")
+    assert (first.level, first.message) == ("problem", known.objections[0])
 
 
 # The machine.
@@ -600,7 +635,7 @@ def test_uid_ranges(
 
 def test_homes_and_shell_of_new_accounts(tmp_path: Path) -> None:
     shells = "# shells\n/bin/sh\n"
-    assert levels(list(identities.new_accounts(AccountSettings(home=Path("/usr"), shell="/bin/sh"), shells))) == []
+    assert levels(list(identities.new_accounts(AccountSettings(home=Path("/home"), shell="/bin/sh"), shells))) == []
     gone = AccountSettings(home=tmp_path / "gone", shell="/bin/no-such-shell")
     assert levels(list(identities.new_accounts(gone, shells))) == ["problem", "problem"]
     assert list(identities.new_accounts(AccountSettings(create=False, home=tmp_path / "gone"), shells)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nblauncher import delivery, drafts, leases, material, placing, swaps, workers
-from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, UNCHANGED, UPDATED
+from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, NEW, REPLACED, UNCHANGED, UPDATED
 from nblauncher.errors import HostError, RefusedError
-from nblauncher.model import Account, HandedOut
+from nblauncher.model import FORGOTTEN, Account, HandedOut
 from nblauncher.objects import ObjectStore
 
 DAY = date(2026, 11, 20)
@@ -62,6 +63,7 @@ class Home:
             outcomes.setdefault(path, []).append((outcome, detail) if detail else outcome)
             if record:
                 self.ledger.update({record[0]: HandedOut(*record[1:]) for record in records})
+                self.ledger = {path: known for path, known in self.ledger.items() if known != FORGOTTEN}
         assert failure == ""
         return {path: found[0] if len(found) == 1 else found for path, found in outcomes.items()}
 
@@ -79,7 +81,7 @@ def placed(order):
     os.lseek(output, 0, os.SEEK_SET)
     rows = []
     while (frame := workers.read_frame(output)).header["kind"] != "finish":
-        rows += frame.header["rows"]
+        rows += frame.header.get("rows", ())  # others only say that it is alive
     os.close(output)
     return rows, frame.header["failure"]
 
@@ -279,6 +281,138 @@ def test_a_folder_that_is_replaced_blocks_what_belongs_into_it(home, tmp_path, k
     assert outcomes["lab1"] == NEW
     assert (tmp_path / "elsewhere" / "data").read_text() == "one"
     assert not (tmp_path / "elsewhere" / "more").exists()
+
+
+# A file that became a folder in the material, and a folder that became a file.
+
+
+def test_a_file_that_nobody_touched_becomes_a_folder_and_later_sends_go_on(home):
+    home.send({"lab": "one", "other": "x"})
+    assert home.send({"lab/a": "two", "lab/deep/b": "two"}) == {"lab": REPLACED, "lab/a": NEW, "lab/deep/b": NEW}
+    assert home.read() == {"lab/a": "two", "lab/deep/b": "two", "other": "x"}
+    assert sorted(home.ledger) == ["lab/a", "lab/deep/b", "other"]
+    assert home.send({"lab/a": "three", "lab/deep/b": "two"}) == {"lab/a": UPDATED}
+    assert home.send({"lab/a": "three", "lab/deep/b": "two"}) == {}
+
+
+def test_a_folder_that_nobody_touched_becomes_a_file_and_back(home):
+    home.send({"lab/a": "one", "lab/deep/b": "one"})
+    assert home.send({"lab": "two"}) == {"lab": (UPDATED, "it was a folder")}
+    assert (home.read(), sorted(home.ledger)) == ({"lab": "two"}, ["lab"])
+    assert sorted(path.name for path in home.target.iterdir()) == ["lab"]
+    assert home.send({"lab": "three"}) == {"lab": UPDATED}
+    assert home.send({"lab/a": "one", "lab/deep/b": "one"}) == {"lab": REPLACED, "lab/a": NEW, "lab/deep/b": NEW}
+
+
+def test_an_edited_file_stays_and_the_folder_is_beside_it(home):
+    home.send({"week1/lab": "one"})
+    (home.target / "week1/lab").write_text("mine")
+    beside = "week1/lab (update 2026-11-20)"
+    new = {"week1/lab/a": "two", "week1/lab/deep/b": "two"}
+    assert home.send(new) == {
+        "week1/lab/a": (BESIDE, f"{beside}/a"),
+        "week1/lab/deep/b": (BESIDE, f"{beside}/deep/b"),
+    }
+    assert home.read() == {"week1/lab": "mine", f"{beside}/a": "two", f"{beside}/deep/b": "two"}
+    assert home.reasons["week1/lab/a"] == "the student's week1/lab has the name of its folder"
+    assert home.send(new) == {}
+    assert home.send({**new, "week1/lab/a": "three"}) == {
+        "week1/lab/a": (BESIDE, "week1/lab (update 2026-11-20 2)/a"),
+    }
+    assert home.read()["week1/lab"] == "mine"
+
+
+def test_an_edited_folder_stays_and_the_file_is_beside_it(home):
+    home.send({"lab/a": "one", "lab/b": "one"})
+    (home.target / "lab/a").write_text("mine")
+    assert home.send({"lab": "two"}) == {"lab": (BESIDE, "lab (update 2026-11-20)")}
+    assert home.read() == {"lab/a": "mine", "lab/b": "one", "lab (update 2026-11-20)": "two"}
+    assert home.send({"lab": "two"}) == {}
+    assert home.send({"lab/a": "two", "lab/b": "two"})["lab/b"] == UPDATED
+
+
+@pytest.mark.parametrize("own", ["file", "folder", "link", "renamed"])
+def test_what_a_student_put_into_the_folder_keeps_it(home, own):
+    home.send({"lab/a": "one"})
+    mine = home.target / "lab/mine"
+    if own == "file":
+        mine.write_text("one")
+    elif own == "folder":
+        mine.mkdir()
+    elif own == "link":
+        mine.symlink_to("a")
+    else:
+        (home.target / "lab/a").rename(mine)
+    assert home.send({"lab": "two"}) == {"lab": (BESIDE, "lab (update 2026-11-20)")}
+    assert os.path.lexists(mine)
+
+
+def test_a_file_below_the_new_folder_that_the_student_has_is_the_students(home):
+    home.send({"lab": "one"})
+    (home.target / "lab").unlink()
+    (home.target / "lab").mkdir()
+    (home.target / "lab/a").write_text("mine")
+    assert home.send({"lab/a": "two", "lab/b": "two"}) == {
+        "lab/a": (BESIDE, "lab/a (update 2026-11-20)"),
+        "lab/b": NEW,
+    }
+    assert home.read()["lab/a"] == "mine"
+
+
+def test_who_deleted_the_old_kind_gets_the_new_one(home):
+    home.send({"lab": "one", "week/a": "one"})
+    (home.target / "lab").unlink()
+    (home.target / "week/a").unlink()
+    (home.target / "week").rmdir()
+    assert home.send({"lab/a": "two", "week": "two"}) == {"lab/a": NEW, "week": NEW}
+    assert sorted(home.ledger) == ["lab/a", "week"]
+
+
+def test_only_new_files_leave_the_old_kind_as_it_is(home):
+    home.send({"lab": "one", "week/a": "one"})
+    assert home.send({"lab/a": "two", "week": "two", "more": "x"}, only_new=True) == {"more": NEW}
+    assert home.read() == {"lab": "one", "week/a": "one", "more": "x"}
+
+
+def test_a_file_of_the_folder_that_is_open_for_writing_keeps_the_folder(home):
+    home.send({"lab/a": "one"})
+    with (home.target / "lab/a").open("r+"):
+        assert home.send({"lab": "two"}) == {"lab": (BESIDE, "lab (update 2026-11-20)")}
+
+
+def test_what_a_killed_run_left_of_a_change_of_kind_is_cleared_away(home):
+    home.send({"lab/a": "one", "old": "one"})
+    (home.target / "lab").rename(home.target / ".nblauncher-swap-00000001-lab")  # killed after the exchange
+    (home.target / "lab").write_text("two")
+    (home.target / ".nblauncher-swap-00000002-old").mkdir()  # and before it
+    assert home.send({"lab": "two", "old/b": "two"}) == {"lab": UNCHANGED, "old": REPLACED, "old/b": NEW}
+    assert sorted(path.name for path in home.target.iterdir()) == ["lab", "old"]
+    assert sorted(home.ledger) == ["lab", "old/b"]
+
+
+def test_work_in_a_folder_that_a_killed_run_had_exchanged_is_shown(home):
+    home.send({"lab/a": "one"})
+    (home.target / "lab/mine").write_text("mine")
+    (home.target / "lab").rename(home.target / ".nblauncher-swap-00000001-lab")
+    (home.target / "lab").write_text("two")
+    assert home.send({"lab": "two"})["lab"] == [UNCHANGED, (KEPT, "lab (kept 2026-11-20)")]
+    assert home.read() == {"lab": "two", "lab (kept 2026-11-20)/mine": "mine"}
+
+
+def test_a_folder_that_is_written_into_after_the_exchange_is_shown(tmp_path):
+    folder = opened(tmp_path)
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/a").write_text("one")
+    way_in = opened(tmp_path / "lab")
+    given = {"a": (hashlib.sha256(b"one").hexdigest(), 3)}
+    running = swaps.Swaps("2026-11-20", lambda: None)
+    with write_draft(folder, "two") as draft:
+        assert running.replace_folder(draft, "", "lab", given)
+    os.close(os.open("late", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=way_in))
+    running.clear()
+    assert running.shown == [("lab", "lab (kept 2026-11-20)")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "lab (kept 2026-11-20)"]
+    assert [path.name for path in (tmp_path / "lab (kept 2026-11-20)").iterdir()] == ["late"]
 
 
 def test_a_target_folder_that_is_a_link_blocks_everything(home, tmp_path):

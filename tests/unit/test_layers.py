@@ -59,7 +59,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         # what `homes` is made of
         *("tree", "leases", "scope", "store", "manifest", "tracing", "gathering", "receiving", "intake", "deletion"),
         # what `delivery` is made of
-        *("streams", "packing", "material", "drafts", "swaps", "standing", "placing", "outcomes", "updating", "spool"),
+        *(
+            "streams",
+            "packing",
+            "material",
+            "drafts",
+            "given_folders",
+            "swaps",
+            "standing",
+            "placing",
+            "outcomes",
+            "updating",
+            "spool",
+        ),
         *(
             "merging",
             "bounds",

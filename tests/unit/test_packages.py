@@ -47,6 +47,9 @@ def test_a_requirements_file_is_its_lines_without_comments():
         ("file:///etc/passwd", "is a path"),
         ("x @ file:///etc/passwd", "is a path"),
         ("numpy \\", "is not a package"),
+        ("numpy>=", "is not a package"),
+        ("numpy = 2", "is not a package"),
+        ("pandas 2.2", "is not a package"),
         ("$(id)", "is not a package"),
         ("x\x1b[2J", "is not a package"),
         ("x" * 501, "is not a package"),
@@ -60,6 +63,17 @@ def test_what_is_no_package_is_refused_with_its_line_and_all_at_once(line, why):
     assert last.startswith("requirements.txt line 3: ")
     with pytest.raises(InputError, match=why.replace("(", "")):
         config(f"requirements: [numpy, {line!r}]" if line.isprintable() else 'requirements: ["x\\e[2J"]')
+
+
+def test_whatever_pip_takes_is_taken():
+    lines = (
+        "numpy>=2,<3",
+        'scipy[extra] ~=1.14 ; python_version < "3.14"',
+        "pendulum @ https://example.org/pendulum-1.whl",
+        "git+https://example.org/waves.git@v1#egg=waves",
+        "toys==1 --hash=sha256:00",
+    )
+    assert requirements.parse("\n".join(lines).encode(), "requirements.txt").lines == lines
 
 
 def test_a_config_names_a_file_or_a_list_but_not_a_python_as_well():

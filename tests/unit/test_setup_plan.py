@@ -61,6 +61,21 @@ def lines(wanted: Roster, found: Facts, settings: Settings = SETTINGS) -> list[s
     return [step.describe() for step in setup.plan(wanted, found, settings, OWNER).steps]
 
 
+@pytest.mark.parametrize("state", [AccountState.ABSENT, AccountState.VANISHED, AccountState.HALF_MADE])
+def test_the_name_of_a_group_of_the_host_is_refused_before_anything_is_made(state):
+    with pytest.raises(InputError) as caught:
+        lines(roster("ada", "staff"), facts({"staff": state}, groups={"staff": 50}))
+    assert caught.value.problems == (
+        'students.csv line 3: "staff" is the name of a group of this host (gid 50), and each account needs a group of '
+        "its own name",
+    )
+
+
+def test_the_group_that_a_killed_useradd_left_is_no_obstacle():
+    half = facts({"ada": AccountState.HALF_MADE}, groups={"ada": 20000})
+    assert "complete half-made account ada" in lines(roster("ada"), half)
+
+
 def test_a_new_class_gets_everything_in_phases():
     assert lines(roster("ada", "bob"), Facts("c1")) == [
         "set up course c1 for prof",
