@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nblauncher.frontends.direct import in_url
-from nblauncher.model import COOKIE_BEHIND_PROXY
+from nblauncher.model import COOKIE_BEHIND_PROXY, KEEP_BEHIND_PROXY
 
 MAX_PER_ADDRESS = 2000
 """Connections, and with HTTP/2 requests at the same time. A whole classroom can be one NAT address."""
@@ -96,10 +96,11 @@ _COOKIES = """\
   map $own_path $login_name {{
     default "";
 {names}  }}
+  map $upstream_cookie_{keep} $login_age {{ default ""; "1" " Max-Age=2592000;"; }}
   map $upstream_cookie_{inner} $new_login {{
     default "";
     '""' "$login_name=; Path=$own_path; Max-Age=0";
-    "~^[!-+.-:<-\\[\\]-~-]+$" "$login_name=$upstream_cookie_{inner}; Path=$own_path; Max-Age=2592000; {flags}";
+    "~^[!-+.-:<-\\[\\]-~-]+$" "$login_name=$upstream_cookie_{inner}; Path=$own_path;$login_age {flags}";
   }}
   map $upstream_cookie__xsrf $new_xsrf {{
     default "";
@@ -108,7 +109,8 @@ _COOKIES = """\
   }}
 """
 """The two cookies that a server may set, with attributes of ours. `""` is how Tornado clears one. A server behind nginx
-calls its login cookie `nblauncher`, because a variable's name has no hyphen; browsers see the student's own name.
+calls its login cookie `nblauncher`, because a variable's name has no hyphen; browsers see the student's own name. That
+it is to be kept for 30 days, the server says by a third, `nblauncher_keep=1`, which no browser gets to see.
 """
 
 _TLS = """\
@@ -170,7 +172,7 @@ def _cookies(proxied: Proxied) -> str:
     secure = "; Secure" if proxied.has_tls else ""
     names = "".join(f"    /user/{one.username}/ {_login_name(one)};\n" for one in proxied.students)
     flags = f"HttpOnly; SameSite=Lax{secure}"
-    return _COOKIES.format(inner=COOKIE_BEHIND_PROXY, names=names, flags=flags, secure=secure)
+    return _COOKIES.format(inner=COOKIE_BEHIND_PROXY, keep=KEEP_BEHIND_PROXY, names=names, flags=flags, secure=secure)
 
 
 def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:

@@ -202,6 +202,10 @@ class SignIn(Page):
     """The form, and what a posted form leads to."""
 
     _work: asyncio.Task[None] | None = None
+    _is_kept = False
+    """The computer is the student's own: the sign-in is to last. Without a meaning until somebody signs in, so that it
+    needs no protection: the student's server takes it from a form of ours only.
+    """
 
     async def get(self, *arguments: str) -> None:
         username = "".join(arguments)
@@ -223,9 +227,17 @@ class SignIn(Page):
 
     def form(self, username: str, *, problem: str = "") -> None:
         told = deadlines_words(self.front_page.supervisor.deadlines, datetime.now(timezone.utc))
-        self.show("sign_in.html", form_action="'self'", username=username, problem=problem, deadlines=told)
+        self.show(
+            "sign_in.html",
+            form_action="'self'",
+            username=username,
+            problem=problem,
+            deadlines=told,
+            is_kept=self._is_kept,
+        )
 
     async def _post(self) -> None:
+        self._is_kept = bool(self.get_body_argument("keep", ""))
         token = self.get_body_argument("waiting", "")
         if token:
             username = self.front_page.waiting.redeem(token)
@@ -278,7 +290,7 @@ class SignIn(Page):
             self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own)
         else:
             token = self.front_page.waiting.issue(username)
-            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own)
+            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own, is_kept=self._is_kept)
 
     async def _awake(self, username: str) -> ServerState:
         """A server that sleeps wakes now; most are there before somebody would see a page about it."""
@@ -299,6 +311,7 @@ class SignIn(Page):
             own=own,
             target=f"{origin}/user/{username}/nblauncher/ticket",
             ticket=self.front_page.tickets.issue(username),
+            is_kept=self._is_kept,
         )
 
 

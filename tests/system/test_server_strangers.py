@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,8 +247,13 @@ def test_signing_in_and_out_works_behind_nginx_and_lasts(room):
         answer = one.sign_in(room.credentials[ADA]["notebook_password"])
         (login,) = [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher-")]
         assert (login.path, login.secure, login.domain_specified) == (f"/user/{ADA}/", True, False)
-        assert "HttpOnly" in answer.headers["set-cookie"] and login.expires
+        assert "HttpOnly" in answer.headers["set-cookie"] and login.expires is None
         assert one.http.get("api/status").status_code == 200
-        one.http.get("logout", follow_redirects=True)
+        one.sign_in(room.credentials[ADA]["notebook_password"], keep="1")
+        (kept,) = [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher")]
+        assert (kept.path, kept.name) == (login.path, login.name)
+        assert 29 < (kept.expires - time.time()) / 86400 <= 30
+        assert one.log_out().headers["location"] == f"https://{HOST}:{PORT}/{ADA}"
         assert not [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher-")]
-        assert one.http.get("api/status").status_code == 403
+        one.http.cookies.jar.set_cookie(kept)
+        assert one.http.get("api/status").status_code == 403, "the server knows that it is over"

@@ -97,6 +97,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "terminal",
         "attacks",
         "server_config",
+        "server_pages",
+        "server_sessions",
         "kernel",
         "kernel_sockets",
         "forkserver",
