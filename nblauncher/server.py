@@ -25,6 +25,7 @@ from notebook.app import JupyterNotebookApp
 from tornado.ioloop import PeriodicCallback
 from traitlets.config import Config
 
+from nblauncher import server_pages
 from nblauncher.model import TlsFiles
 from nblauncher.plain_http import PlainHttpRedirect
 from nblauncher.server_activity import IDLE, LISTENS, Activity
@@ -131,6 +132,7 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "keyfile": "",
         "client_ca": "",
         "root_dir": config.home,
+        "extra_template_paths": list(server_pages.FOLDERS),
         "default_url": "/nblauncher/begin",
         "identity_provider_class": StudentIdentity,
         "kernel_websocket_connection_class": Channels,

@@ -35,6 +35,8 @@ from nblauncher.web.checker import PasswordChecker
 from nblauncher.web.guesses import Guesses
 
 _PORT = re.compile(r":[0-9]+$")
+_ONWARD = re.compile(r"[A-Za-z0-9_~!$&'()*+,;=:@/?%.-]{1,1000}")
+_STEPS_UP = re.compile(r"(?:\.|%2e){2}", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 
 
@@ -55,9 +57,21 @@ class FrontDoor:
         port = "" if self.port == default else f":{self.port}"
         return f"{request.protocol}://{self.host(request)}{port}"
 
-    def page(self, request: HTTPServerRequest, username: str = "") -> str | None:
-        """Its address, with the name filled in; None when the browser came by something that is not a host."""
-        return f"{self.origin(request)}/{username}" if _HOST.fullmatch(self.host(request)) else None
+    def page(self, request: HTTPServerRequest, username: str = "", onward: str = "") -> str | None:
+        """Its address, with the name filled in, and what to open after that; None when the browser came by something
+        that is not a host.
+        """
+        if not _HOST.fullmatch(self.host(request)):
+            return None
+        query = f"?{urlencode({'next': onward})}" if onward else ""
+        return f"{self.origin(request)}/{username}{query}"
+
+
+def onward_of(path: str, base_url: str) -> str:
+    """Which page of this server a path means, relative to base_url; empty for none, and for what may lead elsewhere."""
+    rest = path.removeprefix(base_url)
+    is_here = path.startswith(base_url) and _ONWARD.fullmatch(rest) and not _STEPS_UP.search(rest)
+    return rest if is_here and not rest.startswith("/") else ""
 
 
 class StudentIdentity(PasswordIdentityProvider):
@@ -138,6 +152,18 @@ class LoginForm(LoginFormHandler):
     checker: ClassVar[PasswordChecker | None] = None
 
     @allow_unauthenticated
+    def get(self) -> None:
+        """Somebody who wanted a page of this server signs in at the front page. The form here is for who asks for it by
+        name, while the front page is closed for instance.
+        """
+        asked = self.get_query_argument("next", "")
+        page = self.provider.front_door.page(self.request, self.provider.username, onward_of(asked, self.base_url))
+        if self.current_user is None and asked and page is not None:
+            self.redirect(page)
+        else:
+            super().get()  # type: ignore[no-untyped-call]
+
+    @allow_unauthenticated
     async def post(self) -> None:
         """Check the password elsewhere than in the event loop; a wrong one is answered later and later."""
         typed = self.get_argument("password", default="")
@@ -211,7 +237,8 @@ class TicketHandler(LoginForm):
             self.refuse(403, "This sign-in took too long or was used before. Sign in with your password instead.")
             return
         self.provider.sign_in(self, is_kept=self.is_kept)
-        self.redirect(self.base_url, status=303)
+        asked = f"{self.base_url}{self.get_body_argument('next', '')}"
+        self.redirect(f"{self.base_url}{onward_of(asked, self.base_url)}", status=303)
 
     def is_from_front_page(self) -> bool:
         """A request with neither header comes from no browser."""
@@ -292,7 +319,7 @@ class Elsewhere(web.RequestHandler):
 
     def prepare(self) -> None:
         page = self._front_door.page(self.request)
-        if self.request.path == "/" and page is not None:
+        if self.request.method in ("GET", "HEAD") and page is not None:
             self.redirect(page)
             return
         self.set_status(404)

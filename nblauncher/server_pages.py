@@ -11,9 +11,11 @@ from typing import Any
 import jinja2
 
 _WEB = Path(__file__).parent / "web"
-_STYLE = (_WEB / "static/page.css").read_text("utf-8")
+FOLDERS = (str(_WEB / "templates/server"), str(_WEB / "static"))
+"""Of templates and style. Jupyter finds its error pages here first: `404.html` and `error.html`."""
+
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_WEB / "templates/server"),
+    loader=jinja2.FileSystemLoader(FOLDERS),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -26,4 +28,4 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-
 
 def render(template: str, **values: Any) -> str:
     """The page; `front_page` is where it leads back to."""
-    return _TEMPLATES.get_template(template).render({"style": _STYLE, **values})
+    return _TEMPLATES.get_template(template).render(values)

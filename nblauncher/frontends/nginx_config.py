@@ -192,17 +192,27 @@ def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
         for number, student in numbered:
             yield _server(proxied, folder, student.port, "default_server", "_", home + locations[number])
     if proxied.routing == "hosts":
-        home = _elsewhere(f"{scheme}://{proxied.hosts[0]}:{proxied.front_port}/")
+        front_page = f"{scheme}://{proxied.hosts[0]}:{proxied.front_port}/"
+        home = _elsewhere(front_page)
         for number, student in numbered:
             names = " ".join(f"{student.username}.{host}" for host in proxied.hosts)
             yield _server(proxied, folder, proxied.front_port, "", names, home + locations[number])
         anybody = " ".join(f"*.{host}" for host in proxied.hosts)
-        yield _server(proxied, folder, proxied.front_port, "", anybody, home + _UNKNOWN_HOST)
+        yield _server(proxied, folder, proxied.front_port, "", anybody, home + _unknown_host(front_page))
 
 
 def _elsewhere(front_page: str) -> str:
     """What a student's port or host answers outside of the student's own path, to anybody: no name."""
-    return f"    location = / {{ return 302 {front_page}; }}\n    location / {{ return 404; }}\n"
+    return f"    location / {{ return 302 {front_page}; }}\n"
+
+
+def _unknown_host(front_page: str) -> str:
+    """What a host answers that is no student's: as one whose student's server does not run."""
+    unless_own = f'if ($is_own = "") {{ return 302 {front_page}; }}'
+    return (
+        f'    location ~ "^/user/{_NAME}$" {{ {unless_own} {_SLASH} }}\n'
+        f'    location ~ "^/user/{_NAME}/" {{ {unless_own} proxy_pass http://nobody; }}\n'
+    )
 
 
 _NAME = "[a-z][a-z0-9_-]{0,30}"
@@ -210,10 +220,6 @@ _SLASH = "return 302 $uri/$is_args$args;"
 _UNKNOWN = f"""\
     location ~ "^/user/{_NAME}$" {{ {_SLASH} }}
     location ~ "^/user/{_NAME}/" {{ proxy_pass http://nobody; }}
-"""
-_UNKNOWN_HOST = f"""\
-    location ~ "^/user/{_NAME}$" {{ if ($is_own = "") {{ return 404; }} {_SLASH} }}
-    location ~ "^/user/{_NAME}/" {{ if ($is_own = "") {{ return 404; }} proxy_pass http://nobody; }}
 """
 _IS_OWN = f"""\
   map $host$uri $is_own {{ default ""; "~^(?<label>{_NAME})\\.[^/]*/user/\\k<label>(/|$)" yes; }}

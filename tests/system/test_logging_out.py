@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import time
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
-from tests.launched import own_server, visitor
+from tests.launched import open_front_page, own_server, visitor
 
 pytestmark = pytest.mark.system
 
@@ -118,3 +120,60 @@ def test_a_student_who_changes_their_colour_stays_signed_in_as_before(room):
         assert list(login_cookies(own)) and None not in login_cookies(own).values()
         own.log_out()
         assert own.http.get("api/status").status_code == 403
+
+
+def test_a_bookmark_leads_through_the_front_page_to_the_page_it_means(room):
+    page = "notebooks/tutorial/a%20b.ipynb?x=1"
+    with own_server(room, ADA) as one:
+        front = one.http.get(page, follow_redirects=True)
+        assert front.url.port == PORT and front.url.path == f"/{ADA}"
+        assert f'name="username" type="text" value="{ADA}"' in front.text
+        fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]+)"', front.text))
+        form = {name: html.unescape(value) for name, value in fields.items()}
+        assert form == {"next": page}
+        opening = open_front_page(room, one, ADA, **form)
+        arrived = one.http.post(opening.pop("target"), data={name: html.unescape(v) for name, v in opening.items()})
+        assert arrived.headers["location"] == f"/user/{ADA}/{page}"
+        assert one.http.get("api/status").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "onward",
+    [
+        "../nbtoutbob/tree",
+        "%2e%2e/nbtoutbob/",
+        "x/..%2F..",
+        "/evil.example/",
+        "\\evil.example",
+        "a\r\nSet-Cookie: b=c",
+        "x" * 5000,
+    ],
+)
+def test_a_link_to_the_front_page_leads_nobody_anywhere_but_to_their_own_pages(room, onward):
+    with own_server(room, ADA) as one:
+        opening = open_front_page(room, one, ADA, next=onward)
+        arrived = one.http.post(opening.pop("target"), data={**opening, "next": onward})
+        assert (arrived.status_code, arrived.headers["location"]) == (303, f"/user/{ADA}/")
+        assert {cookie.name for cookie in one.http.cookies.jar} <= {f"nblauncher-{ADA}-{PORT + 1}", "_xsrf"}
+
+
+@pytest.mark.parametrize("path", ["/", "/tree", "/lab", "/login", "/logout", "/user/", f"/user/{BOB}/tree", "/nowhere"])
+def test_a_port_leads_to_the_front_page_and_says_no_name(room, path):
+    with own_server(room, ADA) as one:
+        answer = one.http.get(f"{one.origin}{path}")
+        assert answer.headers["location"] == f"https://localhost:{PORT}/"
+        assert ADA not in answer.text and BOB not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere", "files/nothing.txt", "tree/nothing", "lab/tree/x", "nblauncher/nothing", ""]
+)
+def test_a_stranger_sees_no_page_of_jupyters(room, path):
+    with own_server(room, ADA) as one:
+        answer = one.http.get(path, follow_redirects=True)
+        if answer.url.port == PORT:
+            assert answer.url.path == f"/{ADA}"
+        else:
+            assert answer.status_code == 404 and f'href="/user/{ADA}/"' in answer.text
+        assert "Sign in to your notebooks" in answer.text or "There is nothing here" in answer.text
+        assert "Jupyter Server" not in answer.text

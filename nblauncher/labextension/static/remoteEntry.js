@@ -41,11 +41,14 @@
       const button = document.createElement('button');
       button.textContent = 'Log out';
       button.title = app.commands.caption(command);
-      button.className = 'jp-mod-minimal jp-Button';
-      button.style.cssText = 'width: auto; padding: 0 12px; margin: 2px 8px; font-size: var(--jp-ui-font-size1, 13px)';
+      button.style.cssText =
+        'height: 22px; padding: 0 10px; margin: 0 8px; cursor: pointer; background: transparent; border-radius: 3px;' +
+        'border: 1px solid var(--jp-border-color1); color: var(--jp-ui-font-color1);' +
+        'font: var(--jp-ui-font-size1)/1 var(--jp-ui-font-family)';
       button.addEventListener('click', () => void app.commands.execute(command));
       const widget = new Widget();
       widget.id = 'nblauncher-log-out';
+      widget.node.style.cssText = 'display: flex; align-items: center';
       widget.node.append(button);
       app.shell.add(widget, 'top', { rank: 10000 });
     }
