@@ -29,10 +29,11 @@ from nblauncher import server_pages
 from nblauncher.model import TlsFiles
 from nblauncher.plain_http import PlainHttpRedirect
 from nblauncher.server_activity import IDLE, LISTENS, Activity
-from nblauncher.server_auth import FrontDoor, LoginForm, LogOut, StudentIdentity, handlers
+from nblauncher.server_auth import LoginForm, LogOut, StudentIdentity, handlers
 from nblauncher.server_channels import Channels
 from nblauncher.server_config import ServerConfig
 from nblauncher.server_sessions import Sessions
+from nblauncher.web.front_door import FrontDoor
 from nblauncher.web.inputs import read_and_close, server_context
 
 _LOOK_EVERY = 60.0

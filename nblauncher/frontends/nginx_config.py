@@ -19,7 +19,7 @@ from nblauncher.model import COOKIE_BEHIND_PROXY, KEEP_BEHIND_PROXY
 MAX_PER_ADDRESS = 2000
 """Connections, and with HTTP/2 requests at the same time. A whole classroom can be one NAT address."""
 
-AWAY = "away.html"
+AWAY, CLOSED = "away.html", "closed.html"
 
 _HTTP = """\
 daemon off;
@@ -180,7 +180,8 @@ def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
     front = (
         f'    location / {{\n      proxy_set_header Cookie "";\n{_HEADERS}'
         "      proxy_set_header X-Nblauncher-Ends '$server_addr $server_port $remote_port';\n"
-        "      client_max_body_size 16k;\n      proxy_pass http://front;\n    }\n"
+        f"      client_max_body_size 16k;\n      error_page 502 504 =503 /nblauncher-{CLOSED};\n"
+        "      proxy_pass http://front;\n    }\n"
     )
     locations = {number: _location(number, student) for number, student in numbered}
     if proxied.routing == "paths":
@@ -242,8 +243,14 @@ def _server(proxied: Proxied, folder: Path, port: int, default: str, names: str,
     return (
         f"  server {{\n{''.join(lines)}    server_name {names};\n"
         f"    error_page 502 504 =503 /nblauncher-{AWAY};\n"
-        f"    location = /nblauncher-{AWAY} {{ internal; alias {folder}/{AWAY}; default_type text/html;"
-        f" add_header Cache-Control no-store always; }}\n{locations}  }}\n"
+        f"{_said(folder, AWAY)}{_said(folder, CLOSED)}{locations}  }}\n"
+    )
+
+
+def _said(folder: Path, page: str) -> str:
+    return (
+        f"    location = /nblauncher-{page} {{ internal; alias {folder}/{page}; default_type text/html;"
+        " add_header Cache-Control no-store always; }\n"
     )
 
 
@@ -276,18 +283,3 @@ _HEADERS = "".join(
     if line.strip().startswith("proxy_set_header") and " {{" not in line
 )
 """A location with one header of its own inherits none (ngx_http_proxy_module, proxy_set_header)."""
-
-
-def away_page() -> str:
-    """What a student sees whose server is not there: it looks again by itself, and Jupyter's server wakes by that."""
-    return """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>One moment</title>
-<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:12vh auto;padding:0 1.2rem;color:#1b2733}
-h1{font-size:1.5rem}@media(prefers-color-scheme:dark){body{background:#14191f;color:#e4e9ee}}</style></head>
-<body><h1>Your notebook server is not there at the moment</h1>
-<p>This page looks again every five seconds, and goes on by itself when the server is back.</p>
-<p>Your saved work is safe. If nothing happens within a minute, sign in again at the class's front page, or tell your
-teacher.</p></body></html>
-"""

@@ -17,6 +17,7 @@ from nblauncher.supervisor.loop import Timer
 from nblauncher.supervisor.restarts import Restarts
 from nblauncher.wire import close_all
 
+_DOWN = (ServerState.STOPPED, ServerState.FAILED)
 _UP = (ServerState.STARTING, ServerState.READY)
 
 
@@ -97,6 +98,11 @@ class Seat:
     @property
     def is_up(self) -> bool:
         return self.state in _UP
+
+    @property
+    def is_closed(self) -> bool:
+        """Nobody listens there, and nobody will by somebody's coming."""
+        return self.state in _DOWN and self.stopping is None
 
     def is_at(self, behind: Behind | None) -> bool:
         """Whether the sockets that are held are of this kind."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nblauncher.supervisor import client
 from tests.browsing import browser_page, require_browser
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook
@@ -97,3 +98,26 @@ def test_a_page_that_shows_the_students_own_form_asks_whose_computer_it_is(room,
     assert login["expires"] > 0
     page.goto(own_address(room, ADA) + "logout")
     page.wait_for_selector("#username")
+
+
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_who_comes_too_early_goes_on_by_themselves(room, page, tmp_path: Path):
+    room.run("shutdown", "--only", BOB)
+    page.goto(own_address(room, BOB) + "notebooks/tutorial/lab.ipynb")
+    page.wait_for_selector("h1:has-text('not there at the moment')")
+    page.screenshot(path=tmp_path / "1-stopped.png")
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        supervisor.stop_front_page()
+    page.click("text=Go to the front page")
+    page.wait_for_selector("h1:has-text('front page is closed')")
+    page.screenshot(path=tmp_path / "2-closed.png")
+    room.run("launch", "--background")
+    page.wait_for_selector("#password")  # by itself
+    assert page.input_value("#username") == BOB
+    page.goto(own_address(room, BOB) + "notebooks/tutorial/lab.ipynb")
+    page.fill("#password", room.credentials[BOB]["notebook_password"])
+    page.click("button[type=submit]")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    assert page.url == own_address(room, BOB) + "notebooks/tutorial/lab.ipynb"

@@ -1,17 +1,25 @@
-"""Whose a browser is when its student has gone: how long a sign-in lasts, and what a log-out ends."""
+"""The ways in and out: how long a sign-in lasts, what a log-out ends, where a bookmark leads, who answers when nobody
+is there.
+"""
 
 from __future__ import annotations
 
 import html
+import pwd
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
+from nblauncher.supervisor import client
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
-from tests.launched import open_front_page, own_server, visitor
+from tests.launched import is_ready, open_front_page, own_server, processes_of, supervisor_pid, visitor
+from tests.running import eventually
 
 pytestmark = pytest.mark.system
 
@@ -177,3 +185,75 @@ def test_a_stranger_sees_no_page_of_jupyters(room, path):
             assert answer.status_code == 404 and f'href="/user/{ADA}/"' in answer.text
         assert "Sign in to your notebooks" in answer.text or "There is nothing here" in answer.text
         assert "Jupyter Server" not in answer.text
+
+
+@pytest.fixture
+def closed(room: Classroom) -> Iterator[Classroom]:
+    """bob's server is stopped, and the front page is closed."""
+    room.run("shutdown", "--only", BOB)
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        supervisor.stop_front_page()
+    yield room
+    room.run("launch", "--background")
+    eventually(lambda: is_ready(room))
+
+
+def test_a_stopped_server_and_a_closed_front_page_answer_at_once(closed):
+    with own_server(closed, BOB) as bob, own_server(closed, ADA) as ada:
+        for path in ("", "tree", "api/status", "nblauncher/ticket"):
+            answer = bob.http.get(path)
+            assert answer.status_code == 503 and "not there at the moment" in answer.text
+            assert f'href="https://localhost:{PORT}/{BOB}"' in answer.text
+        assert bob.http.post("api/kernels").status_code == 503
+        assert bob.http.get(f"{bob.origin}/").headers["location"] == f"https://localhost:{PORT}/"
+        front = bob.http.get(f"https://localhost:{PORT}/{BOB}")
+        assert front.status_code == 503 and "front page is closed" in front.text
+        plain = bob.http.get(f"http://localhost:{PORT + 2}/user/{BOB}/tree")
+        assert plain.headers["location"] == f"{bob.origin}/user/{BOB}/tree"
+        assert ada.http.get("api").status_code == 200, "servers that are up serve themselves"
+
+
+def test_nobody_learns_from_a_stopped_server_whose_it_is(closed):
+    with own_server(closed, BOB) as bob:
+        theirs, nobodys = (bob.http.get(f"{bob.origin}/user/{name}/tree") for name in (BOB, "nbtoutnix"))
+        assert theirs.text.replace(BOB, "NAME") == nobodys.text.replace("nbtoutnix", "NAME")
+        for path in ("/", "/tree", "/user/"):
+            answer = bob.http.get(f"{bob.origin}{path}")
+            assert not [name for name in closed.names if name in answer.text + str(answer.headers)]
+
+
+def test_who_answers_for_a_stopped_server_is_neither_root_nor_a_student_and_the_port_stays_ours(closed):
+    porter = eventually(lambda: porter_of(closed))
+    assert porter.uids() == (pwd.getpwnam("nblauncher").pw_uid,) * 3
+    uid = pwd.getpwnam(BOB).pw_uid
+    assert not processes_of(uid)
+    for port in (PORT, PORT + 2):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import socket; socket.create_server(('', {port}))"],
+            user=uid,
+            capture_output=True,
+            text=True,
+        )
+        assert "Address already in use" in done.stderr
+
+
+def test_a_porter_that_dies_is_there_again(closed):
+    porter = eventually(lambda: porter_of(closed))
+    porter.terminate()
+    with own_server(closed, BOB) as bob:
+        assert bob.http.get("tree").status_code == 503
+    assert porter_of(closed).pid != porter.pid
+
+
+def test_what_is_started_again_serves_itself(closed):
+    closed.run("launch", "--background")
+    eventually(lambda: is_ready(closed))
+    with visitor(closed, BOB) as bob:
+        assert bob.run("6 * 7") == "42"
+
+
+def porter_of(room: Classroom) -> psutil.Process | None:
+    children = psutil.Process(supervisor_pid(room)).children()
+    return next((one for one in children if "nblauncher.web.porter" in one.cmdline()), None)
