@@ -86,6 +86,8 @@ class StudentServer(ServerApp):
             "headers": {**self.tornado_settings.get("headers", {}), "Referrer-Policy": "strict-origin"},
         }
         super().init_webapp()
+        templates = self.web_app.settings["jinja2_env"]
+        templates.loader = server_pages.before(templates.loader)
         self.web_app.add_handlers(".*$", handlers(self.inherited.config))  # type: ignore[no-untyped-call]
 
     def init_httpserver(self) -> None:
@@ -133,7 +135,6 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "keyfile": "",
         "client_ca": "",
         "root_dir": config.home,
-        "extra_template_paths": list(server_pages.FOLDERS),
         "default_url": "/nblauncher/begin",
         "identity_provider_class": StudentIdentity,
         "kernel_websocket_connection_class": Channels,

@@ -11,11 +11,9 @@ from typing import Any
 import jinja2
 
 _WEB = Path(__file__).parent / "web"
-FOLDERS = (str(_WEB / "templates/server"), str(_WEB / "static"))
-"""Of templates and style. Jupyter finds its error pages here first: `404.html` and `error.html`."""
-
+_LOADER = jinja2.FileSystemLoader([_WEB / "templates/server", _WEB / "static"])
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(FOLDERS),
+    loader=_LOADER,
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -29,3 +27,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-
 def render(template: str, **values: Any) -> str:
     """The page; `front_page` is where it leads back to."""
     return _TEMPLATES.get_template(template).render(values)
+
+
+def before(theirs: jinja2.BaseLoader) -> jinja2.BaseLoader:
+    """Jupyter's templates, but its error pages (404.html, error.html) are ours: strangers see them, too."""
+    return jinja2.ChoiceLoader([_LOADER, theirs])
