@@ -14,7 +14,19 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nblauncher", "nblauncher.*"]),
     include_package_data=True,
-    package_data={"nblauncher": ["py.typed", "web/templates/*", "web/static/*", "samples/*", "samples/**/*", "bin/*"]},
+    package_data={
+        "nblauncher": [
+            "py.typed",
+            "web/templates/*",
+            "web/templates/server/*",
+            "labextension/*",
+            "labextension/static/*",
+            "web/static/*",
+            "samples/*",
+            "samples/**/*",
+            "bin/*",
+        ]
+    },
     # No console_scripts: what pip makes of them lets PYTHONPATH decide what root imports.
     scripts=["nblauncher/bin/nblauncher", "nblauncher/bin/ipython_dir"],
     install_requires=[

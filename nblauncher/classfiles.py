@@ -42,12 +42,17 @@ _SERVER_CONFIG: dict[str, dict[str, Any]] = {
     # `npm prefix -g`, which takes longer than the rest of a server's start. `extra_node_roots` are the student's.
     "LanguageServerManager": {"node_roots": [".", f"{sys.prefix}/lib", "/usr/local/lib", "/usr/lib"]},
 }
+_OWN_EXTENSION = ("labextensions/nblauncher", str(Path(__file__).with_name("labextension")))
+"""The button to log out: below the data folder, and where it leads."""
 _LINKED = ("labextensions", "nbextensions")
 """Folders of the data folder that hold links."""
 
 _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"autosaveInterval": AUTOSAVE_SECONDS},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/mainmenu-extension:plugin": {
+        "menus": [{"id": "jp-mainmenu-file", "items": [{"command": "nblauncher:log-out", "rank": 100}]}]
+    },
 }
 
 
@@ -103,13 +108,14 @@ def write(run: Path, kernels: Kernels) -> None:
     specs = _specs(kernels)
     for name, spec in specs.items():
         _put(_kernel_folder(run, name), KERNEL_FILE, spec, run)
-    for name, target in kernels.extras.links.items():
+    links = _wanted_links(kernels)
+    for name, target in links.items():
         _link(data_folder(run) / name, target, run)
     for name, content in kernels.extras.files.items():
         path = data_folder(run) / name
         _put_bytes(path.parent, path.name, content, run)
     for name in (*_links(run), *_files(run)):
-        if name not in kernels.extras.links and name not in kernels.extras.files:
+        if name not in links and name not in kernels.extras.files:
             (data_folder(run) / name).unlink(missing_ok=True)
     for folder in _kernel_folder(run).parent.iterdir():
         if folder.name not in specs:
@@ -125,8 +131,12 @@ def are_current(run: Path, kernels: Kernels) -> bool:
         }
     except (FileNotFoundError, ValueError):
         return False
-    extras = kernels.extras
-    return found == _specs(kernels) and _links(run) == extras.links and _files(run) == extras.files
+    has_its_files = _links(run) == _wanted_links(kernels) and _files(run) == kernels.extras.files
+    return found == _specs(kernels) and has_its_files
+
+
+def _wanted_links(kernels: Kernels) -> dict[str, str]:
+    return dict((*kernels.extras.links.items(), _OWN_EXTENSION))
 
 
 def _kernel_folder(run: Path, name: str = KERNEL_NAME) -> Path:

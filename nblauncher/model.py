@@ -10,6 +10,8 @@ from pathlib import Path
 
 COOKIE_BEHIND_PROXY = "nblauncher"
 """How a student's server calls its login cookie towards the class's proxy, which knows whose server it is."""
+KEEP_BEHIND_PROXY = f"{COOKIE_BEHIND_PROXY}_keep"
+"""The cookie by which it tells the proxy that the browser is to keep the login cookie."""
 
 
 class Secret:

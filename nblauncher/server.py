@@ -25,12 +25,15 @@ from notebook.app import JupyterNotebookApp
 from tornado.ioloop import PeriodicCallback
 from traitlets.config import Config
 
+from nblauncher import server_pages
 from nblauncher.model import TlsFiles
 from nblauncher.plain_http import PlainHttpRedirect
 from nblauncher.server_activity import IDLE, LISTENS, Activity
-from nblauncher.server_auth import LoginForm, StudentIdentity, handlers
+from nblauncher.server_auth import LoginForm, LogOut, StudentIdentity, handlers
 from nblauncher.server_channels import Channels
 from nblauncher.server_config import ServerConfig
+from nblauncher.server_sessions import Sessions
+from nblauncher.web.front_door import FrontDoor
 from nblauncher.web.inputs import read_and_close, server_context
 
 _LOOK_EVERY = 60.0
@@ -84,6 +87,8 @@ class StudentServer(ServerApp):
             "headers": {**self.tornado_settings.get("headers", {}), "Referrer-Policy": "strict-origin"},
         }
         super().init_webapp()
+        templates = self.web_app.settings["jinja2_env"]
+        templates.loader = server_pages.before(templates.loader)
         self.web_app.add_handlers(".*$", handlers(self.inherited.config))  # type: ignore[no-untyped-call]
 
     def init_httpserver(self) -> None:
@@ -150,8 +155,8 @@ def forced(config: ServerConfig, scheme: str) -> Config:
         "allow_password_change": False,
         "token": "",
         "cookie_name": config.cookie_name,
-        "cookie_options": {"samesite": "Lax"},
         "login_handler_class": LoginForm,
+        "logout_handler_class": LogOut,
     }
     kernel_managers = ("KernelManager", "AsyncKernelManager", "AsyncIOLoopKernelManager", "ServerKernelManager")
     return Config(
@@ -243,7 +248,11 @@ def make_application(inherited: Inherited) -> StudentServer:
     """The application, configured and ready to start."""
     extension = _INTERFACES[inherited.config.interface]
     activity = Activity(inherited.news, inherited.config.base_url)
-    StudentIdentity.username, StudentIdentity.activity = inherited.config.username, activity
+    of = inherited.config
+    StudentIdentity.username, StudentIdentity.activity = of.username, activity
+    StudentIdentity.front_door = FrontDoor(of.front_port, of.own_label)
+    StudentIdentity.is_behind_proxy = of.is_behind_proxy
+    StudentIdentity.sessions = Sessions(Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "logged-out")
     application = StudentServer.instance(
         jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config, inherited.scheme)
     )

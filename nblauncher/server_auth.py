@@ -7,11 +7,12 @@ server from answering others.
 from __future__ import annotations
 
 import asyncio
-import re
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import PasswordIdentityProvider, User
@@ -20,16 +21,17 @@ from jupyter_server.auth.security import passwd_check
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 from tornado.http1connection import HTTP1Connection
+from tornado.websocket import WebSocketHandler
 
-from nblauncher import passwords, tickets
+from nblauncher import passwords, server_pages, tickets
 from nblauncher.clients import Client, Clients
+from nblauncher.model import KEEP_BEHIND_PROXY
 from nblauncher.server_activity import Activity
 from nblauncher.server_config import ServerConfig
+from nblauncher.server_sessions import KEPT_DAYS, Session, Sessions
 from nblauncher.web.checker import PasswordChecker
+from nblauncher.web.front_door import FrontDoor, onward_of
 from nblauncher.web.guesses import Guesses
-
-_PORT = re.compile(r":[0-9]+$")
-_HOST = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 
 
 class StudentIdentity(PasswordIdentityProvider):
@@ -37,13 +39,55 @@ class StudentIdentity(PasswordIdentityProvider):
 
     username: ClassVar[str] = ""
     activity: ClassVar[Activity]
+    sessions: ClassVar[Sessions]
+    front_door: ClassVar[FrontDoor]
+    is_behind_proxy: ClassVar[bool] = False
 
     def get_user_cookie(self, handler: web.RequestHandler) -> User | None:
         """Every request of somebody who is signed in comes by here."""
+        session = self.session_of(handler)
+        if session is None or self.sessions.is_over(session):
+            return None
         user = cast("User | None", super().get_user_cookie(handler))
         if user is not None:
             self.activity.seen(handler.request.method or "", handler.request.path)
+            if isinstance(handler, WebSocketHandler):
+                self.sessions.connected(session, handler)
         return user
+
+    def session_of(self, handler: web.RequestHandler) -> Session | None:
+        """What the request's login cookie says, which may be over."""
+        content = handler.get_signed_cookie(self.get_cookie_name(handler), **self.get_secure_cookie_kwargs)
+        return Session.parse(json.loads(content)) if content else None
+
+    def sign_in(self, handler: JupyterHandler, *, is_kept: bool) -> None:
+        """A session of its own, whatever cookie the browser brought along."""
+        user = handler.current_user = self.generate_anonymous_user(handler)
+        self._set_cookie(handler, user, Session.begin(is_kept=is_kept))
+
+    def set_login_cookie(self, handler: web.RequestHandler, user: User) -> None:
+        """Jupyter's own wish, when a student changes the name or colour that they are shown with."""
+        self._set_cookie(handler, user, self.session_of(handler) or Session.begin(is_kept=False))
+
+    def log_out(self, handler: JupyterHandler) -> None:
+        """The cookie goes, and is refused from now on wherever else it is."""
+        session = self.session_of(handler)
+        if session is not None:
+            self.sessions.end(session)
+        self.clear_login_cookie(handler)
+
+    def _set_cookie(self, handler: web.RequestHandler, user: User, session: Session) -> None:
+        handler.set_signed_cookie(
+            self.get_cookie_name(handler),
+            json.dumps({**asdict(user), **session.to_json()}),
+            expires_days=KEPT_DAYS if session.is_kept else None,
+            path=cast(JupyterHandler, handler).base_url,
+            httponly=True,
+            samesite="Lax",
+            secure=handler.request.protocol == "https",
+        )
+        if self.is_behind_proxy and session.is_kept:
+            handler.set_cookie(KEEP_BEHIND_PROXY, "1")
 
     def passwd_check(self, password: str) -> bool:
         """Whether it is the password, typed in whatever case and grouping. 18 ms of CPU."""
@@ -68,6 +112,18 @@ class LoginForm(LoginFormHandler):
     checker: ClassVar[PasswordChecker | None] = None
 
     @allow_unauthenticated
+    def get(self) -> None:
+        """Somebody who wanted a page of this server signs in at the front page. The form here is for who asks for it by
+        name, while the front page is closed for instance.
+        """
+        asked = self.get_query_argument("next", "")
+        page = self.provider.front_door.page(self.request, self.provider.username, onward_of(asked, self.base_url))
+        if self.current_user is None and asked and page is not None:
+            self.redirect(page)
+        else:
+            super().get()  # type: ignore[no-untyped-call]
+
+    @allow_unauthenticated
     async def post(self) -> None:
         """Check the password elsewhere than in the event loop; a wrong one is answered later and later."""
         typed = self.get_argument("password", default="")
@@ -76,13 +132,13 @@ class LoginForm(LoginFormHandler):
             await asyncio.sleep(self.guesses.wrong(client.group, ""))
             self.refuse(401, "This is not the password. It stands on your slip; hyphens and capitals do not matter.")
             return
-        self.sign_in()
+        self.provider.sign_in(self, is_kept=self.is_kept)
         self._redirect_safe(self.get_argument("next", default=self.base_url))  # type: ignore[no-untyped-call]
 
     def _checks(self) -> PasswordChecker:
         """One for the whole server: those who guess wait in turn, as at the front page."""
         if LoginForm.checker is None:
-            provider = cast(StudentIdentity, self.identity_provider)
+            provider = self.provider
             LoginForm.checker = PasswordChecker(
                 {"": provider.hashed_password}, verify=lambda typed, _hashed: provider.passwd_check(typed)
             )
@@ -92,14 +148,25 @@ class LoginForm(LoginFormHandler):
         stream = cast(HTTP1Connection, self.request.connection).stream
         return self.clients.of(stream.socket, str(self.request.remote_ip))
 
+    @property
+    def provider(self) -> StudentIdentity:
+        return cast(StudentIdentity, self.identity_provider)
+
+    @property
+    def is_kept(self) -> bool:
+        """The student says that the computer is their own."""
+        return bool(self.get_body_argument("keep", ""))
+
     def refuse(self, status: int, words: str) -> None:
         """Show the form with these words."""
         self.set_status(status)
-        self._render(message={"error": words})  # type: ignore[no-untyped-call]
+        self._render(message={"error": words})
 
-    def sign_in(self) -> None:
-        user = self.current_user = self.identity_provider.generate_anonymous_user(self)
-        self.identity_provider.set_login_cookie(self, user)
+    def _render(self, message: dict[str, str] | None = None) -> None:
+        """Jupyter's `get` calls it, too."""
+        further = urlencode({"next": self.get_argument("next", default=self.base_url)})
+        action = f"{self.base_url}login?{further}"
+        show(self, "sign_in.html", action=action, problem=(message or {}).get("error", ""), is_kept=self.is_kept)
 
 
 class TicketHandler(LoginForm):
@@ -107,8 +174,8 @@ class TicketHandler(LoginForm):
 
     pool: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(2, thread_name_prefix="ticket")
 
-    def initialize(self, front_port: int, tickets_socket: Path, own_label: str) -> None:
-        self._front_port, self._tickets_socket, self._own_label = front_port, tickets_socket, own_label
+    def initialize(self, tickets_socket: Path) -> None:
+        self._tickets_socket = tickets_socket
 
     def check_xsrf_cookie(self) -> None:
         """The form is another page's and has no cookie of ours: `is_from_front_page` and the ticket replace it."""
@@ -129,21 +196,58 @@ class TicketHandler(LoginForm):
         if not await loop.run_in_executor(self.pool, tickets.redeem, self._tickets_socket, ticket):
             self.refuse(403, "This sign-in took too long or was used before. Sign in with your password instead.")
             return
-        self.sign_in()
-        self.redirect(self.base_url, status=303)
+        self.provider.sign_in(self, is_kept=self.is_kept)
+        asked = f"{self.base_url}{self.get_body_argument('next', '')}"
+        self.redirect(f"{self.base_url}{onward_of(asked, self.base_url)}", status=303)
 
     def is_from_front_page(self) -> bool:
-        """The same host without the student's own label, on the front page's port. A request with neither header comes
-        from no browser.
-        """
+        """A request with neither header comes from no browser."""
         origin = self.request.headers.get("Origin")
         site = self.request.headers.get("Sec-Fetch-Site")
         if origin is None:
             return site is None
-        host = _PORT.sub("", self.request.host).lower().removeprefix(self._own_label)
-        default = {"https": 443, "http": 80}[self.request.protocol]
-        port = "" if self._front_port == default else f":{self._front_port}"
-        return site != "cross-site" and origin.lower() == f"{self.request.protocol}://{host}{port}".lower()
+        return site != "cross-site" and origin.lower() == self.provider.front_door.origin(self.request)
+
+
+class LogOut(JupyterHandler):
+    """The end of a session, at the front page. Asked for by a form of our own pages, or by a link there."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        """No other page, and nothing that is shown in a notebook, logs a student out: they are asked first."""
+        if self._is_followed_here():
+            self._end()
+            return
+        show(self, "log_out.html", action=f"{self.base_url}logout")
+
+    @allow_unauthenticated
+    def post(self) -> None:
+        """Jupyter has checked _xsrf by now."""
+        self._end()
+
+    def _is_followed_here(self) -> bool:
+        """A link on a page of this server, or an address that was typed in. What sends no such header is no browser, or
+        has no TLS: the Referer must do.
+        """
+        headers = self.request.headers
+        site = headers.get("Sec-Fetch-Site")
+        if site is None:
+            return "Referer" not in headers or self.check_referer()
+        return site in ("none", "same-origin") and headers.get("Sec-Fetch-Dest") == "document"
+
+    def _end(self) -> None:
+        provider = cast(StudentIdentity, self.identity_provider)
+        provider.log_out(self)
+        self.redirect(provider.front_door.page(self.request, provider.username) or self.base_url, status=303)
+
+
+def show(handler: JupyterHandler, template: str, **values: object) -> None:
+    """Finish with a page of our own, for whoever is not signed in."""
+    provider = cast(StudentIdentity, handler.identity_provider)
+    handler.set_header("Content-Security-Policy", server_pages.POLICY)
+    handler.set_header("Cache-Control", "no-store")
+    page = provider.front_door.page(handler.request, provider.username) or handler.base_url
+    handler.finish(server_pages.render(template, front_page=page, xsrf=handler.xsrf_form_html(), **values))
 
 
 class BeginHandler(JupyterHandler):
@@ -167,16 +271,16 @@ class BeginHandler(JupyterHandler):
 class Elsewhere(web.RequestHandler):
     """Outside of the student's own path: for whoever tries ports, Jupyter's own pages would say whose server it is."""
 
-    def initialize(self, front_port: int, own_label: str) -> None:
-        self._front_port, self._own_label = front_port, own_label
+    def initialize(self, front_door: FrontDoor) -> None:
+        self._front_door = front_door
 
     def check_xsrf_cookie(self) -> None:
         """Nothing is done here."""
 
     def prepare(self) -> None:
-        host = _PORT.sub("", self.request.host).lower().removeprefix(self._own_label)
-        if self.request.path == "/" and _HOST.fullmatch(host):
-            self.redirect(f"{self.request.protocol}://{host}:{self._front_port}/")
+        page = self._front_door.page(self.request)
+        if self.request.method in ("GET", "HEAD") and page is not None:
+            self.redirect(page)
             return
         self.set_status(404)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
@@ -185,13 +289,9 @@ class Elsewhere(web.RequestHandler):
 
 def handlers(config: ServerConfig) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """What nblauncher adds to a notebook server."""
-    entrance = {
-        "front_port": config.front_port,
-        "tickets_socket": Path(config.tickets_socket),
-        "own_label": config.own_label,
-    }
-    elsewhere = {"front_port": config.front_port, "own_label": config.own_label}
-    begin = {"interface": config.interface, "home": Path(config.home), "target": config.target}
+    entrance: dict[str, object] = {"tickets_socket": Path(config.tickets_socket)}
+    elsewhere: dict[str, object] = {"front_door": FrontDoor(config.front_port, config.own_label)}
+    begin: dict[str, object] = {"interface": config.interface, "home": Path(config.home), "target": config.target}
     return [
         (f"{config.base_url}nblauncher/ticket", TicketHandler, entrance),
         (f"{config.base_url}nblauncher/begin", BeginHandler, begin),

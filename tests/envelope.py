@@ -170,7 +170,7 @@ OBJECT: Mapping[str, Mapping[str, Kind]] = {
     "history NAME FILE": {"versions": many(exactly(VERSION))},
     "restore": {"path": text},
     "verify-receipt": {"receipt": lambda value: isinstance(value, dict)},
-    "check": {"findings": many(exactly(FINDING))},
+    "check": {"findings": many(exactly(FINDING)), "verdict": text},
 }
 """Of the object, besides the envelope."""
 

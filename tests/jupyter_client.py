@@ -35,18 +35,22 @@ class JupyterClient:
     def __exit__(self, *error: object) -> None:
         self.http.close()
 
-    def sign_in(self, password: str) -> httpx.Response:
-        """Fill in the server's own form."""
+    def sign_in(self, password: str, **ticked: str) -> httpx.Response:
+        """Fill in the server's own form. `ticked` are its other fields."""
         form = self.http.get("login").text
         found = re.search(r'name="_xsrf" value="([^"]+)"', form)
         assert found, form
-        return self.http.post("login", data={"_xsrf": found[1], "password": password})
+        return self.http.post("login", data={"_xsrf": found[1], "password": password, **ticked})
 
     def api(self, method: str, path: str, **content: Any) -> httpx.Response:
         headers = {"X-XSRFToken": self.http.cookies.get("_xsrf") or "", "Referer": self.origin + self.base}
         response = self.http.request(method, f"api/{path}", headers=headers, **content)
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text[:1000]}"
         return response
+
+    def log_out(self) -> httpx.Response:
+        """As the button on the pages does it."""
+        return self.http.post("logout", data={"_xsrf": self.http.cookies.get("_xsrf") or ""})
 
     def start_kernel(self) -> str:
         return str(self.api("POST", "kernels", json={"name": "python3"}).json()["id"])

@@ -72,28 +72,33 @@ def own_server(room: Classroom, name: str, host: str = "localhost") -> JupyterCl
 
 @contextmanager
 def visitor(
-    room: Classroom, name: str, password: str | None = None, host: str = "localhost"
+    room: Classroom, name: str, password: str | None = None, host: str = "localhost", **ticked: str
 ) -> Iterator[JupyterClient]:
-    """A student who came through the front page and is signed in at their own server."""
+    """A student who came through the front page and is signed in at their own server. `ticked` are the form's other
+    fields.
+    """
     with own_server(room, name, host) as browser:
-        page = open_front_page(room, browser, name, password)
-        arrived = browser.http.post(page["target"], data={"ticket": page["ticket"]}, follow_redirects=True)
+        page = open_front_page(room, browser, name, password, **ticked)
+        target = page.pop("target")
+        arrived = browser.http.post(target, data=page, follow_redirects=True)
         assert arrived.status_code == 200, arrived.text
         yield browser
 
 
-def open_front_page(room: Classroom, browser: JupyterClient, name: str, password: str | None = None) -> dict[str, str]:
-    """Fill in the front page's form: where the next form leads, and the ticket it carries."""
+def open_front_page(
+    room: Classroom, browser: JupyterClient, name: str, password: str | None = None, **ticked: str
+) -> dict[str, str]:
+    """Fill in the front page's form: where the next form leads (`target`), and the fields it has."""
     front = re.sub(r":[0-9]+$", f":{room.port}", browser.origin)
     assert 'name="password"' in browser.http.get(f"{front}/{name}").text
     typed = room.credentials[name]["notebook_password"] if password is None else password
-    answer = browser.http.post(f"{front}/", data={"username": name, "password": typed})
+    answer = browser.http.post(f"{front}/", data={"username": name, "password": typed, **ticked})
     assert answer.status_code == 200, answer.text
     assert "set-cookie" not in answer.headers
     target = re.search(r'<form method="post" action="([^"]+)"', answer.text)
-    ticket = re.search(r'name="ticket" value="([^"]+)"', answer.text)
-    assert target and ticket, answer.text
-    return {"target": target[1], "ticket": ticket[1]}
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]+)"', answer.text))
+    assert target and "ticket" in fields, answer.text
+    return {"target": target[1], **fields}
 
 
 def foreground(room: Classroom, *arguments: str) -> subprocess.Popen[str]:

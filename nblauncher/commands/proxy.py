@@ -16,10 +16,10 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nblauncher import interruption, processes
+from nblauncher import interruption, processes, server_pages
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.errors import HostError, RefusedError
-from nblauncher.frontends import Proxied, ProxiedStudent, away_page, render_nginx
+from nblauncher.frontends import AWAY, CLOSED, Proxied, ProxiedStudent, render_nginx
 from nblauncher.host import Host
 from nblauncher.model import Account, TlsFiles
 from nblauncher.preflight.finding import PATH
@@ -115,7 +115,9 @@ def start(
     folder = host.paths.proxy
     _make_folders(folder, account)
     name = next(one for one in map("nginx-{}".format, itertools.count(1)) if not (folder / f"{one}.conf").exists())
-    _write(folder / "away.html", away_page().encode(), account)
+    # "/" leads to the front page from everywhere, and says no name.
+    for page, template in ((AWAY, "stopped.html"), (CLOSED, "closed.html")):
+        _write(folder / page, server_pages.render(template, front_page="/", looks_again=5).encode(), account)
     if certificate is not None:
         _write(folder / f"{name}.pem", certificate.certificate, account)
         _write(folder / f"{name}.key", certificate.key, account)

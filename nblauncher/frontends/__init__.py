@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from nblauncher.frontends.direct import is_address
-from nblauncher.frontends.nginx_config import Proxied, away_page
+from nblauncher.frontends.nginx_config import AWAY, CLOSED, Proxied
 from nblauncher.frontends.nginx_config import Student as ProxiedStudent
 from nblauncher.frontends.nginx_config import render as render_nginx
 from nblauncher.model import Route
 
-__all__ = ["FrontEnd", "Proxied", "ProxiedStudent", "away_page", "is_address", "render_nginx"]
+__all__ = ["AWAY", "CLOSED", "FrontEnd", "Proxied", "ProxiedStudent", "is_address", "render_nginx"]
 
 
 class FrontEnd(Protocol):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from nblauncher.clients import MAX_CONNECTIONS
 from nblauncher.frontends.direct import in_url
-from nblauncher.model import COOKIE_BEHIND_PROXY
+from nblauncher.model import COOKIE_BEHIND_PROXY, KEEP_BEHIND_PROXY
 
-AWAY = "away.html"
+AWAY, CLOSED = "away.html", "closed.html"
 
 _HTTP = """\
 daemon off;
@@ -94,10 +94,11 @@ _COOKIES = """\
   map $own_path $login_name {{
     default "";
 {names}  }}
+  map $upstream_cookie_{keep} $login_age {{ default ""; "1" " Max-Age=2592000;"; }}
   map $upstream_cookie_{inner} $new_login {{
     default "";
     '""' "$login_name=; Path=$own_path; Max-Age=0";
-    "~^[!-+.-:<-\\[\\]-~-]+$" "$login_name=$upstream_cookie_{inner}; Path=$own_path; Max-Age=2592000; {flags}";
+    "~^[!-+.-:<-\\[\\]-~-]+$" "$login_name=$upstream_cookie_{inner}; Path=$own_path;$login_age {flags}";
   }}
   map $upstream_cookie__xsrf $new_xsrf {{
     default "";
@@ -106,7 +107,8 @@ _COOKIES = """\
   }}
 """
 """The two cookies that a server may set, with attributes of ours. `""` is how Tornado clears one. A server behind nginx
-calls its login cookie `nblauncher`, because a variable's name has no hyphen; browsers see the student's own name.
+calls its login cookie `nblauncher`, because a variable's name has no hyphen; browsers see the student's own name. That
+it is to be kept for 30 days, the server says by a third, `nblauncher_keep=1`, which no browser gets to see.
 """
 
 _TLS = """\
@@ -168,7 +170,7 @@ def _cookies(proxied: Proxied) -> str:
     secure = "; Secure" if proxied.has_tls else ""
     names = "".join(f"    /user/{one.username}/ {_login_name(one)};\n" for one in proxied.students)
     flags = f"HttpOnly; SameSite=Lax{secure}"
-    return _COOKIES.format(inner=COOKIE_BEHIND_PROXY, names=names, flags=flags, secure=secure)
+    return _COOKIES.format(inner=COOKIE_BEHIND_PROXY, keep=KEEP_BEHIND_PROXY, names=names, flags=flags, secure=secure)
 
 
 def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
@@ -176,7 +178,8 @@ def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
     front = (
         f'    location / {{\n      proxy_set_header Cookie "";\n{_HEADERS}'
         "      proxy_set_header X-Nblauncher-Ends '$server_addr $server_port $remote_port';\n"
-        "      client_max_body_size 16k;\n      proxy_pass http://front;\n    }\n"
+        f"      client_max_body_size 16k;\n      error_page 502 504 =503 /nblauncher-{CLOSED};\n"
+        "      proxy_pass http://front;\n    }\n"
     )
     locations = {number: _location(number, student) for number, student in numbered}
     if proxied.routing == "paths":
@@ -188,17 +191,27 @@ def _servers(proxied: Proxied, folder: Path) -> Iterable[str]:
         for number, student in numbered:
             yield _server(proxied, folder, student.port, "default_server", "_", home + locations[number])
     if proxied.routing == "hosts":
-        home = _elsewhere(f"{scheme}://{proxied.hosts[0]}:{proxied.front_port}/")
+        front_page = f"{scheme}://{proxied.hosts[0]}:{proxied.front_port}/"
+        home = _elsewhere(front_page)
         for number, student in numbered:
             names = " ".join(f"{student.username}.{host}" for host in proxied.hosts)
             yield _server(proxied, folder, proxied.front_port, "", names, home + locations[number])
         anybody = " ".join(f"*.{host}" for host in proxied.hosts)
-        yield _server(proxied, folder, proxied.front_port, "", anybody, home + _UNKNOWN_HOST)
+        yield _server(proxied, folder, proxied.front_port, "", anybody, home + _unknown_host(front_page))
 
 
 def _elsewhere(front_page: str) -> str:
     """What a student's port or host answers outside of the student's own path, to anybody: no name."""
-    return f"    location = / {{ return 302 {front_page}; }}\n    location / {{ return 404; }}\n"
+    return f"    location / {{ return 302 {front_page}; }}\n"
+
+
+def _unknown_host(front_page: str) -> str:
+    """What a host answers that is no student's: as one whose student's server does not run."""
+    unless_own = f'if ($is_own = "") {{ return 302 {front_page}; }}'
+    return (
+        f'    location ~ "^/user/{_NAME}$" {{ {unless_own} {_SLASH} }}\n'
+        f'    location ~ "^/user/{_NAME}/" {{ {unless_own} proxy_pass http://nobody; }}\n'
+    )
 
 
 _NAME = "[a-z][a-z0-9_-]{0,30}"
@@ -206,10 +219,6 @@ _SLASH = "return 302 $uri/$is_args$args;"
 _UNKNOWN = f"""\
     location ~ "^/user/{_NAME}$" {{ {_SLASH} }}
     location ~ "^/user/{_NAME}/" {{ proxy_pass http://nobody; }}
-"""
-_UNKNOWN_HOST = f"""\
-    location ~ "^/user/{_NAME}$" {{ if ($is_own = "") {{ return 404; }} {_SLASH} }}
-    location ~ "^/user/{_NAME}/" {{ if ($is_own = "") {{ return 404; }} proxy_pass http://nobody; }}
 """
 _IS_OWN = f"""\
   map $host$uri $is_own {{ default ""; "~^(?<label>{_NAME})\\.[^/]*/user/\\k<label>(/|$)" yes; }}
@@ -232,8 +241,14 @@ def _server(proxied: Proxied, folder: Path, port: int, default: str, names: str,
     return (
         f"  server {{\n{''.join(lines)}    server_name {names};\n"
         f"    error_page 502 504 =503 /nblauncher-{AWAY};\n"
-        f"    location = /nblauncher-{AWAY} {{ internal; alias {folder}/{AWAY}; default_type text/html;"
-        f" add_header Cache-Control no-store always; }}\n{locations}  }}\n"
+        f"{_said(folder, AWAY)}{_said(folder, CLOSED)}{locations}  }}\n"
+    )
+
+
+def _said(folder: Path, page: str) -> str:
+    return (
+        f"    location = /nblauncher-{page} {{ internal; alias {folder}/{page}; default_type text/html;"
+        " add_header Cache-Control no-store always; }\n"
     )
 
 
@@ -266,18 +281,3 @@ _HEADERS = "".join(
     if line.strip().startswith("proxy_set_header") and " {{" not in line
 )
 """A location with one header of its own inherits none (ngx_http_proxy_module, proxy_set_header)."""
-
-
-def away_page() -> str:
-    """What a student sees whose server is not there: it looks again by itself, and Jupyter's server wakes by that."""
-    return """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>One moment</title>
-<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:12vh auto;padding:0 1.2rem;color:#1b2733}
-h1{font-size:1.5rem}@media(prefers-color-scheme:dark){body{background:#14191f;color:#e4e9ee}}</style></head>
-<body><h1>Your notebook server is not there at the moment</h1>
-<p>This page looks again every five seconds, and goes on by itself when the server is back.</p>
-<p>Your saved work is safe. If nothing happens within a minute, sign in again at the class's front page, or tell your
-teacher.</p></body></html>
-"""

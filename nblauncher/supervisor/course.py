@@ -27,11 +27,12 @@ from nblauncher.spawners import (
     Spawner,
     server_environment,
 )
-from nblauncher.supervisor import registry
+from nblauncher.supervisor import ports, registry
 from nblauncher.supervisor.appointments import Appointments, Wanted
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.front import FrontPage
 from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.porter import Porter
 from nblauncher.supervisor.proxy import Proxy, ProxySpec, ProxyWanted
 from nblauncher.supervisor.registry import Registry
 from nblauncher.supervisor.requests import Answer, Handler
@@ -93,6 +94,7 @@ class Course:
         self.seats = Seats(loop, spawners, self._kernels, self._sandboxes, paths.logs)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
         self.proxy = Proxy(loop, groups, paths.logs)
+        self.porter = Porter(loop, groups, paths.logs)
         self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
         self._started_at = time.time()
@@ -115,7 +117,9 @@ class Course:
         return not any(seat.stopping for seat in self.seats) and all(group.is_empty() for group in left)
 
     def remember(self) -> None:
-        """Write servers.json when something changed."""
+        """Write servers.json when something changed, and have it answered where nobody listens any more."""
+        self.porter.keep(self._closed())
+        ports.show(self.front.sockets, is_shown=not self.front.is_closed)
         if self.seats.changed:
             self.seats.show()
             try:
@@ -130,6 +134,7 @@ class Course:
             self.seats.child_ended(pid, status)
             or self.front.child_ended(pid, status)
             or self.proxy.child_ended(pid, status)
+            or self.porter.child_ended(pid, status)
             or self._fork_server.child_ended(pid)
             or self._kernels.child_ended(pid)
             or self.appointments.child_ended(pid, status)
@@ -147,13 +152,15 @@ class Course:
             self._loop.stop()
 
         self.appointments.close()
-        self.proxy.stop(lambda: self.front.stop(lambda: self._stop_all(list(self.seats), grace, is_over)))
+        stop_servers = partial(self._stop_all, list(self.seats), grace, is_over)
+        self.porter.stop(lambda: self.proxy.stop(lambda: self.front.stop(stop_servers)))
 
     def close(self) -> None:
         """Let go of everything; the class is over."""
         self.seats.close()
         self.front.close()
         self.proxy.close()
+        self.porter.close()
         self._fork_server.close()
         self._kernels.close()
         self._sandboxes.close()
@@ -326,6 +333,7 @@ class Course:
         spec = FrontPageSpec.from_json(asked.get("front"))
         _check_memory_files(descriptors)
         self.front.start(spec, self._tickets, descriptors)
+        self.porter.employ(spec, descriptors)
         answer({"front": self._front_report()})
 
     def _stop_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
@@ -353,6 +361,18 @@ class Course:
             answer({"servers": [self.seats.report(seat).to_json() for seat in everybody]})
 
         self.end(checked_grace(asked.get("grace")), over)
+
+    def _closed(self) -> dict[int, Sequence[socket.socket]]:
+        """The ports that are open to everybody and on which nobody listens; a proxy answers by itself."""
+        found: dict[int, Sequence[socket.socket]] = {}
+        if self.front.is_closed:
+            found[self.front.port] = self.front.sockets
+        found |= {seat.port: seat.sockets for seat in self.seats if seat.is_closed}
+        return {
+            port: sockets
+            for port, sockets in found.items()
+            if sockets and all(one.family != socket.AF_UNIX for one in sockets)
+        }
 
     def _front_report(self) -> dict[str, Any]:
         """Students arrive where both are: the page, and the proxy if there is one."""

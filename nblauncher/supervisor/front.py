@@ -69,6 +69,11 @@ class FrontPage:
         self._deadlines: Sequence[tuple[str, int]] = ()
         self._own_of: Callable[[str], Sequence[tuple[str, int]]] = lambda _username: ()
 
+    @property
+    def is_closed(self) -> bool:
+        """Nobody listens there. It may be started again soon."""
+        return self.handle is None and self._stopping is None
+
     def bind(self, port: int, addresses: Sequence[str], behind: Behind | None = None) -> list[str]:
         """Hold the front page's port, or its socket behind the proxy; notes for the teacher. HostError when somebody
         else has it.

@@ -17,6 +17,7 @@ from nblauncher.supervisor.loop import Timer
 from nblauncher.supervisor.restarts import Restarts
 from nblauncher.wire import close_all
 
+_DOWN = (ServerState.STOPPED, ServerState.FAILED)
 _UP = (ServerState.STARTING, ServerState.READY)
 
 
@@ -87,6 +88,8 @@ class Seat:
     waker: Waker = field(default_factory=Waker)
     timer: Timer | None = None
     """A start that is to come, or the end of the patience with one."""
+    is_pausing: bool = False
+    """It died, and is started again in a while."""
     attempt: int = 0
     """Which start the server comes from: an answer to an earlier one comes too late."""
 
@@ -97,6 +100,11 @@ class Seat:
     @property
     def is_up(self) -> bool:
         return self.state in _UP
+
+    @property
+    def is_closed(self) -> bool:
+        """Nobody listens there, and nobody will by somebody's coming."""
+        return (self.state in _DOWN or self.is_pausing) and self.stopping is None
 
     def is_at(self, behind: Behind | None) -> bool:
         """Whether the sockets that are held are of this kind."""
@@ -123,6 +131,7 @@ class Seat:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        self.is_pausing = False
 
     def end_output(self) -> None:
         """The log is closed, and its last lines are kept."""

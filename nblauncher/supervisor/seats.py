@@ -433,13 +433,13 @@ class Seats:
         log.info("%s's server is started again in %.0f s", seat.username, pause)
 
         def begin() -> None:
-            seat.timer = None
+            seat.timer, seat.is_pausing = None, False
             self._try_to_start(seat, f"{why}; it was started again", lambda: None)
             self._be_patient(seat)
 
         def swept() -> None:
             if seat.state is ServerState.STARTING:
-                seat.timer = self._loop.later(pause, begin)
+                seat.timer, seat.is_pausing = self._loop.later(pause, begin), True
 
         return swept
 

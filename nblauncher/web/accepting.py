@@ -37,8 +37,14 @@ class Listener:
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(listening, self._accept)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._listening.fileno() < 0
+
     def close(self) -> None:
         """Stop accepting. The socket itself lives on: the supervisor holds it for the life of the class."""
+        if self.is_closed:
+            return
         self._loop.remove_reader(self._listening)
         if self._resume is not None:
             self._resume.cancel()

@@ -253,8 +253,11 @@ class Door:
         self._listeners: list[Listener] = []
         self._last_word = float("-inf")
 
-    def open(self, sockets: Iterable[socket.socket]) -> None:
-        self._listeners += [Listener(one, self._welcome, self._make_room) for one in sockets]
+    def open(self, sockets: Iterable[socket.socket]) -> list[Listener]:
+        """Let in whoever connects there; each of what is returned can be closed by itself."""
+        opened = [Listener(one, self._welcome, self._make_room) for one in sockets]
+        self._listeners = [one for one in self._listeners if not one.is_closed] + opened
+        return opened
 
     def close(self) -> None:
         """Let nobody in any more and end every visit."""

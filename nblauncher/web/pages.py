@@ -11,12 +11,12 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.client import responses
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -47,6 +47,7 @@ CLIENT_ENDS = "X-Nblauncher-Ends"
 
 _LOOK_AGAIN = 0.1
 _MOST_DEADLINES = 3
+_LONGEST_NEXT = 1000
 _ENDS = re.compile(r"(?P<host>[0-9a-f.:]{2,45}) (?P<port>[0-9]{1,5}) (?P<from>[0-9]{1,5})")
 _USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
@@ -202,11 +203,16 @@ class SignIn(Page):
     """The form, and what a posted form leads to."""
 
     _work: asyncio.Task[None] | None = None
+    _carried: Mapping[str, str] = MappingProxyType({})
+    """What goes along from form to form to the student's server, which judges it: `keep`, the computer is the student's
+    own; `next`, the page of theirs that they wanted.
+    """
 
     async def get(self, *arguments: str) -> None:
         username = "".join(arguments)
         if username and not _USERNAME.fullmatch(username):
             raise HTTPError(404)
+        self._carry(self.get_query_argument)
         self.form(username)
 
     async def post(self, *arguments: str) -> None:
@@ -221,11 +227,23 @@ class SignIn(Page):
         if self._work is not None:
             self._work.cancel()
 
+    def _carry(self, argument: Callable[[str, str], str]) -> None:
+        given = {"keep": "1" if argument("keep", "") else "", "next": argument("next", "")[:_LONGEST_NEXT]}
+        self._carried = {name: value for name, value in given.items() if value}
+
     def form(self, username: str, *, problem: str = "") -> None:
         told = deadlines_words(self.front_page.supervisor.deadlines, datetime.now(timezone.utc))
-        self.show("sign_in.html", form_action="'self'", username=username, problem=problem, deadlines=told)
+        self.show(
+            "sign_in.html",
+            form_action="'self'",
+            username=username,
+            problem=problem,
+            deadlines=told,
+            carried=self._carried,
+        )
 
     async def _post(self) -> None:
+        self._carry(self.get_body_argument)
         token = self.get_body_argument("waiting", "")
         if token:
             username = self.front_page.waiting.redeem(token)
@@ -278,7 +296,7 @@ class SignIn(Page):
             self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own)
         else:
             token = self.front_page.waiting.issue(username)
-            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own)
+            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own, carried=self._carried)
 
     async def _awake(self, username: str) -> ServerState:
         """A server that sleeps wakes now; most are there before somebody would see a page about it."""
@@ -299,6 +317,7 @@ class SignIn(Page):
             own=own,
             target=f"{origin}/user/{username}/nblauncher/ticket",
             ticket=self.front_page.tickets.issue(username),
+            carried=self._carried,
         )
 
 

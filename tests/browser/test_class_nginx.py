@@ -72,5 +72,5 @@ def test_who_is_not_there_looks_again_until_the_server_is(room, page, tmp_path: 
     page.wait_for_selector("h1:has-text('not there at the moment')")
     page.screenshot(path=tmp_path / "away.png")
     room.run("launch", "--background")
-    page.wait_for_selector("#password_input")  # by itself
-    assert page.url.startswith(f"{OWN}login")
+    page.wait_for_selector("#password")  # by itself
+    assert page.url == f"https://{HOST}:{PORT}/{ADA}?next=tree"

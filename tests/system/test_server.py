@@ -79,7 +79,12 @@ def test_the_password_is_taken_however_it_is_grouped(course, typed):
 def test_a_stranger_gets_the_form_and_nothing_else(course):
     with course.client(course.ada, ADA_PORT) as client:
         assert client.http.get("api/status").status_code == 403
-        assert client.http.get("tree").headers["location"].startswith("/user/nbtvada/login")
+        to_login = client.http.get("tree").headers["location"]
+        assert to_login == "/user/nbtvada/login?next=%2Fuser%2Fnbtvada%2Ftree"
+        assert (
+            client.http.get(f"{client.origin}{to_login}").headers["location"]
+            == "https://localhost:18500/nbtvada?next=tree"
+        )
         assert client.sign_in("wrong").status_code == 401
         assert client.http.get("api/status").status_code == 403
 

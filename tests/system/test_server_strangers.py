@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from nblauncher import workers
 from nblauncher.model import Account
+from nblauncher.supervisor import client
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 
@@ -221,6 +223,20 @@ def test_a_server_that_does_not_run_confirms_no_name(room, method):
         assert path.count("/") < 2 or answers[0].startswith(b"HTTP/1.1 503 ")
 
 
+def test_a_closed_front_page_says_so_at_once_and_opens_again(room):
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        supervisor.stop_front_page()
+    answer = said(room.port, request("/", HOST))
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"front page is closed" in answer
+    host = host_of(room, ADA)
+    assert b"version" in said(port_of(room, ADA), request(f"/user/{ADA}/api", host), host)
+    room.run("launch", "--background")
+    room.run("shutdown", "--only", BOB)
+    assert b"Sign in" in said(room.port, request("/", HOST))
+
+
 @pytest.mark.parametrize("room", PROXIED, indirect=True)
 def test_a_hostile_server_reaches_no_further_than_its_own_path(room):
     base = f"https://{host_of(room, EVE)}:{port_of(room, EVE)}/user/{EVE}/"
@@ -246,8 +262,14 @@ def test_signing_in_and_out_works_behind_nginx_and_lasts(room):
         answer = one.sign_in(room.credentials[ADA]["notebook_password"])
         (login,) = [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher-")]
         assert (login.path, login.secure, login.domain_specified) == (f"/user/{ADA}/", True, False)
-        assert "HttpOnly" in answer.headers["set-cookie"] and login.expires
+        assert "HttpOnly" in answer.headers["set-cookie"] and login.expires is None
         assert one.http.get("api/status").status_code == 200
-        one.http.get("logout", follow_redirects=True)
+        one.log_out()
+        one.sign_in(room.credentials[ADA]["notebook_password"], keep="1")
+        (kept,) = [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher")]
+        assert (kept.path, kept.name) == (login.path, login.name)
+        assert 29 < (kept.expires - time.time()) / 86400 <= 30
+        assert one.log_out().headers["location"] == f"https://{HOST}:{PORT}/{ADA}"
         assert not [cookie for cookie in one.http.cookies.jar if cookie.name.startswith("nblauncher-")]
-        assert one.http.get("api/status").status_code == 403
+        one.http.cookies.jar.set_cookie(kept)
+        assert one.http.get("api/status").status_code == 403, "the server knows that it is over"

@@ -109,6 +109,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "terminal",
         "attacks",
         "server_config",
+        "server_pages",
+        "server_sessions",
         "kernel",
         "kernel_sockets",
         "forkserver",

@@ -139,6 +139,24 @@ def test_a_right_password_leads_to_the_students_own_port_on_the_host_they_came_b
     assert f"script-src 'nonce-{nonce}'" in response.headers["Content-Security-Policy"]
 
 
+def test_that_a_computer_is_the_students_own_goes_along_to_their_server():
+    async def scenario(front: Visit):
+        form = {"username": "bob", "password": PASSWORD}
+        shared = await front.client.post("/", data=form)
+        own = await front.client.post("/", data={**form, "keep": "1"})
+        wrong = await front.client.post("/", data={**form, "password": "wrong", "keep": "1"})
+        front.supervisor.answer = ServerState.STARTING
+        waits = await front.client.post("/", data={**form, "keep": "1"})
+        front.supervisor.answer = ServerState.READY
+        fields = {"waiting": hidden(waits, "waiting"), "keep": hidden(waits, "keep")}
+        return shared, own, wrong, await front.client.post("/", data=fields)
+
+    shared, own, wrong, waited = visit(scenario)
+    assert 'name="keep"' not in shared.text
+    assert [hidden(own, "keep"), hidden(waited, "keep")] == ["1", "1"]
+    assert re.search(r'id="keep"[^>]* checked', wrong.text)
+
+
 @pytest.mark.parametrize("typed", [PASSWORD, PASSWORD.upper(), "abcdefgh jkmnpqrs", f"  {PASSWORD}\t"])
 def test_a_password_is_right_however_it_is_spaced(typed):
     async def scenario(front: Visit):

@@ -1,0 +1,93 @@
+"""The sign-ins of a student's server: each is a session of its own, which a log-out ends for good.
+
+A cookie that was copied, or that a browser kept, is worth nothing after that. Sessions that ended are remembered in a
+file beside Jupyter's cookie secret, so that a server that sleeps or is restarted still knows them; who loses one file
+loses both, and no old cookie is good any more. Runs in the student's process.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from tornado.websocket import WebSocketHandler
+
+log = logging.getLogger(__name__)
+
+KEPT_DAYS = 30
+"""For so long a browser keeps the cookie of a student who says that the computer is their own."""
+
+_MOST_ENDED = 5000
+"""Far more than a student ends before their cookies are too old: Tornado takes none that was signed 31 days ago."""
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+_LOGGED_OUT = 1008
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One sign-in, as the login cookie carries it."""
+
+    name: str
+    is_kept: bool
+    """The browser keeps it for KEPT_DAYS; else until it is closed."""
+
+    @classmethod
+    def begin(cls, *, is_kept: bool) -> Session:
+        return cls(secrets.token_hex(16), is_kept)
+
+    @classmethod
+    def parse(cls, content: Any) -> Session | None:
+        """From a cookie's content, which our key signed. None for one from before there were sessions."""
+        if not isinstance(content, dict) or not isinstance(content.get("session"), str):
+            return None
+        return cls(content["session"], content.get("is_kept") is True)
+
+    def to_json(self) -> dict[str, object]:
+        return {"session": self.name, "is_kept": self.is_kept}
+
+
+class Sessions:
+    """Which ended, and the connections of those that have not. `file` is the student's own."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._ended = dict.fromkeys(_read(file))
+        self._connections: dict[str, WeakSet[WebSocketHandler]] = {}
+
+    def is_over(self, session: Session) -> bool:
+        return session.name in self._ended
+
+    def connected(self, session: Session, connection: WebSocketHandler) -> None:
+        """A kernel or a terminal is reached over it for as long as the session lasts."""
+        self._connections.setdefault(session.name, WeakSet()).add(connection)
+
+    def end(self, session: Session) -> None:
+        """Its cookie is refused from now on, and tabs that are still open lose their kernels and terminals."""
+        self._ended = dict.fromkeys([*self._ended, session.name][-_MOST_ENDED:])
+        for connection in self._connections.pop(session.name, ()):
+            connection.close(_LOGGED_OUT, "logged out")
+        try:
+            _write(self._file, self._ended)
+        except OSError as error:
+            log.error("a log-out holds only until this server ends: cannot write %s: %s", self._file, error.strerror)
+
+
+def _read(file: Path) -> list[str]:
+    """Oldest first. The file is the student's: what is not the name of a session is not read."""
+    try:
+        return [line for line in file.read_text("ascii", errors="replace").splitlines() if _NAME.fullmatch(line)]
+    except FileNotFoundError:
+        return []
+
+
+def _write(file: Path, ended: Iterable[str]) -> None:
+    new = file.with_name(f"{file.name}.new")
+    new.write_text("".join(f"{name}\n" for name in ended), "ascii")
+    new.replace(file)
