@@ -56,21 +56,21 @@ class StudentIdentity(PasswordIdentityProvider):
         return user
 
     def session_of(self, handler: web.RequestHandler) -> Session | None:
-        """What the request's login cookie says, which may be over."""
+        """The session in the request's login cookie, whether or not it has ended."""
         content = handler.get_signed_cookie(self.get_cookie_name(handler), **self.get_secure_cookie_kwargs)
         return Session.parse(json.loads(content)) if content else None
 
     def sign_in(self, handler: JupyterHandler, *, is_kept: bool) -> None:
-        """A session of its own, whatever cookie the browser brought along."""
+        """Begin a new session, whatever cookie the browser sent."""
         user = handler.current_user = self.generate_anonymous_user(handler)
         self._set_cookie(handler, user, Session.begin(is_kept=is_kept))
 
     def set_login_cookie(self, handler: web.RequestHandler, user: User) -> None:
-        """Jupyter's own wish, when a student changes the name or colour that they are shown with."""
+        """Jupyter calls this when a student changes their display name or colour: the session stays the same."""
         self._set_cookie(handler, user, self.session_of(handler) or Session.begin(is_kept=False))
 
     def log_out(self, handler: JupyterHandler) -> None:
-        """The cookie goes, and is refused from now on wherever else it is."""
+        """End the session, so that copies of the cookie are refused too, and clear the cookie."""
         session = self.session_of(handler)
         if session is not None:
             self.sessions.end(session)
@@ -113,8 +113,8 @@ class LoginForm(LoginFormHandler):
 
     @allow_unauthenticated
     def get(self) -> None:
-        """Somebody who wanted a page of this server signs in at the front page. The form here is for who asks for it by
-        name, while the front page is closed for instance.
+        """Send a visitor who asked for another page of this server to the front page. Only `login` itself shows the
+        form: it still works while the front page is closed.
         """
         asked = self.get_query_argument("next", "")
         page = self.provider.front_door.page(self.request, self.provider.username, onward_of(asked, self.base_url))
@@ -154,7 +154,7 @@ class LoginForm(LoginFormHandler):
 
     @property
     def is_kept(self) -> bool:
-        """The student says that the computer is their own."""
+        """Whether the student ticked that the computer is their own."""
         return bool(self.get_body_argument("keep", ""))
 
     def refuse(self, status: int, words: str) -> None:
@@ -163,7 +163,7 @@ class LoginForm(LoginFormHandler):
         self._render(message={"error": words})
 
     def _render(self, message: dict[str, str] | None = None) -> None:
-        """Jupyter's `get` calls it, too."""
+        """Jupyter's own `get` calls this as well."""
         further = urlencode({"next": self.get_argument("next", default=self.base_url)})
         action = f"{self.base_url}login?{further}"
         show(self, "sign_in.html", action=action, problem=(message or {}).get("error", ""), is_kept=self.is_kept)
@@ -210,11 +210,11 @@ class TicketHandler(LoginForm):
 
 
 class LogOut(JupyterHandler):
-    """The end of a session, at the front page. Asked for by a form of our own pages, or by a link there."""
+    """Ends the session and leads to the front page. Our own pages ask for it with a form or a link."""
 
     @allow_unauthenticated
     def get(self) -> None:
-        """No other page, and nothing that is shown in a notebook, logs a student out: they are asked first."""
+        """Ask first, unless the student followed a link of ours: no other page, and no picture, logs anybody out."""
         if self._is_followed_here():
             self._end()
             return
@@ -226,8 +226,8 @@ class LogOut(JupyterHandler):
         self._end()
 
     def _is_followed_here(self) -> bool:
-        """A link on a page of this server, or an address that was typed in. What sends no such header is no browser, or
-        has no TLS: the Referer must do.
+        """Whether the student followed a link on a page of this server or typed the address. Browsers send no
+        Sec-Fetch-Site without TLS; the Referer has to do then.
         """
         headers = self.request.headers
         site = headers.get("Sec-Fetch-Site")
@@ -242,7 +242,7 @@ class LogOut(JupyterHandler):
 
 
 def show(handler: JupyterHandler, template: str, **values: object) -> None:
-    """Finish with a page of our own, for whoever is not signed in."""
+    """Finish with a page of nblauncher.server_pages."""
     provider = cast(StudentIdentity, handler.identity_provider)
     handler.set_header("Content-Security-Policy", server_pages.POLICY)
     handler.set_header("Cache-Control", "no-store")

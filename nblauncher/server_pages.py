@@ -1,6 +1,6 @@
-"""The pages that a student's own server shows to whoever is not signed in, in the style of the front page.
+"""Pages for visitors who are not signed in, from a student's own server or the porter, in the style of the front page.
 
-They are whole in themselves: nothing else of this server is to be had without signing in.
+Each is self-contained, style included: a visitor who is not signed in gets no static files from these addresses.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _TEMPLATES = jinja2.Environment(
 )
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
-"""Their Content-Security-Policy. Without form-action: browsers hold it against where a form's answer leads, too."""
+"""Their Content-Security-Policy. It has no form-action, which Chromium also applies to the redirect after a form."""
 
 
 def render(template: str, **values: Any) -> str:
-    """The page; `front_page` is where it leads back to."""
+    """The page as HTML. Every template needs `front_page`, the address that it links to."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def before(theirs: jinja2.BaseLoader) -> jinja2.BaseLoader:
-    """Jupyter's templates, but its error pages (404.html, error.html) are ours: strangers see them, too."""
+    """A loader that replaces Jupyter's error pages (404.html, error.html), which visitors who are not signed in see."""
     return jinja2.ChoiceLoader([_LOADER, theirs])

@@ -1,8 +1,8 @@
-"""The sign-ins of a student's server: each is a session of its own, which a log-out ends for good.
+"""The sessions of a student's server: every sign-in begins one, and a log-out ends it for good.
 
-A cookie that was copied, or that a browser kept, is worth nothing after that. Sessions that ended are remembered in a
-file beside Jupyter's cookie secret, so that a server that sleeps or is restarted still knows them; who loses one file
-loses both, and no old cookie is good any more. Runs in the student's process.
+After a log-out the cookie is refused, including copies of it. The names of ended sessions are kept in a file beside
+Jupyter's cookie secret, so that they survive a restart of the server; if the folder is lost, the secret is lost with it
+and every cookie is invalid anyway. Runs in the student's process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tornado.websocket import WebSocketHandler
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
-"""For so long a browser keeps the cookie of a student who says that the computer is their own."""
+"""How long the browser keeps the cookie when the student says that the computer is their own."""
 
 _MOST_ENDED = 5000
 """Far more than a student ends before their cookies are too old: Tornado takes none that was signed 31 days ago."""
@@ -36,7 +36,7 @@ class Session:
 
     name: str
     is_kept: bool
-    """The browser keeps it for KEPT_DAYS; else until it is closed."""
+    """Whether the browser keeps it for KEPT_DAYS, or only until it is closed."""
 
     @classmethod
     def begin(cls, *, is_kept: bool) -> Session:
@@ -44,7 +44,7 @@ class Session:
 
     @classmethod
     def parse(cls, content: Any) -> Session | None:
-        """From a cookie's content, which our key signed. None for one from before there were sessions."""
+        """The session in a cookie's content, which was signed with our key. None if the cookie has none."""
         if not isinstance(content, dict) or not isinstance(content.get("session"), str):
             return None
         return cls(content["session"], content.get("is_kept") is True)
@@ -54,7 +54,7 @@ class Session:
 
 
 class Sessions:
-    """Which ended, and the connections of those that have not. `file` is the student's own."""
+    """The sessions that ended, and the WebSockets of the others. `file` belongs to the student."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -65,11 +65,11 @@ class Sessions:
         return session.name in self._ended
 
     def connected(self, session: Session, connection: WebSocketHandler) -> None:
-        """A kernel or a terminal is reached over it for as long as the session lasts."""
+        """Close this WebSocket (a kernel's or a terminal's) when the session ends."""
         self._connections.setdefault(session.name, WeakSet()).add(connection)
 
     def end(self, session: Session) -> None:
-        """Its cookie is refused from now on, and tabs that are still open lose their kernels and terminals."""
+        """Refuse its cookie from now on, and cut off tabs that are still open from kernels and terminals."""
         self._ended = dict.fromkeys([*self._ended, session.name][-_MOST_ENDED:])
         for connection in self._connections.pop(session.name, ()):
             connection.close(_LOGGED_OUT, "logged out")
@@ -80,7 +80,7 @@ class Sessions:
 
 
 def _read(file: Path) -> list[str]:
-    """Oldest first. The file is the student's: what is not the name of a session is not read."""
+    """The names in the file, oldest first. The student can edit it: lines that are not names are skipped."""
     try:
         return [line for line in file.read_text("ascii", errors="replace").splitlines() if _NAME.fullmatch(line)]
     except FileNotFoundError:

@@ -117,7 +117,7 @@ class Course:
         return not any(seat.stopping for seat in self.seats) and all(group.is_empty() for group in left)
 
     def remember(self) -> None:
-        """Write servers.json when something changed, and have it answered where nobody listens any more."""
+        """Write servers.json when something changed, and tell the porter which ports are closed."""
         self.porter.keep(self._closed())
         ports.show(self.front.sockets, is_shown=not self.front.is_closed)
         if self.seats.changed:
@@ -363,7 +363,7 @@ class Course:
         self.end(checked_grace(asked.get("grace")), over)
 
     def _closed(self) -> dict[int, Sequence[socket.socket]]:
-        """The ports that are open to everybody and on which nobody listens; a proxy answers by itself."""
+        """Public ports on which nobody accepts connections. A proxy answers by itself, so there are none behind one."""
         found: dict[int, Sequence[socket.socket]] = {}
         if self.front.is_closed:
             found[self.front.port] = self.front.sockets

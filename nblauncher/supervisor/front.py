@@ -71,7 +71,7 @@ class FrontPage:
 
     @property
     def is_closed(self) -> bool:
-        """Nobody listens there. It may be started again soon."""
+        """Whether no front page accepts connections, also while a restart is pending."""
         return self.handle is None and self._stopping is None
 
     def bind(self, port: int, addresses: Sequence[str], behind: Behind | None = None) -> list[str]:

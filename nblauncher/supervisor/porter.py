@@ -1,7 +1,8 @@
-"""The porter's process as the supervisor keeps it: it answers on the ports that nobody else listens on at the moment.
+"""The porter as the supervisor keeps it: a process that answers on the ports of stopped servers and closed front pages.
 
-The supervisor itself accepts no connection, and no student's process may answer for another or for the front page. It
-is started when there is something to answer for, and then stays: a class in which everything runs needs none.
+The supervisor itself never accepts a connection on these ports, and a student's process must not answer for another
+student or for the front page. The porter is started with the first port that has nobody, and then stays until the class
+ends; a class in which everything runs needs none.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from nblauncher.wire import close_all
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
-"""Seconds for which something must be closed before there is a porter: servers are often back by then."""
+"""Seconds that a port must be closed before a porter is started: `launch` is often done with it by then."""
 
 RESTART_PAUSE = 10.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Porter:
-    """One per course. `keep` says again and again which ports are closed at the moment."""
+    """One per course. `keep` is called after every change with the ports that are closed."""
 
     def __init__(self, loop: Loop, groups: Groups, logs: Path) -> None:
         self._loop, self._logs = loop, logs
@@ -56,15 +57,15 @@ class Porter:
         self._over: Callable[[], None] | None = None
 
     def employ(self, spec: FrontPageSpec, memory_files: Sequence[int]) -> None:
-        """As whom, and with which certificate: those of the front page, of whose secrets it gets no more. Runs already:
-        begins anew.
+        """Run it as the front page's account and with its certificate, but without its other secrets. A porter that
+        is running is replaced.
         """
         close_all(self._tls)
         self._spec, self._tls = spec, tuple(os.dup(one) for one in memory_files[1:])
         self._kill()
 
     def keep(self, closed: Mapping[int, Sequence[socket.socket]]) -> None:
-        """Answer on these ports and on no others. Cheap when nothing has changed."""
+        """Have these ports answered, and no others. Cheap when nothing has changed."""
         self._closed = closed
         if self._over is not None or self._spec is None:
             return
@@ -80,7 +81,7 @@ class Porter:
             self._tell(port, self._told[port])
 
     def child_ended(self, pid: int, status: int) -> bool:
-        """A child of ours ended: whether it was the porter."""
+        """Handle the end of a child; whether it was the porter."""
         if self._handle is None or self._handle.pid != pid:
             return False
         log.info("the porter, pid %d, ended: %s", pid, exit_words(status))
@@ -97,7 +98,7 @@ class Porter:
         return True
 
     def stop(self, done: Callable[[], None]) -> None:
-        """It holds nothing that could be lost: it is killed, then `done`."""
+        """Kill it, since it has nothing to lose, then call `done`."""
         self._over = done
         if self._timer is not None:
             self._timer.cancel()
@@ -140,7 +141,7 @@ class Porter:
         self.keep(self._closed)
 
     def _kill(self) -> None:
-        """Our own child, not reaped yet: the pid is still its."""
+        """Safe by pid: it is our own child and has not been reaped."""
         if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._handle.pid, signal.SIGKILL)
@@ -168,7 +169,7 @@ class Porter:
             except BlockingIOError:
                 break
             except OSError:
-                self._hang_up()  # it is ending, and begins anew
+                self._hang_up()  # it has died; child_ended starts another one
                 return
             self._unsent.popleft()
         if self._link is not None:

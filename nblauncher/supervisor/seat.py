@@ -89,7 +89,7 @@ class Seat:
     timer: Timer | None = None
     """A start that is to come, or the end of the patience with one."""
     is_pausing: bool = False
-    """It died, and is started again in a while."""
+    """It died and will be started again after a pause."""
     attempt: int = 0
     """Which start the server comes from: an answer to an earlier one comes too late."""
 
@@ -103,7 +103,7 @@ class Seat:
 
     @property
     def is_closed(self) -> bool:
-        """Nobody listens there, and nobody will by somebody's coming."""
+        """Whether nobody accepts connections here, and a connection would not wake the server either."""
         return (self.state in _DOWN or self.is_pausing) and self.stopping is None
 
     def is_at(self, behind: Behind | None) -> bool:

@@ -1,4 +1,4 @@
-"""The way from a student's own address to the front page, and back to the page that was wanted."""
+"""The way from a student's own address to the front page, and back to the page that the visitor had asked for."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class FrontDoor:
         return f"{request.protocol}://{self.host(request)}{port}"
 
     def page(self, request: HTTPServerRequest, username: str = "", onward: str = "") -> str | None:
-        """Its address, with the name filled in, and what to open after that; None when the browser came by something
-        that is not a host.
+        """Its address, with the username filled in and the page to open after sign-in; None if the request's Host is
+        not valid.
         """
         if not _HOST.fullmatch(self.host(request)):
             return None
@@ -42,7 +42,7 @@ class FrontDoor:
 
 
 def onward_of(path: str, base_url: str) -> str:
-    """Which page of this server a path means, relative to base_url; empty for none, and for what may lead elsewhere."""
+    """A path relative to base_url; empty if it is not below base_url or might lead somewhere else."""
     rest = path.removeprefix(base_url)
     is_here = path.startswith(base_url) and _ONWARD.fullmatch(rest) and not _STEPS_UP.search(rest)
     return rest if is_here and not rest.startswith("/") else ""

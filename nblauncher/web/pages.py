@@ -204,8 +204,8 @@ class SignIn(Page):
 
     _work: asyncio.Task[None] | None = None
     _carried: Mapping[str, str] = MappingProxyType({})
-    """What goes along from form to form to the student's server, which judges it: `keep`, the computer is the student's
-    own; `next`, the page of theirs that they wanted.
+    """Fields that are passed on from form to form to the student's server, which checks them: `keep`, the computer is
+    the student's own; `next`, the page that they had asked for.
     """
 
     async def get(self, *arguments: str) -> None:

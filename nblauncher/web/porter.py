@@ -1,8 +1,8 @@
-"""Who answers where nobody else does: `python -I -m nblauncher.web.porter`, run by the supervisor as the front page is.
+"""The porter answers for servers that are not running: `python -I -m nblauncher.web.porter`, run by the supervisor.
 
-It is handed the listening sockets of servers that do not run, and of a front page that is closed, and gives them back
-when somebody else is to listen. It knows neither names nor passwords: every student's port says the same. Nothing of
-the class is told here but where the front page is.
+It runs as the front page's account. The supervisor hands it the listening sockets of stopped servers and of a closed
+front page, and takes them back before the server or the front page starts. It knows neither names nor passwords: every
+student's port gives the same answers, which say nothing about the class but where its front page is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nblauncher.wire import close_all
 log = logging.getLogger("nblauncher.web.porter")
 
 LOOKS_AGAIN = 5
-"""Seconds after which a page looks whether somebody is there by now."""
+"""Seconds after which a page tries again."""
 
 _MOST_SOCKETS = 16
 _MAX_PACKET = 4096
@@ -39,7 +39,7 @@ _OWN_PATH = re.compile(r"/user/([a-z][a-z0-9_-]{0,30})(/.*)?")
 
 
 class Closed(RequestHandler):
-    """Any request: nothing is done here, and whoever comes learns at once that nobody is there."""
+    """Answers every request: the server is not running, or the front page is closed."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -69,10 +69,10 @@ class Closed(RequestHandler):
 
 
 class Porter:
-    """The sockets that are his at the moment, by port."""
+    """Holds the sockets that the supervisor has handed over, by port."""
 
     def __init__(self, link: socket.socket, doors: dict[bool, Door]) -> None:
-        """`doors` are for the front page's sockets and for students'."""
+        """`doors` maps whether a socket is the front page's to the door that serves it."""
         link.setblocking(False)
         self._link, self._doors = link, doors
         self._open: dict[int, list[Listener]] = {}
@@ -80,7 +80,7 @@ class Porter:
         asyncio.get_running_loop().add_reader(link, self._listen)
 
     def _listen(self) -> None:
-        """What the supervisor hands over and takes back. Its end is the end of the class."""
+        """Open or close a port as the supervisor says. When it hangs up, the class is over."""
         try:
             packet, descriptors, _flags, _address = socket.recv_fds(self._link, _MAX_PACKET, _MOST_SOCKETS)
         except BlockingIOError:
@@ -100,7 +100,7 @@ class Porter:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Until the supervisor is gone or SIGTERM comes. Returns the exit status; refuses to be root."""
+    """Serve until the supervisor is gone or SIGTERM comes. Returns the exit status; refuses to be root."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     if 0 in (*os.getresuid(), *os.getresgid()):

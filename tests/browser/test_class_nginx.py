@@ -69,7 +69,7 @@ def test_a_student_arrives_at_the_own_host_and_a_kernel_answers(room, page, tmp_
 def test_who_is_not_there_looks_again_until_the_server_is(room, page, tmp_path: Path):
     room.run("shutdown", "--only", ADA)
     page.goto(f"{OWN}tree")
-    page.wait_for_selector("h1:has-text('not there at the moment')")
+    page.wait_for_selector("h1:has-text('is not running')")
     page.screenshot(path=tmp_path / "away.png")
     room.run("launch", "--background")
     page.wait_for_selector("#password")  # by itself

@@ -104,7 +104,7 @@ def test_a_page_that_shows_the_students_own_form_asks_whose_computer_it_is(room,
 def test_who_comes_too_early_goes_on_by_themselves(room, page, tmp_path: Path):
     room.run("shutdown", "--only", BOB)
     page.goto(own_address(room, BOB) + "notebooks/tutorial/lab.ipynb")
-    page.wait_for_selector("h1:has-text('not there at the moment')")
+    page.wait_for_selector("h1:has-text('is not running')")
     page.screenshot(path=tmp_path / "1-stopped.png")
     supervisor = client.connect(room.paths)
     assert supervisor is not None

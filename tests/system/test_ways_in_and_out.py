@@ -7,18 +7,22 @@ from __future__ import annotations
 import html
 import pwd
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
 
+from nblauncher import processes
+from nblauncher.model import Handle
 from nblauncher.supervisor import client
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
-from tests.launched import is_ready, open_front_page, own_server, processes_of, supervisor_pid, visitor
+from tests.launched import handles, is_ready, open_front_page, own_server, processes_of, states, supervisor_pid, visitor
 from tests.running import eventually
 
 pytestmark = pytest.mark.system
@@ -204,7 +208,7 @@ def test_a_stopped_server_and_a_closed_front_page_answer_at_once(closed):
     with own_server(closed, BOB) as bob, own_server(closed, ADA) as ada:
         for path in ("", "tree", "api/status", "nblauncher/ticket"):
             answer = bob.http.get(path)
-            assert answer.status_code == 503 and "not there at the moment" in answer.text
+            assert answer.status_code == 503 and "is not running" in answer.text
             assert f'href="https://localhost:{PORT}/{BOB}"' in answer.text
         assert bob.http.post("api/kernels").status_code == 503
         assert bob.http.get(f"{bob.origin}/").headers["location"] == f"https://localhost:{PORT}/"
@@ -245,6 +249,23 @@ def test_a_porter_that_dies_is_there_again(closed):
     with own_server(closed, BOB) as bob:
         assert bob.http.get("tree").status_code == 503
     assert porter_of(closed).pid != porter.pid
+
+
+def test_who_waits_for_a_server_that_dies_again_and_again_is_told_so(closed):
+    for _ in range(5):  # the fifth time it is started again after eight seconds
+        eventually(lambda: states(closed)[ADA] == "ready")
+        handle = handles(closed)[ADA]
+        assert handle is not None
+        processes.send_signal(handle, signal.SIGKILL)
+        eventually(partial(is_another, closed, handle))
+    eventually(lambda: states(closed)[ADA] == "starting")
+    with own_server(closed, ADA) as ada:
+        assert "is not running" in ada.http.get("tree").text
+        assert eventually(lambda: ada.http.get("api").status_code == 200)
+
+
+def is_another(room: Classroom, handle: Handle) -> bool:
+    return handles(room)[ADA] != handle
 
 
 def test_what_is_started_again_serves_itself(closed):

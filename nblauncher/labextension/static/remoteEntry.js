@@ -1,5 +1,5 @@
-// The button "Log out" in Notebook and Lab, and the same in the menu File. Written by hand as what webpack makes of a
-// prebuilt extension (https://jupyterlab.readthedocs.io/en/stable/extension/extension_dev.html): nothing is built.
+// The button "Log out" in Notebook and Lab, and its command for the File menu. Written by hand in the form that webpack
+// gives a prebuilt extension (https://jupyterlab.readthedocs.io/en/stable/extension/extension_dev.html).
 (() => {
   let shared;
 
