@@ -31,7 +31,7 @@ def test_the_installed_package_holds_every_file_of_the_checkout():
 
 
 def test_every_requirement_has_a_version_that_was_tried():
-    setup = (CHECKOUT / "setup.py").read_text()
+    setup = (CHECKOUT / "setup.py").read_text().partition("install_requires")[2]
     wanted = {normal(name) for name in re.findall(r'^\s+"([A-Za-z0-9_.-]+)(?:[<>=,.0-9]*)",$', setup, re.MULTILINE)}
     tried = {normal(line.split("==")[0]) for line in (CHECKOUT / "constraints.txt").read_text().splitlines()}
     assert len(wanted) > 15
