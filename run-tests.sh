@@ -12,11 +12,14 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 usage() {
     cat <<'USAGE'
 Usage: ./run-tests.sh [all|check|system|browser] [PYTEST-ARGUMENTS...]
+       ./run-tests.sh tests/unit/... [PYTEST-ARGUMENTS...]
 
   all      everything; the default
   check    ruff, mypy and the tests that need no root, in seconds
   system   the system tests: real accounts named nbt..., real notebook servers
   browser  the browser tests, with Chromium
+
+  tests/unit/test_x.py::name    this test of the checkout as it is, in seconds: no root, nothing is installed, no lint
 
 Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at, nginx,
 debootstrap, systemd-container and qemu-system-x86, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
@@ -28,12 +31,14 @@ run_tests() {
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | system | browser) stage=$1; shift ;;
+        tests/unit/* | tests/contract/*) stage=one ;;
     esac
     case $stage in
         all) selection=(tests/unit tests/contract tests/system tests/browser) ;;
         check) selection=(tests/unit tests/contract -m "not system and not browser") ;;
         system) selection=(tests/contract tests/system -m system) ;; # a contract runs on the real thing as well
         browser) selection=(tests/browser) ;;
+        one) selection=(-n 0 -m "not system and not browser") ;;
     esac
     if can_make_accounts; then
         use_roots_path
@@ -43,8 +48,17 @@ run_tests() {
         testing=${XDG_CACHE_HOME:-$HOME/.cache}/nblauncher-testing
         refuse_or_say_what_is_left_out "$stage"
     fi
+    if command -v getent >/dev/null && ! getent ahosts localhost >/dev/null; then
+        fail 4 'the tests need the name localhost: add "127.0.0.1 localhost" to /etc/hosts'
+    fi
     prepare_environment
     cd "$here"
+    if [ "$stage" = one ]; then
+        PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" -m pytest -o cache_dir="$testing/cache/pytest" \
+            --basetemp="$scratch/t" "${selection[@]}" "$@" || status=1
+        return $status
+    fi
+    install_checkout
     if [ "$stage" = all ] || [ "$stage" = check ]; then
         lint || status=1
     fi
@@ -65,7 +79,7 @@ refuse_or_say_what_is_left_out() {
         system | browser) fail 4 "the $1 tests make accounts: run them as root on Linux" ;;
         all) selection=(tests/unit tests/contract -m "not system and not browser") ;;
     esac
-    [ "$1" = check ] || cat <<'LOUD'
+    [ "$1" = check ] || [ "$1" = one ] || cat <<'LOUD'
 
 ***********************************************************************************************
 *** NOT root on Linux: the system and browser tests, which make real accounts, are LEFT OUT. ***
@@ -77,7 +91,7 @@ LOUD
 install_tools() {
     local tool wanted missing=()
     ensure_python
-    [ "$1" != check ] || return 0
+    [ "$1" != check ] && [ "$1" != one ] || return 0
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
@@ -91,24 +105,28 @@ install_tools() {
     fi
 }
 
-prepare_environment() { # an environment per set of versions, made once; the package is put into it anew each time
+prepare_environment() { # an environment per set of versions, made once
     local python key
     python=$(usable_python || { can_make_accounts || command -v python3; })
     [ -n "$python" ] || fail 1 "there is no Python 3.10 or newer"
     scratch=$(mktemp -d /var/tmp/nbt.XXXXXX) # /tmp may be memory
     chmod 0755 "$scratch"
     trap 'rm -rf -- "$scratch"' EXIT
-    copy_source "$scratch/source"
-    key=$({ cat "$here/run-tests.sh" "$scratch"/source/{setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
+    key=$({ cat "$here"/{run-tests.sh,setup.py,constraints.txt}; "$python" -I -c 'import sys; print(sys.version_info[:2])'; } | cksum)
     environment=$testing/${key%% *}
     mkdir -p "$testing"
     if [ ! -e "$environment/complete" ]; then
         say "Installing the test tools into $environment (about a minute) ..."
+        copy_source "$scratch/source"
         find "$testing" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
         "$python" -I -m venv "$environment"
         install_packages "$environment" --quiet -c "$scratch/source/constraints.txt" "setuptools>=70.1" "$scratch/source[test]"
         touch "$environment/complete"
     fi
+}
+
+install_checkout() { # into the environment, anew each time
+    [ -e "$scratch/source" ] || copy_source "$scratch/source"
     install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$scratch/source"
     ! can_make_accounts || chmod -R a+rX,go-w "$environment"
 }

@@ -126,7 +126,7 @@ class Emulated:
         said = booted.do(
             f"ls /vmlinuz /initrd.img || (apt-get update; apt-get install -qy --no-install-recommends {package})\n"
             "$(dirname $(readlink -f /usr/local/bin/nblauncher))/python -I -m pip install -q"
-            " -c /root/src/constraints.txt pytest"
+            " -c /root/src/constraints.txt pytest pytest-timeout"
         )
         if not (booted.root / "initrd.img").exists():
             pytest.skip(f"NO KERNEL TEST: Debian's kernel cannot be fetched: {said[-500:]}")
@@ -180,7 +180,8 @@ def _pip() -> list[str]:
     certificate = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificate and Path(certificate).exists():
         options.append(f"--bind-ro={certificate}:/etc/ssl/certs/ca-certificates.crt")
-    known = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    pip_config = [sys.executable, "-m", "pip", "config", "list"]  # a fresh host has no other pip
+    known = subprocess.run(pip_config, capture_output=True, text=True, check=True).stdout
     for folder in {
         word for line in known.splitlines() for word in line.replace("'", " ").replace("file://", "").split()
     }:
