@@ -185,7 +185,8 @@ def test_what_the_ledger_knows_of_this_course_and_of_others(tmp_path: Path) -> N
     ledger.join("b", {"ada": 9001})
     people = FakeAccounts({"ada": ada, "www": Account("www", 33, 33, Path("/var/www"))})
     course = settings.parse(b"course: a\n", Path("/srv/class/notebooks.cfg"))
-    host = Host(course, ada, people, Page(), ledger, CourseLedger(tmp_path / "a.db"), CoursePaths("a"))
+    kim = Account("kim", 1000, 1000, Path("/home/kim"))
+    host = Host(course, kim, people, Page(), ledger, CourseLedger(tmp_path / "a.db"), CoursePaths("a"))
     students = roster.parse(b"username\nada\nbob\nwww\n", "students.csv")
     known = known_of(host, students)
     assert known.allotted_ports == {8001} and known.other_courses == {"b": {9000, 9001}}
