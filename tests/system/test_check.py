@@ -47,7 +47,7 @@ def as_nobody(room: Classroom) -> dict[str, Any]:
 def test_a_class_that_can_start_is_said_to_be_ready(room):
     said = room.json("check")
     assert problems(said) == {} and said["verdict"].startswith("Ready")
-    assert room.run("check").stdout.splitlines()[-1] == said["verdict"]
+    assert room.run("check").stdout.splitlines()[-1].startswith("Ready")
 
 
 def test_the_name_of_a_system_group_is_refused_before_anything_is_made(room, group):
