@@ -322,6 +322,8 @@ def retrieve_command(
     """Bring everyone's work into a new folder of the teacher's."""
     if unattended is not None:
         return deadlines.at_deadlines(call, open_accepted(call, unattended))
+    if call.only and (at is not None or cancelled is not None):
+        raise click.UsageError("--at and --cancel are about everybody: --only does not go with them")
     opened = open_session(call)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()

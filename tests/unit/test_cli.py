@@ -82,6 +82,12 @@ def test_a_list_of_names_that_is_given_and_empty_is_a_wrong_command_line(tmp_pat
         assert "names no student" in answer.stderr
 
 
+@pytest.mark.parametrize("option", ["--at", "--cancel"])
+def test_what_is_captured_of_everybody_is_not_asked_of_some(tmp_path, option):
+    answer = run(tmp_path, "retrieve", option, "2036-11-27 17:00", "--only", "ada")
+    assert answer.returncode == 2 and "--only does not go with them" in answer.stderr
+
+
 @pytest.mark.parametrize("arguments", [("setup", "--json"), ("check", "--json"), ("--version",), ("--help",)])
 def test_an_answer_that_finds_no_room_is_the_hosts_fault_and_no_bug(tmp_path, arguments):
     with open("/dev/full", "w") as full:
