@@ -230,6 +230,7 @@ class Door:
         is_behind_proxy: bool = False,
         clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
+        keeps_connections: bool = True,
     ) -> None:
         """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
         self.tls = tls
@@ -238,6 +239,7 @@ class Door:
             max_per_address = max_connections
         self.server = HTTPServer(
             _Reception(application),
+            no_keep_alive=not keeps_connections,
             idle_connection_timeout=IDLE,
             body_timeout=BODY,
             max_header_size=MAX_HEADER,

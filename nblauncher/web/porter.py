@@ -132,7 +132,8 @@ async def _serve(link: socket.socket, front_door: FrontDoor, tls: Any) -> None:
     for is_front_page in (True, False):
         about = {"front_door": front_door, "is_front_page": is_front_page, "has_tls": tls is not None}
         pages = Application([(r".*", Closed, about)], log_function=lambda _handler: None)
-        doors[is_front_page] = Door(pages, tls)
+        # A browser that kept its connection would go on asking the porter when the server is there.
+        doors[is_front_page] = Door(pages, tls, keeps_connections=False)
     porter = Porter(link, doors)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, porter.ended.set)
