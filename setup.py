@@ -15,7 +15,10 @@ setup(
     packages=find_packages(include=["nblauncher", "nblauncher.*"]),
     include_package_data=True,
     package_data={
-        "nblauncher": ["py.typed", "web/templates/**/*", "web/static/*", "labextension/**/*", "samples/*", "samples/**/*", "bin/*"]
+        "nblauncher": [
+            *("py.typed", "web/templates/**/*", "web/static/*", "labextension/**/*"),
+            *("samples/*", "samples/**/*", "bin/*"),
+        ]
     },
     # No console_scripts: what pip makes of them lets PYTHONPATH decide what root imports.
     scripts=["nblauncher/bin/nblauncher", "nblauncher/bin/ipython_dir"],
