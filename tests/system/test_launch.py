@@ -192,9 +192,9 @@ def test_ctrl_c_stops_the_front_page_and_nothing_else(up, number):
     assert "front page is stopped" in err
     assert launched.said_states(up) == {**READY, "": "stopped"}
     assert launched.handles(up) == before
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"http://127.0.0.1:{PORT}/", timeout=1)
     with launched.own_server(up, ADA) as ada:
+        closed = ada.http.get(f"https://localhost:{PORT}/")
+        assert closed.status_code == 503 and "front page is closed" in closed.text
         assert ada.sign_in(up.credentials[ADA]["notebook_password"]).status_code == 302
     assert up.json("launch", "--dry-run")["plan"] == ["hold the class's ports", "start the front page"]
 
