@@ -110,8 +110,8 @@ def look(name: str, folder: int) -> Iterator[Standing | None]:
 def enter(root: int, path: str, *, can_make: bool) -> int:
     """Open a folder below `root`, making it and those above it (0700) when they are missing and `can_make`.
 
-    Missing when it may not be made; InTheWay when something else has one of the names, FileInTheWay where that is no
-    link; Raced when it kept changing.
+    Missing when it may not be made; InTheWay when something else has one of the names, FileInTheWay where that is a
+    regular file; Raced when it kept changing.
     """
     current = os.dup(root)
     entered = ""
@@ -122,7 +122,7 @@ def enter(root: int, path: str, *, can_make: bool) -> int:
             if error.errno in HOST_SAYS_NO:
                 raise
             words = f"{words_of(error)} ({part})"
-            if error.errno == errno.ENOTDIR:
+            if error.errno == errno.ENOTDIR and _is_file(part, current):
                 raise FileInTheWay(words, files.join(entered, part)) from error
             raise InTheWay(words) from error
         finally:
@@ -148,6 +148,16 @@ def _enter_one(name: str, folder: int, *, can_make: bool) -> int:
         except FileExistsError:
             continue
     raise Raced
+
+
+def _is_file(name: str, folder: int) -> bool:
+    """False also for one that is gone by now."""
+    try:
+        handle, status = drafts.open_any(name, folder)
+    except OSError:
+        return False
+    os.close(handle)
+    return stat.S_ISREG(status.st_mode)
 
 
 def _kind(status: os.stat_result) -> str:
