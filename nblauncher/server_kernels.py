@@ -23,3 +23,11 @@ class StudentKernelManager(ServerKernelManager):
         self.transport = kernel_transport.of(spec.argv, spec.metadata) if spec is not None else kernel_transport.IPC
         if self.transport == kernel_transport.TCP:
             self.log.warning(_WORDS, self.kernel_name)
+
+    async def restart_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+        """Jupyter takes a kernel that died in the middle of a cell for busy until a cell runs in it. A tab that comes
+        meanwhile does not wait until the new one listens, and would never hear what its first cell says.
+        """
+        if self.execution_state == "busy":
+            self.execution_state = "idle"
+        await super().restart_kernel(*arguments, **options)
