@@ -284,9 +284,11 @@ def test_a_shutdown_ends_the_kernel_and_what_it_registered_runs(client, ada):
 
 
 def test_a_kernel_that_dies_in_a_cell_is_there_for_a_tab_that_comes_at_once(client):
-    kernel, _pid = started(client)
+    kernel, pid = started(client)
     with client.notebook(kernel) as tab:
-        tab.begin("import os; os.kill(os.getpid(), 9)")
+        tab.begin("print('begun', flush=True)\nimport time; time.sleep(300)")
+        tab.receive(lambda one: one["msg_type"] == "stream")
+        psutil.Process(pid).kill()
         tab.receive(lambda one: one["content"].get("execution_state") == "restarting")
         assert client.api("GET", f"kernels/{kernel}").json()["execution_state"] != "busy"
         assert client.run("6 * 7", kernel) == "42"
