@@ -189,12 +189,11 @@ def versions_text(versions: Sequence[Mapping[str, Any]], width: int) -> str:
             _time_text(one["first"]),
             _time_text(one["last"]),
             bytes_text(one["bytes"]),
-            one["sha256"][:12],
             "present" if one["present"] else "",
         )
         for one in versions
     ]
-    return table(("from", "to", "size", "sha256", ""), rows, width)
+    return table(("from", "to", "size", ""), rows, width)
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
@@ -234,11 +233,14 @@ def status_text(entries: Sequence[Mapping[str, Any]], width: int) -> str:
     return table(columns, rows, width)
 
 
+_TIMES = frozenset({"snapshot", "from", "to", "until", "last activity"})
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> str:
-    """A plain table; cells from outside are escaped. `width` is the terminal's, in columns."""
+    """A plain table; cells from outside are escaped. `width` is the terminal's, in columns. Times stay in one piece."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold", no_wrap=column in _TIMES)
     for row in rows:
         grid.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
     stream = io.StringIO()

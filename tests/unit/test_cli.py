@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from nblauncher import render
+from nblauncher import moments, render
 from nblauncher.cli.call import names
 from nblauncher.plan import Report
 
@@ -131,6 +132,14 @@ def test_text_from_outside_cannot_play_with_the_terminal(tmp_path):
     answer = run(tmp_path, "setup", "--dry-run")
     assert answer.returncode == 3
     assert "\x1b" not in answer.stderr + answer.stdout
+
+
+@pytest.mark.parametrize("width", [70, 80, 100])
+def test_times_in_a_table_stay_in_one_piece(width):
+    times = ["2026-11-27T17:00:00.123+01:00", "2026-11-28T17:00:00.456+01:00"]
+    version = {"first": times[0], "last": times[1], "bytes": 12_345, "sha256": "ab" * 32, "present": True}
+    lines = render.versions_text([version], width).splitlines()
+    assert any(all(moments.short(datetime.fromisoformat(one)) in line for one in times) for line in lines), lines
 
 
 def test_only_takes_names_apart():
