@@ -1,10 +1,17 @@
-.PHONY: check test test-system test-browser bench install
+.DEFAULT_GOAL := help
+.PHONY: help check test test-slow test-system test-browser bench install
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 check: ## lint, types and the tests that need no root: seconds
 	./run-tests.sh check
 
-test: ## everything
+test: ## lint, types and all tests but the slow ones; as root, about ten minutes
 	./run-tests.sh
+
+test-slow: ## machines that boot, an emulated kernel, whatever takes minutes; as root
+	./run-tests.sh slow
 
 test-system: ## real accounts and servers; as root
 	./run-tests.sh system

@@ -18,19 +18,22 @@ prefix=/opt/nblauncher
 state=/var/lib/nblauncher
 logs=/var/log/nblauncher
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+pdf=false # whether the release gets the extra `pdf`
 sources=(nblauncher setup.py pyproject.toml constraints.txt LICENSE)
 
 usage() {
     cat <<'USAGE'
 Usage: ./install.sh                       install nblauncher, or upgrade it (a running class keeps its release)
+       ./install.sh --pdf                 also what `nblauncher slips` makes PDFs with: WeasyPrint, and with apt Pango
+                                          and a font; later upgrades keep it
        ./install.sh --uninstall           remove the program and its system accounts; homes, retrieved work, logs
                                           and /var/lib/nblauncher stay
        ./install.sh --uninstall --purge   also remove /var/lib/nblauncher and /var/log/nblauncher
        ./install.sh --help
 
 Run it as root. It puts the program into /opt/nblauncher, links nblauncher and ipython_dir in /usr/local/bin, adds
-shell completion where bash-completion, zsh or fish is installed, and makes the system accounts nblauncher,
-nblauncher-kill and nblauncher-build. Where there is no usable Python 3.10 or newer it installs the distribution's
+the man page nblauncher(1), and shell completion where bash-completion, zsh or fish is installed, and makes the system
+accounts nblauncher, nblauncher-kill and nblauncher-build. Where there is no usable Python 3.10 or newer it installs the distribution's
 python3 and venv packages. Python packages come from PyPI, or from where pip's configuration and PIP_* variables say.
 USAGE
 }
@@ -42,11 +45,15 @@ main() {
             -h | --help) usage; return 0 ;;
             --uninstall) uninstall=true ;;
             --purge) purge=true ;;
+            --pdf) pdf=true ;;
             *) usage >&2; fail 2 "unknown argument: $argument" ;;
         esac
     done
     if $purge && ! $uninstall; then
         fail 2 "--purge goes with --uninstall"
+    fi
+    if $pdf && $uninstall; then
+        fail 2 "--pdf does not go with --uninstall"
     fi
     [ "$(uname -s)" = Linux ] || fail 4 "nblauncher makes accounts on Linux only, so far; nothing was changed"
     [ "$(id -u)" = 0 ] || fail 4 "install.sh must be run as root (sudo ./install.sh); nothing was changed"
@@ -75,6 +82,11 @@ install_release() {
     only_one_at_a_time
     ensure_python 9>&- # a service that a package starts must not inherit the lock
     python=$(usable_python)
+    if $pdf; then
+        ensure_pango 9>&-
+    elif [ -e "$prefix/current/with-pdf" ]; then
+        pdf=true
+    fi
     copy=$(mktemp -d "$prefix/build.XXXXXX")
     trap 'clean_up $?' EXIT
     trap 'exit 130' INT TERM HUP
@@ -132,6 +144,7 @@ only_one_at_a_time() { # the lock ends with this process
 clean_up() { # whatever ended us: what is not complete goes
     local folder
     trap - EXIT INT TERM HUP
+    stop_watching
     for folder in "$prefix"/build.* "$prefix"/releases/*; do
         if [ -d "$folder" ] && [ ! -e "$folder/complete" ]; then
             rm -rf --one-file-system -- "$folder"
@@ -189,6 +202,18 @@ apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" >&2
 }
 
+ensure_pango() { # what WeasyPrint loads of the system
+    ! has_library libpangoft2-1.0.so.0 || ! has_library libharfbuzz-subset.so.0 || return 0
+    if command -v apt-get >/dev/null; then
+        apt_install libpango-1.0-0 libpangoft2-1.0-0 fonts-noto-core || true
+        apt_install libharfbuzz-subset0 || true # older releases have no such package, and WeasyPrint does without
+    fi
+    has_library libpangoft2-1.0.so.0 ||
+        warn "Pango (libpangoft2-1.0) is not installed: install it with your package manager, or use \`nblauncher slips --html\`"
+}
+
+has_library() { [[ $(ldconfig -p) == *"$1"* ]]; }
+
 # ---- a release -----------------------------------------------------------------------------------------------------
 
 copy_source() { # copy_source FOLDER: what the package is built of; building writes beside its source, never into the checkout
@@ -207,6 +232,7 @@ release_name() { # version, and a hash of the source and of the Python's version
     hash=$(
         {
             "$2" -I -c 'import sys; print(sys.version_info[:2])'
+            ! $pdf || echo pdf
             cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
         } | sha256sum
     )
@@ -223,20 +249,49 @@ free_or_sound() { # free_or_sound NAME: this release if it can be run or is not 
 }
 
 build_release() { # build_release RELEASE SOURCE PYTHON
-    local log=$copy/log
+    local log=$copy/log extra=""
+    ! $pdf || extra="[pdf]"
     say "Building nblauncher in $1 (about a minute) ..."
     rm -rf --one-file-system -- "$1"
+    : >"$log"
+    if [ -t 2 ] && [ "${TERM:-dumb}" != dumb ]; then
+        watch_log "$log" $$ 9>&- &
+        watcher=$!
+    fi
     {
         "$3" -I -m venv "$1" &&
-            install_packages "$1" -c "$2/constraints.txt" "$2" &&
+            install_packages "$1" -c "$2/constraints.txt" "$2$extra" &&
             write_completions "$1" &&
+            write_manual "$1" &&
             chmod -R a+rX,go-w "$1"
-    } >"$log" 2>&1 9>&- || explain_failed_build "$log"
+    } >"$log" 2>&1 9>&- || { stop_watching; explain_failed_build "$log"; }
+    stop_watching
     students_can_run "$1" >"$log" 2>&1 || {
         tail -n 5 "$log" >&2
         fail 1 "an ordinary user cannot run the interpreter in $1 (is a folder above it closed, or mounted noexec?); nothing was changed"
     }
+    ! $pdf || touch "$1/with-pdf"
     touch "$1/complete"
+}
+
+watcher= # the process that watches the build
+watch_log() { # watch_log LOG PID: what the build is at, on one line of the terminal, as long as PID runs
+    local began=$SECONDS at
+    trap 'exit 0' TERM
+    while sleep 1 && kill -0 "$2" 2>/dev/null; do
+        # pip's progress; what packages print in between is not shown, and nothing that is not ASCII
+        at=$(tail -c 4096 "$1" | LC_ALL=C tr -cd '\40-\176\n' | grep -aE '^(Collecting|Building|Installing) ' | tail -n 1) || true
+        printf '\r\033[K  %d s%s' "$((SECONDS - began))" "${at:+: ${at:0:44}}" >&2
+    done
+}
+
+stop_watching() {
+    if [ -n "$watcher" ]; then
+        kill "$watcher" 2>/dev/null || true
+        wait "$watcher" 2>/dev/null || true
+        watcher=
+        printf '\r\033[K' >&2
+    fi
 }
 
 install_packages() { # install_packages ENVIRONMENT PIP-ARGUMENTS...
@@ -278,6 +333,10 @@ write_completions() { # made by the release itself, so that they always fit it
     done
 }
 
+write_manual() {
+    "$1/bin/nblauncher" manual >"$1/share/nblauncher/nblauncher.1"
+}
+
 # ---- what points to it ---------------------------------------------------------------------------------------------
 
 link_into_place() { # link_into_place TARGET LINK: by rename, so that nobody ever sees it missing
@@ -291,27 +350,34 @@ link_commands() {
     for command in nblauncher ipython_dir; do
         link_into_place "$prefix/current/bin/$command" "/usr/local/bin/$command"
     done
+    link_of_release nblauncher.1 /usr/local/share/man/man1/nblauncher.1
     link_completion bash /usr/share/bash-completion /usr/local/share/bash-completion/completions nblauncher
     link_completion zsh /usr/share/zsh /usr/local/share/zsh/site-functions _nblauncher
     link_completion fish /etc/fish /etc/fish/completions nblauncher.fish
 }
 
 link_completion() { # link_completion SHELL FOLDER-THAT-TELLS-IT-IS-INSTALLED FOLDER NAME
-    if [ -d "$2" ] && [ -e "$prefix/current/share/nblauncher/completion.$1" ]; then
-        if [ -e "$3/$4" ] && ! is_our_link "$3/$4"; then
-            warn "$3/$4 is not ours and was left alone"
-            return 0
-        fi
-        mkdir -p "$3"
-        link_into_place "$prefix/current/share/nblauncher/completion.$1" "$3/$4"
+    if [ -d "$2" ]; then
+        link_of_release "completion.$1" "$3/$4"
     fi
+}
+
+link_of_release() { # link_of_release NAME LINK: to what the release has below share/nblauncher, where it has it
+    [ -e "$prefix/current/share/nblauncher/$1" ] || return 0
+    if [ -e "$2" ] && ! is_our_link "$2"; then
+        warn "$2 is not ours and was left alone"
+        return 0
+    fi
+    mkdir -p "${2%/*}"
+    link_into_place "$prefix/current/share/nblauncher/$1" "$2"
 }
 
 our_links() {
     printf '%s\n' /usr/local/bin/nblauncher /usr/local/bin/ipython_dir \
         /usr/local/share/bash-completion/completions/nblauncher \
         /usr/local/share/zsh/site-functions/_nblauncher \
-        /etc/fish/completions/nblauncher.fish
+        /etc/fish/completions/nblauncher.fish \
+        /usr/local/share/man/man1/nblauncher.1
 }
 
 prune_releases() { # current and previous stay, and what a process still runs (a class keeps the release it started with)
@@ -433,7 +499,7 @@ existing_courses() { # the names of the courses, or of the accounts, that are st
         "$python" -I -B -c '
 import sys
 sys.path.insert(0, sys.argv[1])
-from nblauncher.course import host_database
+from nblauncher.paths import host_database
 from nblauncher.ledger import HostLedger
 ledger = HostLedger(host_database())
 names = [record.course for record in ledger.courses()]

@@ -58,10 +58,11 @@ cat <<ADVICE
 
 The sample class is in $folder; its students are in students.csv.
   Passwords     $folder/credentials.csv
-  End           Ctrl-C closes the front page, \`nblauncher shutdown\` stops the students' servers
-  Bring home    \`nblauncher retrieve\` puts everyone's work into $folder/retrieved
-  Undo          \`nblauncher remove\`, then ./install.sh --uninstall
-Run these as root in $folder. Point your browser to the address below.
+  End           Ctrl-C closes the front page, \`sudo nblauncher shutdown\` stops the students' servers
+  Bring home    \`sudo nblauncher retrieve\` puts everyone's work into $folder/retrieved
+  Undo          \`sudo nblauncher remove\`, then \`sudo ./install.sh --uninstall\` in the checkout
+Run the commands of nblauncher in $folder. The course is called quickstart; a course of your own begins with
+\`nblauncher init FOLDER\`, and gets that folder's name. Point your browser to the address below.
 
 ADVICE
 exec nblauncher launch

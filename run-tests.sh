@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Install what the tests need and run them: lint, types, unit, contract, system and browser tests.
 #
-# As root on Linux everything runs. The package is installed (not editable) into /opt/nblauncher/testing, where
-# students' processes can import it even when the checkout is in /root. Elsewhere the tests run that need no root.
+# As root on Linux everything runs, in two parts: what takes minutes by itself is in the slow one. The package is
+# installed (not editable) into /opt/nblauncher/testing, where students' processes can import it even when the checkout
+# is in /root. Elsewhere the tests run that need no root.
 
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -11,35 +12,44 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 usage() {
     cat <<'USAGE'
-Usage: ./run-tests.sh [all|check|system|browser] [PYTEST-ARGUMENTS...]
+Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
        ./run-tests.sh tests/unit/... [PYTEST-ARGUMENTS...]
 
-  all      everything; the default
+  all      everything but the slow tests; the default, about ten minutes
   check    ruff, mypy and the tests that need no root, in seconds
-  system   the system tests: real accounts named nbt..., real notebook servers
+  slow     the tests marked slow: machines that boot, an emulated kernel, whatever takes minutes; CI runs it after `all`
+  system   the system tests of `all`: real accounts named nbt..., real notebook servers
   browser  the browser tests, with Chromium
 
   tests/unit/test_x.py::name    this test of the checkout as it is, in seconds: no root, nothing is installed, no lint
 
-Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at, nginx,
-debootstrap, systemd-container and qemu-system-x86, where they are missing; the test tools go into /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at,
+nginx, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
+/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
 USAGE
 }
 
 run_tests() {
-    local stage=all status=0
+    local stage=all status=0 workers=5 bytecode=""
     case ${1:-} in
         -h | --help) usage; return 0 ;;
-        all | check | system | browser) stage=$1; shift ;;
+        all | check | slow | system | browser) stage=$1; shift ;;
         tests/unit/* | tests/contract/*) stage=one ;;
     esac
     case $stage in
-        all) selection=(tests/unit tests/contract tests/system tests/browser) ;;
-        check) selection=(tests/unit tests/contract -m "not system and not browser") ;;
-        system) selection=(tests/contract tests/system -m system) ;; # a contract runs on the real thing as well
-        browser) selection=(tests/browser) ;;
+        all) selection=(tests/unit tests/contract tests/system tests/browser -m "not slow") ;;
+        check) selection=(tests/unit tests/contract -m "not system and not browser and not slow") ;;
+        slow) # beside the emulated kernel one at a time: some wait for a moment and must not be late
+            selection=(tests/unit tests/contract tests/system tests/browser -m slow)
+            workers=2
+            ;;
+        system) selection=(tests/contract tests/system -m "system and not slow") ;; # a contract runs on the real thing as well
+        browser) selection=(tests/browser -m "not slow") ;;
         one) selection=(-n 0 -m "not system and not browser") ;;
     esac
+    if command -v getent >/dev/null && ! getent ahosts localhost >/dev/null; then
+        fail 4 'the tests need the name localhost: add "127.0.0.1 localhost" to /etc/hosts'
+    fi
     if can_make_accounts; then
         use_roots_path
         testing=$prefix/testing
@@ -47,9 +57,6 @@ run_tests() {
     else
         testing=${XDG_CACHE_HOME:-$HOME/.cache}/nblauncher-testing
         refuse_or_say_what_is_left_out "$stage"
-    fi
-    if command -v getent >/dev/null && ! getent ahosts localhost >/dev/null; then
-        fail 4 'the tests need the name localhost: add "127.0.0.1 localhost" to /etc/hosts'
     fi
     prepare_environment
     cd "$here"
@@ -60,15 +67,18 @@ run_tests() {
     fi
     install_checkout
     if [ "$stage" = all ] || [ "$stage" = check ]; then
+        bytecode=$testing/cache/bytecode
+        compile_tests &
         lint || status=1
+        wait $! || printf '\n*** The tests cannot be collected: see below. ***\n\n'
     fi
     [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
-    # Two at a time: tests/conftest.py says which may run beside each other. `-n 0` for one at a time.
+    # Several at a time: tests/conftest.py says which may run beside each other. `-n 0` for one at a time.
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
-        "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
-        -n 2 --no-loadscope-reorder "${selection[@]}" "$@" || status=1
+        NBT_BYTECODE=$bytecode "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
+        -n "$workers" "${selection[@]}" "$@" || status=1
     return $status
 }
 
@@ -77,7 +87,8 @@ can_make_accounts() { [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ]; }
 refuse_or_say_what_is_left_out() {
     case $1 in
         system | browser) fail 4 "the $1 tests make accounts: run them as root on Linux" ;;
-        all) selection=(tests/unit tests/contract -m "not system and not browser") ;;
+        all) selection=(tests/unit tests/contract -m "not system and not browser and not slow") ;;
+        slow) selection=(tests/unit tests/contract -m "slow and not system and not browser") ;;
     esac
     [ "$1" = check ] || [ "$1" = one ] || cat <<'LOUD'
 
@@ -100,6 +111,10 @@ install_tools() {
     for tool in "${wanted[@]}"; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
+    has_library libatomic.so.1 || missing+=(libatomic1) # for Playwright's node
+    has_library libpangoft2-1.0.so.0 || missing+=(libpangoft2-1.0-0) # for WeasyPrint
+    [ -d /usr/share/fonts/truetype/noto ] || missing+=(fonts-noto-core fonts-noto-color-emoji)
+    [ -d /usr/share/fonts/opentype/noto ] || missing+=(fonts-noto-cjk)
     if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}"; then
         printf '\n*** apt could not install %s: the tests that need them are SKIPPED. ***\n\n' "${missing[*]}"
     fi
@@ -120,15 +135,37 @@ prepare_environment() { # an environment per set of versions, made once
         copy_source "$scratch/source"
         find "$testing" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
         "$python" -I -m venv "$environment"
-        install_packages "$environment" --quiet -c "$scratch/source/constraints.txt" "setuptools>=70.1" "$scratch/source[test]"
+        set -- -c "$scratch/source/constraints.txt" "setuptools>=70.1" "$scratch/source[test]"
+        install_with_uv "$@" || install_packages "$environment" --quiet "$@"
         touch "$environment/complete"
     fi
+}
+
+install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds, where uv is there; it is told what pip is configured for
+    local setting values value words=()
+    command -v uv >/dev/null || return 1
+    while read -r setting values; do
+        for value in $values; do
+            case $setting in
+                index-url) words+=(--default-index "$value") ;;
+                extra-index-url) words+=(--index "$value") ;;
+                find-links) words+=(--find-links "$value") ;;
+            esac
+        done
+    done < <("$environment/bin/python" -I -m pip config list | sed -n "s/^.*\.\([a-z-]*\)='\(.*\)'$/\1 \2/p")
+    uv pip install --quiet --no-config --index-strategy unsafe-best-match --python "$environment/bin/python" \
+        "${words[@]}" "$@" && "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
 }
 
 install_checkout() { # into the environment, anew each time
     [ -e "$scratch/source" ] || copy_source "$scratch/source"
     install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$scratch/source"
     ! can_make_accounts || chmod -R a+rX,go-w "$environment"
+}
+
+compile_tests() { # once, for all workers, while mypy has the other core: most of collecting is rewriting the assertions
+    env -u PYTHONDONTWRITEBYTECODE NBT_BYTECODE="$bytecode" HYPOTHESIS_STORAGE_DIRECTORY="$testing/cache/hypothesis" \
+        "$environment/bin/pytest" -p no:cacheprovider --collect-only -q "${selection[@]}" >/dev/null 2>&1
 }
 
 lint() {

@@ -16,8 +16,10 @@ setup(
     include_package_data=True,
     package_data={
         "nblauncher": [
-            *("py.typed", "web/templates/**/*", "web/static/*", "labextension/**/*"),
-            *("samples/*", "samples/**/*", "bin/*"),
+            *("py.typed", "web/templates/**/*", "web/static/*", "web/texts/*", "server/labextension/**/*"),
+            "server/notices_extension/**/*",
+            *("slips/*.html", "slips/*.txt", "slips/*.css"),
+            *("commands/samples/*", "commands/samples/**/*", "frontends/*.jinja", "bin/*", "grading/similarity/page.*"),
         ]
     },
     # No console_scripts: what pip makes of them lets PYTHONPATH decide what root imports.
@@ -34,12 +36,18 @@ setup(
         "psutil>=5.9",
         "rich>=13",
         "jinja2>=3.1",
+        "segno>=1.6",
         "threadpoolctl>=3.5",
         "nbformat>=5.9",
         "packaging>=23",
+        "defusedxml>=0.7",
     ],
     extras_require={
+        "pdf": ["weasyprint>=68"],
         "test": [
+            "weasyprint>=68",
+            "pypdf>=5",
+            "aiosmtpd>=1.4.6",
             "pytest>=8.1",
             "pytest-xdist>=3.6",
             "pytest-timeout>=2.3",
@@ -50,17 +58,18 @@ setup(
             "pandas>=2.1",
             "matplotlib>=3.8",
             "playwright>=1.40",
+            "axe-playwright-python>=0.1.4",
             "ruff>=0.6",
             "mypy>=1.11",
             "types-PyYAML",
             "types-passlib",
             "types-pexpect",
             "types-psutil",
-        ]
+        ],
     },
     entry_points={
         "jupyter_client.kernel_provisioners": [
-            "nblauncher = nblauncher.provisioner:ForkedKernelProvisioner",
+            "nblauncher = nblauncher.server.provisioner:ForkedKernelProvisioner",
         ],
     },
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from nblauncher.course import CoursePaths
+from nblauncher.paths import CoursePaths
 
 
 def measured(act: Callable[[], object]) -> tuple[float, float]:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nblauncher import passwords
 from nblauncher.accounts.linux import LinuxAccounts, useradd_words
+from nblauncher.auth import passwords
 from nblauncher.model import Account, Secret
 
 FIRST_UID = 24100

@@ -27,7 +27,7 @@ import httpx
 import websocket
 from _shared import forget, nblauncher, notebook_passwords
 
-from nblauncher.course import CoursePaths
+from nblauncher.paths import CoursePaths
 
 COURSE = "nbtg"
 FIRST_UID = 27000

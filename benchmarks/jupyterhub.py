@@ -64,9 +64,9 @@ def install(folder: Path) -> None:
     python = folder / "venv/bin/python"
     subprocess.run([os.path.realpath(sys.executable), "-m", "venv", folder / "venv"], check=True)
     constraints = Path(__file__).resolve().parent.parent / "constraints.txt"
-    pip = [python, "-m", "pip", "install", "--quiet", "-c", constraints, "jupyterhub", "notebook"]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), "jupyterhub", "notebook"]
     subprocess.run(pip, check=True)
-    npm = ["npm", "install", "--silent", "--prefix", folder / "proxy", "configurable-http-proxy"]
+    npm = ["npm", "install", "--silent", "--prefix", str(folder / "proxy"), "configurable-http-proxy"]
     subprocess.run(npm, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
         [

@@ -27,9 +27,11 @@ from typing import Any
 
 from _shared import delete, measured
 
-from nblauncher import material, merging, signing, workers
-from nblauncher.material import Bundle
+from nblauncher.exchange import merge
+from nblauncher.exchange.send import material, signing
+from nblauncher.exchange.send.material import Bundle
 from nblauncher.model import Account
+from nblauncher.system import workers
 
 ROOT = Account("root", 0, 0, Path("/root"))
 
@@ -53,7 +55,7 @@ def merge_seconds(cells: int, output: int) -> tuple[int, float]:
     times = []
     for _ in range(10):
         start = time.process_time()
-        merging.merge("lab.ipynb", *versions)
+        merge.merge("lab.ipynb", *versions)
         times.append(time.process_time() - start)
     return len(versions[0]), statistics.median(times)
 
@@ -70,7 +72,8 @@ def account(username: str, uid: int) -> Iterator[Account]:
 
 def sign_all(students: list[Account], bundle: Bundle) -> None:
     wanted = {path: item.sha256 for path, item in bundle.items.items()}
-    waiting, running = list(students), {}
+    waiting = list(students)
+    running: dict[int, workers.Worker] = {}
     while waiting or running:
         while waiting and len(running) < 2:
             arguments = (waiting.pop(), "tutorial", wanted, bundle.descriptor, bundle.bases)
@@ -94,7 +97,7 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=200)
     parser.add_argument("--notebooks", type=int, default=10)
     options = parser.parse_args()
-    merging.load()
+    merge.load()
     signing.load()
     print("| merge | size of a version, MB | CPU s |\n|---|---|---|")
     for label, cells, output in (("100 cells", 100, 20_000), ("1,500 cells", 1500, 1000)):

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 from _shared import forget, measured, memory, nblauncher, notebook_passwords, processor_seconds, supervisor, tree
 
-from nblauncher.course import CoursePaths
+from nblauncher.paths import CoursePaths
 
 COURSE = "nbtg"
 FIRST_UID, LAST_UID = 27000, 59999

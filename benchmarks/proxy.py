@@ -50,13 +50,20 @@ def asked(names: list[str], seconds: float, connections: int) -> tuple[float, fl
     said = [one.communicate()[0] for one in running]
     if any("Non-2xx" in words for words in said):
         raise SystemExit(f"not every answer was good:\n{said}")
-    rates = [float(re.search(r"Requests/sec:\s+([\d.]+)", words)[1]) for words in said]
+    rates = [float(_found(r"Requests/sec:\s+([\d.]+)", words)[1]) for words in said]
     return sum(rates), _mean(said, "50%"), _mean(said, "99%")
 
 
 def _mean(said: list[str], percent: str) -> float:
-    found = [re.search(rf"{percent}\s+([\d.]+)(us|ms|s)", words) for words in said]
+    found = [_found(rf"{percent}\s+([\d.]+)(us|ms|s)", words) for words in said]
     return statistics.mean(float(one[1]) * _UNITS[one[2]] for one in found)
+
+
+def _found(pattern: str, words: str) -> re.Match[str]:
+    match = re.search(pattern, words)
+    if match is None:
+        raise SystemExit(f"wrk did not say {pattern}:\n{words}")
+    return match
 
 
 def main() -> None:

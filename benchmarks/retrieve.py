@@ -25,10 +25,11 @@ from pathlib import Path
 
 from _shared import measured, need
 
-from nblauncher import homes, store, workers
+from nblauncher.config.settings import RetrieveSettings
+from nblauncher.exchange.retrieve import collection, store
+from nblauncher.exchange.retrieve.scope import ALL, Scope
 from nblauncher.model import Account
-from nblauncher.scope import ALL, Scope
-from nblauncher.settings import RetrieveSettings
+from nblauncher.system import workers
 
 ROOT = Account("root", 0, 0, Path("/root"))
 SCOPE = Scope(ALL, "tutorial")
@@ -63,7 +64,7 @@ def touch_memory(size: int) -> None:
 
 def collect_one(student: Account, teacher: Account, staging: store.Staging, previous: str) -> int:
     limits = RetrieveSettings(staging.target, max_file=2 << 30, max_student=2 << 30)
-    collected = homes.collect(student, teacher, staging, SCOPE, limits, previous=previous)
+    collected = collection.collect(student, teacher, staging, SCOPE, limits, previous=previous)
     assert not collected.work.exclusions
     return collected.work.files
 
@@ -71,7 +72,8 @@ def collect_one(student: Account, teacher: Account, staging: store.Staging, prev
 def retrieve(students: list[Account], teacher: Account, target: Path, parallel: int, previous: str = "") -> str:
     """As the command does it: each student in a forked process of root's, some at a time, then published."""
     staging = store.open_staging(teacher, target, datetime.now().astimezone())
-    waiting, running = list(students), {}
+    waiting = list(students)
+    running: dict[int, workers.Worker] = {}
     while waiting or running:
         while waiting and len(running) < parallel:
             worker = workers.start(ROOT, collect_one, waiting.pop(), teacher, staging, previous)

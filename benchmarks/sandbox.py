@@ -15,10 +15,10 @@ import resource
 import tempfile
 from pathlib import Path
 
-from nblauncher import cgroups, limits
+from nblauncher.isolation import cgroups, controllers, limits
+from nblauncher.isolation.namespaces import Namespaces
+from nblauncher.isolation.sandbox import Sandbox
 from nblauncher.model import NO_LIMITS, Limits
-from nblauncher.namespaces import Namespaces
-from nblauncher.sandbox import Sandbox
 
 COURSE = "nbtg-sandbox"
 FIRST_UID = 27000
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=200)
     count = parser.parse_args().students
     groups = cgroups.choose(COURSE)
-    cgroups.hand_down(groups)
+    controllers.hand_down(groups)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         apart = Namespaces(Path(folder))

@@ -23,16 +23,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from _shared import measured, need
 
-from nblauncher import delivery, material, merging, workers
+from nblauncher.exchange import merge
+from nblauncher.exchange.objects import ObjectStore
+from nblauncher.exchange.send import delivery, material
+from nblauncher.exchange.send.material import Bundle
+from nblauncher.exchange.send.teacher_side import Item
 from nblauncher.ledger import CourseLedger
-from nblauncher.material import Bundle
 from nblauncher.model import Account, HandedOut, Material
-from nblauncher.objects import ObjectStore
-from nblauncher.packing import Item
+from nblauncher.system import workers
 
 ROOT = Account("root", 0, 0, Path("/root"))
 TARGET = "tutorial"
@@ -92,7 +95,7 @@ class Course:
         known = (ledgers.get(one.username, {}).get(item.path) for one, items in waiting for item in items)
         bases = {one.made_of for one in known if one}
         if bases:
-            merging.load()
+            merge.load()
         self.versions.prune(self.ledger.versions())
         with material.spool(
             self.material, self.owner, paths, self.state, versions=self.versions, bases=bases
@@ -111,7 +114,8 @@ class Course:
     def send_to(
         self, student: Account, items: tuple[Item, ...], bundle: Bundle, handed_out: dict[str, HandedOut]
     ) -> None:
-        sent = delivery.deliver(student, TARGET, items, bundle, handed_out, date.today())
+        shipment = delivery.Shipment(TARGET, items, bundle, handed_out, date.today())
+        sent = delivery.deliver(student, shipment)
         self.ledger.record_handed_out(student.username, "material", sent.handed_out)
         assert not sent.failure and not sent.work.exclusions
 
@@ -152,8 +156,8 @@ def compare(course: Course, students: list[Account], parallel: int) -> list[tupl
     rows = []
     for label, act in (("cp -a and chown -R", copy), ("rsync -a --chown", rsync)):
         emptied(students)
-        rows.append((f"{label}, fresh copy", measured(lambda act=act: act(source, students))))
-        rows.append((f"{label}, nothing to do", measured(lambda act=act: act(source, students))))
+        rows.append((f"{label}, fresh copy", measured(partial(act, source, students))))
+        rows.append((f"{label}, nothing to do", measured(partial(act, source, students))))
     emptied(students)
     rows.append(("send, fresh copy", measured(lambda: course.send(students, parallel))))
     rows.append(("send, nothing to do", measured(lambda: course.send(students, parallel))))

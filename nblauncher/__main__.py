@@ -1,14 +1,14 @@
 """`nblauncher` and `python -m nblauncher`: signals are remembered before anything that takes time is imported."""
 
-from nblauncher import interruption
+from nblauncher.system import interruption
 
 
 def main() -> None:
     """The console script `nblauncher`."""
     interruption.listen()
-    from nblauncher import cli
+    from nblauncher.cli.main import main as run
 
-    cli.main()
+    run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The errors a person can do something about. Everything else is a bug and keeps its traceback.
+"""The errors that a user can fix. Any other exception is a bug and keeps its traceback.
 
 Only `cli` catches these; it maps `exit_code` to the process's exit status (docs/reference.md lists them).
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 class NblauncherError(Exception):
-    """What happened (`problem`) and what to do about it (`hint`), in words for the person at the terminal."""
+    """What happened (`problem`) and what to do about it (`hint`), in words for the user at the terminal."""
 
     exit_code = 1
 
@@ -20,18 +20,18 @@ class NblauncherError(Exception):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Every single problem, for `--json`; one unless the error collects several."""
+        """Every problem, for `--json`: one, unless the error collects several."""
         return (self.problem,)
 
 
 class HostError(NblauncherError):
-    """The host said no: a command failed, a disk is full, a port is taken."""
+    """The host failed: a command failed, a disk is full, a port is taken."""
 
     exit_code = 1
 
 
 class InputError(NblauncherError):
-    """Roster or config is wrong. Collects every problem so that one run shows them all; nothing was changed."""
+    """Roster or config is wrong. Has all problems, so that one run shows them all; nothing was changed."""
 
     exit_code = 3
 
@@ -45,12 +45,12 @@ class InputError(NblauncherError):
 
 
 class RefusedError(NblauncherError):
-    """It would not be safe, or we are not root; nothing was changed."""
+    """It would not be safe, or root is needed; nothing was changed."""
 
     exit_code = 4
 
 
 class BusyError(NblauncherError):
-    """Another nblauncher is still changing this course or this host's accounts."""
+    """Another nblauncher is still changing this course or the host's accounts."""
 
     exit_code = 6

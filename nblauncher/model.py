@@ -1,7 +1,9 @@
-"""The values that travel between the layers: frozen, without behaviour that touches the host."""
+"""The values that rooms pass to each other: frozen, and without behaviour that touches the host."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,13 +11,20 @@ from enum import Enum
 from pathlib import Path
 
 COOKIE_BEHIND_PROXY = "nblauncher"
-"""How a student's server calls its login cookie towards the class's proxy, which knows whose server it is."""
+"""The name of a student's login cookie between server and proxy. The proxy knows which student's server it is."""
 KEEP_BEHIND_PROXY = f"{COOKIE_BEHIND_PROXY}_keep"
-"""The cookie by which it tells the proxy that the browser is to keep the login cookie."""
+"""The cookie by which a server tells the proxy that the browser should keep the login cookie."""
+
+USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+"""A valid username: the shadow tools, URLs and file names take it without quoting."""
+
+
+LANGUAGES = ("en", "de")
+"""In which students' pages are shipped."""
 
 
 class Secret:
-    """A password or key. `repr`, `str` and logs show stars; `reveal` is the one way to the text."""
+    """A password or key. `repr`, `str` and logs show stars; only `reveal` returns the text."""
 
     __slots__ = ("_text",)
 
@@ -40,7 +49,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One row of students.csv. Only `username` is judged and only `username` ever reaches a system file."""
+    """One row of students.csv. Only `username` is validated, and only `username` ever reaches a system file."""
 
     username: str
     name: str = ""
@@ -76,7 +85,7 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a child process becomes. `home` is as recorded by us or by passwd, never taken from a student's files."""
+    """An account that a child process can become. `home` is from our ledger or passwd, never from a student's files."""
 
     username: str
     uid: int
@@ -84,11 +93,14 @@ class Account:
     home: Path
     shell: str = ""
     nonce: str = ""
-    """The first comma-separated GECOS field of an account we made (`nbl-…`); empty for owners and guests."""
+    """The first comma-separated GECOS field of an account that we made (`nbl-…`); empty for owners and guests."""
+
+
+ROOT = Account("root", 0, 0, Path("/root"))
 
 
 class AccountState(str, Enum):
-    """What the host says about an account that the ledger may or may not claim (DESIGN promise 1)."""
+    """The host's account compared with the ledger's claim, if there is one (docs/security.md, promise 1)."""
 
     ABSENT = "absent"  # neither the ledger nor the host knows the name
     COMPLETE = "complete"  # claimed, and uid, nonce and home agree
@@ -101,29 +113,31 @@ class AccountState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The folder the teacher hands out and where it lands below each home."""
+    """The folder that the teacher hands out, and where it is placed below each home."""
 
     source: Path
     target: str
     trust: bool = False
-    """Whether the teacher's notebooks are signed as the student when they arrive."""
+    """Whether the teacher's notebooks are signed as the student on arrival."""
+    folder: str = ""
+    """Where in the target the source's content is placed; '': directly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When the work of a folder below the material is captured. Aware times."""
+    """When the work in a folder of the material is captured. Aware times."""
 
     name: str
     folder: str
     """Below the material folder; '' for all of it."""
     at: datetime
     starts: datetime | None = None
-    """When the assignment began: what a percentage of extra time is a percentage of."""
+    """When the assignment began: a percentage of extra time refers to the time from then on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """A path that was not handled as planned. `incomplete` says that it could have held work (promise 3)."""
+    """A path that was left out. `incomplete`: it could hold work (docs/security.md, promise 3)."""
 
     path: str
     reason: str
@@ -132,7 +146,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one student's send or retrieve amounted to."""
+    """The result of one student's send or retrieve."""
 
     files: int = 0
     bytes: int = 0
@@ -145,15 +159,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one student may take; None: as much as the host has."""
+    """What one student may use; None: no limit."""
 
     memory: int | None = None
-    """Bytes, of all the student's processes together, their files in private temporary folders included."""
+    """Bytes of all the student's processes together, including their files in private temporary folders."""
     cpus: float | None = None
     processes: int | None = None
-    """Threads count as well."""
+    """Threads included."""
     disk: int | None = None
-    """Bytes that the student's files take."""
+    """Bytes of the student's files."""
 
 
 NO_LIMITS = Limits()
@@ -161,14 +175,14 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """How to find a process again: its pid and its start time (clock ticks since boot, proc_pid_stat(5) field 22)."""
+    """Identifies a process: its pid and its start time (clock ticks since boot, proc_pid_stat(5) field 22)."""
 
     pid: int
     start_time: int
 
 
 class ServerState(str, Enum):
-    """What `status` says of a student's server."""
+    """The state of a student's server, as `status` shows it."""
 
     READY = "ready"
     STARTING = "starting"
@@ -181,7 +195,7 @@ class ServerState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a student's own server is: its base address `https://HOST:PORT/user/NAME/`."""
+    """The address of a student's server: its base URL is `https://HOST:PORT/user/NAME/`."""
 
     username: str
     port: int
@@ -204,7 +218,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """A certificate chain and its private key, PEM, as bytes in memory: they travel on as sealed memfds."""
+    """A certificate chain and its private key, PEM, as bytes in memory: they are passed on as sealed memfds."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -212,9 +226,9 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class HandedOut:
-    """The version of a file that a student was given last, and the file as it stood right after we wrote it.
+    """The version of a file that a student was given last, and the file's status right after we wrote it.
 
-    Times in nanoseconds, size in bytes; zero times: this version does not stand at that name.
+    Times in nanoseconds, size in bytes; zero times: the file at that name does not have this version.
     """
 
     sha256: str
@@ -223,13 +237,13 @@ class HandedOut:
     inode: int
     ctime_ns: int
     base: str = ""
-    """The sha256 of the version that the student's file was made of, when it is another; UNRELATED: of none. Behind
-    GONE when the file was not there.
+    """The sha256 of the version that the student's file is based on, if it is another; UNRELATED: on none. With the
+    prefix GONE if the file did not exist.
     """
 
     @property
     def made_of(self) -> str:
-        """As `base`, also when it is this version; '' for UNRELATED."""
+        """The sha256 of the version that the file is based on; '' for UNRELATED."""
         return "" if self.base == UNRELATED else self.base.removeprefix(GONE) or self.sha256
 
     @property
@@ -241,7 +255,54 @@ GONE = "gone:"
 """The student had deleted the file, or renamed it, when this version came."""
 
 UNRELATED = "unrelated"
-"""The student has made a file of their own at this name."""
+"""The student has made another file of this name."""
 
 FORGOTTEN = HandedOut("", 0, 0, 0, 0)
-"""What was given at a name does not count any more: a file where a folder was, or the other way round."""
+"""A name that is no longer tracked: a file where a folder was, or the other way round."""
+
+Stamp = tuple[int, int, int, int]
+"""Size, mtime, ctime (both in ns) and inode: they change with each write to the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file of an earlier retrieval or snapshot, as it is stored."""
+
+    stamp: Stamp
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        return self.stamp[0]
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+CHECKS_LOGINS = "nblauncher check --logins"
+"""The User-Agent of the command that signs in as every student."""
+
+LEFT_OUT = frozenset({".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store"})
+"""Names of files and folders in the material that are never handed out."""
+EMPTY_FOLDER = "an empty folder is not handed out"
+
+# Why a server is down, as the supervisor reports it; `status` shows the whole reason, which contains one of these.
+OUT_OF_MEMORY = "because memory ran out"
+SHUT_DOWN = "it was shut down"
+ENDED_ITSELF = "it ended by itself"
+NO_ANSWER = "it did not answer in time"
+STAYS_DOWN = "and stays down"
+
+_PLAIN = {
+    OUT_OF_MEMORY: "memory",
+    SHUT_DOWN: "teacher",
+    ENDED_ITSELF: "ended",
+    NO_ANSWER: "silent",
+    STAYS_DOWN: "again",
+}
+
+
+def plain_reason(reason: str) -> str:
+    """Which of the plain reasons the student is told; empty if it is none of them."""
+    return next((name for sign, name in _PLAIN.items() if sign in reason), "")

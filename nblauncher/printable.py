@@ -1,21 +1,23 @@
-"""Text from outside, made safe to show on a terminal, in a log or in a spreadsheet. Layer 0: everybody may use it."""
+"""Make text from outside safe for a terminal, a log or a spreadsheet."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _FORMULA = re.compile(r"""(?:^|(?<=[,;|\t\n]))(?=[\s"]*[=+\-@＝＋－＠])""")
-"""Where a cell begins for some spreadsheet, whichever separator it believes in, and would be calculated."""
+"""Where a spreadsheet, with any separator, would see the beginning of a formula."""
+_SPLITS = re.compile(r"""[,;|"\s]""")
 _JOINERS = "\u200c\u200d"
-"""Invisible, and part of how names are spelled in Persian, Hindi and others."""
+"""Invisible, but part of names in Persian, Hindi and other languages."""
 
 
 def printable(text: str) -> str:
     r"""`text` with everything that is not a visible character or a plain space escaped, as in `\x1b` or `\u202e`.
 
     Control characters, newlines, direction marks and the lone surrogates of undecodable bytes (os.fsdecode) cannot
-    then move the cursor, start a line or reorder what a person reads. Twice is the same as once.
+    then move the cursor, start a line or reorder the text. It is idempotent.
     """
     return text if text.isprintable() else "".join(map(_shown, text))
 
@@ -35,13 +37,19 @@ def printable_lines(text: str) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """`text` as a cell that no spreadsheet calculates and no terminal obeys; twice is the same as once.
+    """`text` as a cell that no spreadsheet calculates and no terminal interprets. It is idempotent.
 
-    A part of it that would begin a formula, also after a separator at which some program may split the cell, gets a
-    leading apostrophe (OWASP "CSV Injection"). What is not visible is escaped, but for newlines and tabs.
+    A part that would begin a formula, also after a separator at which a program may split the cell, gets a leading
+    apostrophe (OWASP "CSV Injection"). Invisible characters are escaped, except newlines and tabs.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _FORMULA.sub("'", "".join(map(_in_a_cell, text)))
+
+
+def spreadsheet_line(cells: Iterable[str]) -> str:
+    """A line of a CSV file. A cell that a program might split, with any separator, is quoted."""
+    quoted = ('"' + cell.replace('"', '""') + '"' if _SPLITS.search(cell) else cell for cell in cells)
+    return ",".join(quoted) + "\r\n"
 
 
 def _in_a_cell(character: str) -> str:

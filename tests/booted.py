@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,9 @@ class Booted:
         source = self.root / "root/src"
         shutil.rmtree(source, ignore_errors=True)
         subprocess.run(["cp", "-a", str(CHECKOUT), str(source)], check=True)
+        # A container shares the host's uids: its front page must not look like one of the host's system accounts.
+        limits = self.root / "etc/login.defs"
+        limits.write_text(re.sub(r"^#?SYS_UID_MAX.*$", "SYS_UID_MAX 499", limits.read_text(), flags=re.M))
         command = self.root / "usr/local/bin/nblauncher"
         command.unlink(missing_ok=True)
         said = self.do("/root/src/install.sh")

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from tests.running import eventually
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO BROWSER TEST: axe-core is missing")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CERTUTIL = shutil.which("certutil")
@@ -26,6 +30,50 @@ FLAGS = [
 def require_browser() -> None:
     if CHROMIUM is None or CERTUTIL is None:
         pytest.skip("NO BROWSER TEST: install chromium and certutil (libnss3-tools)")
+
+
+LOOKS = [
+    (scheme, {"width": width, "height": height})
+    for scheme in ("light", "dark")
+    for width, height in ((1280, 900), (390, 844))
+]
+"""A desktop and a phone, by day and by night."""
+
+STAYS = "HTMLFormElement.prototype.submit = () => {}"
+"""With this as an init script a page that goes on by itself stays; buttons work."""
+
+
+def accessibility_problems(page: Any) -> list[str]:
+    """What axe-core finds in a page, in every look: rule, look and the elements."""
+    found = []
+    page.evaluate(axe.Axe().axe_script)
+    for scheme, viewport in LOOKS:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(viewport)
+        for rule in page.evaluate("axe.run({resultTypes: ['violations']}).then(found => found.violations)"):
+            elements = [node["html"][:200] for node in rule["nodes"]]
+            found.append(f"{page.url}: {rule['id']} ({scheme}, {viewport['width']}): {elements}")
+    return found
+
+
+def picture(page: Any, name: str, tmp_path: Path, **options: Any) -> None:
+    """A screenshot for the documentation, with few colours, into the folder that NBT_PICTURES names."""
+    shot = tmp_path / f"{name}.png"
+    page.screenshot(path=shot, **options)
+    folder = os.environ.get("NBT_PICTURES")
+    if folder:
+        with Image.open(shot) as image:
+            small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+            small.save(Path(folder) / f"{name}.png", optimize=True)
+
+
+_HAS_KERNEL = """async () => {
+    const base = location.pathname.split(/\\/(?:notebooks|lab|tree)(?:\\/|$)/)[0];
+    const answer = await fetch(`${base}/api/sessions`);
+    const sessions = answer.ok ? await answer.json() : [];
+    return sessions.some(one => one.kernel && ["idle", "busy"].includes(one.kernel.execution_state));
+}"""
+"""Whether the student's server has a session with a kernel that has started."""
 
 
 @contextlib.contextmanager
@@ -48,10 +96,21 @@ def browser_page(home: Path, authority: Path | None, *flags: str, **context: Any
         chromium.close()
 
 
-def run_until_it_answers(tab: Any, cell: Any, words: str = "") -> None:
-    """On a busy machine the first key may come before the notebook listens; running a cell twice does no harm."""
+def run_until_it_answers(tab: Any, cell: Any, words: str = "", *, code: str | None = None) -> None:
+    """On a busy machine the first key may come before the notebook listens; running a cell twice does no harm.
+
+    Not before the kernel is there: JupyterLab asks which kernel to start when a cell is run earlier than the page knows
+    the host's kernels (`NotebookActions` in @jupyterlab/notebook: `hasNoKernel`). The page shows an idle kernel before
+    it has one, so the server is asked.
+    """
+    eventually(lambda: tab.evaluate(_HAS_KERNEL), patience=60)
+    tab.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
     output = cell.locator(".jp-OutputArea-output", has_text=words).first
+    dialog = tab.locator(".jp-Dialog-content")
     for _ in range(6):
+        assert not dialog.count(), dialog.first.inner_text()
+        if code is not None:  # every time: a page that is still loading may put the notebook's own text back
+            cell.locator(".cm-content").fill(code)
         cell.locator(".cm-content").click()
         tab.keyboard.press("Shift+Enter")
         try:

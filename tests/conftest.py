@@ -1,15 +1,19 @@
 """Shared fixtures. As root the tests run in a mount namespace of their own and end by proving the host is unchanged.
 
 With pytest-xdist each worker has its own namespace and compares what runs in it; the controller compares what the
-whole host has, once, when the workers are done.
+whole host has, once, when the workers are done. A run without tests marked `system` or `browser` touches nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
+import functools
 import os
+import re
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,10 +22,18 @@ from typing import Any
 
 import pytest
 
+from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
+
+# isort: split
+
+from nblauncher.accounts import sweep
+from tests import commands, system_accounts
 from tests.footprint import HostFootprint, NamespaceFootprint
 
+sys.pycache_prefix = os.environ.get("NBT_BYTECODE") or None  # run-tests.sh compiles the tests once, for all workers
+
 CLONE_NEWNS = 0x00020000
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 PRIVATE_FOLDERS = {
     Path("/var/lib/nblauncher"): "0700",
     Path("/run/nblauncher"): "0755",
@@ -31,14 +43,12 @@ LOCK = Path("/run/lock/nblauncher-tests")
 SETTLING = 15.0
 """Seconds that processes which were told to end may take to be gone."""
 
+SWEEPS = Path("/run/lock/nblauncher-tests-sweeps")
+"""Sweeps of all workers go one after the other: they share the real uid of one account of the host."""
+
 TESTS = Path(__file__).parent
-CLASSES = (
-    *("launch", "adoption", "server", "supervisor", "web", "front_page", "warnings", "class", "demand", "kernels"),
-    *("packages", "widgets"),
-)
-"""Words in the names of the test files that start servers, or build packages: the host has one account for that, and
-each worker locks in a folder of its own.
-"""
+ON_THE_HOST = ("system", "browser")
+"""Tests with one of these markers make accounts, servers and files on the host."""
 
 # A shell's background job ignores Ctrl-C, and what nohup(1) starts ignores a closed terminal; so would every process
 # that the tests start and interrupt.
@@ -46,50 +56,73 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def group_of(nodeid: str) -> str:
-    """Tests of a group use the same accounts, ports and tools: they never run beside each other."""
-    folder, *_, name = nodeid.partition("::")[0].removeprefix("tests/").split("/")
-    if folder == "unit":
-        return name
-    return "classes" if any(word in name.removeprefix("test_") for word in CLASSES) else "accounts"
+@functools.cache
+def group_of(file: str) -> str:
+    """Tests of a group use the same accounts and ports: they never run beside each other. It is those of a file, or of
+    all files that say `pytest.mark.group(...)` with the same name. Each test that leaves the host alone is one.
+
+    Read from the text, because xdist's controller, which asks, imports no tests.
+    """
+    text = (TESTS.parent / file).read_text()
+    named = re.search(r'mark\.group\("([^"]+)"\)', text)
+    return named[1] if named else file if any(f"mark.{name}" in text for name in ON_THE_HOST) else ""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `-n 2`: a group is run by one worker."""
+    """For `-n`: a group is run by one worker, in the order of the tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid)
+            return group_of(nodeid.partition("::")[0]) or nodeid
 
+    config.option.loadscopereorder = False
     return ByGroup(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A worker's groups come in this order: the long ones begin, the short ones fill what is left."""
+    """Workers begin with the groups of several files, which take longest; unit tests fill what is left."""
+
+    def turn(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return [file, ""].index(group) + 1 if (group := group_of(file)) in (file, "") else 0
+
     if hasattr(config, "workerinput"):
-        long = ["classes", "accounts"]
-        items.sort(key=lambda item: long.index(group) if (group := group_of(item.nodeid)) in long else len(long))
+        items.sort(key=turn)
 
 
-class OtherRuns:
-    """Knows whether another test run is active on this host: every run holds a shared lock on the file."""
+def pytest_collection_finish() -> None:
+    sys.pycache_prefix = None
 
-    def __init__(self, file: Path) -> None:
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def are_there(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+def is_on_the_host(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ON_THE_HOST)
+
+
+@contextlib.contextmanager
+def said_to_others() -> Iterator[None]:
+    """Every process that runs tests on the host holds a shared lock."""
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def others_are_there() -> bool:
+    try:
+        descriptor = os.open(LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
         return False
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class WholeHost:
@@ -99,25 +132,29 @@ class WholeHost:
     """
 
     def __init__(self) -> None:
-        self._runs = OtherRuns(LOCK)
-        self._was_alone = not self._runs.are_there()
-        for folder in PRIVATE_FOLDERS:
-            folder.mkdir(exist_ok=True)
+        self._was_alone = not others_are_there()
         self._before = HostFootprint.taken()
+        self._was_used = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._was_used |= any(name in report.keywords for name in ON_THE_HOST)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """The workers are gone by now. A difference is an error of the run like any test's."""
-        is_alone = not self._runs.are_there()
+        if not self._was_used:
+            return
+        is_alone = not others_are_there()
+        if is_alone:
+            system_accounts.release_highest_group_id()
         if not (self._was_alone and is_alone):
             warnings.warn("another test run was active: accounts, homes and cgroups were not compared", stacklevel=1)
         elif differences := _settled(self._before):
             _report_error(session, "tests changed the host", "\n".join(differences))
         for folder in PRIVATE_FOLDERS:
             # Removing a folder that another run has mounted something on would take it away from that run.
-            if is_alone and not any(folder.iterdir()):
+            if is_alone and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        self._runs.close()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -126,31 +163,38 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def private_folders() -> Iterator[bool]:
+def private_folders(request: pytest.FixtureRequest) -> Iterator[bool]:
     """State, runtime and log folders of the host are covered by empty ones that nobody else sees.
 
     False without root, and for a root without CAP_SYS_ADMIN (a container): no test marked `system` can run then.
     """
-    if os.geteuid() != 0 or not _unshare_mounts():
+    if not any(map(is_on_the_host, request.session.items)) or os.geteuid() != 0 or not _unshare_mounts():
         yield False
         return
-    for folder, mode in PRIVATE_FOLDERS.items():
-        _mount("tmpfs", folder, "tmpfs", 0, f"mode={mode}")
-    yield True
-    for folder in PRIVATE_FOLDERS:
-        _libc_call("umount2", os.fsencode(folder), 2)
+    with said_to_others():
+        for folder, mode in PRIVATE_FOLDERS.items():
+            folder.mkdir(exist_ok=True)
+            _mount("tmpfs", folder, "tmpfs", 0, f"mode={mode}")
+        for file in (SWEEPS, sweep.RUN_ROOT / "sweep.lock"):
+            file.touch(mode=0o600)
+        system_accounts.reserve_highest_group_id()
+        _mount(str(SWEEPS), sweep.RUN_ROOT / "sweep.lock", None, MS_BIND, None)
+        yield True
+        for folder in PRIVATE_FOLDERS:
+            _libc_call("umount2", os.fsencode(folder), 2)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def namespace_unchanged(request: pytest.FixtureRequest, private_folders: bool) -> Iterator[None]:
     """After the last system test: no process, port or mount more or less in our mount namespace."""
-    if not any(item.get_closest_marker(mark) for item in request.session.items for mark in ("system", "browser")):
+    if not any(map(is_on_the_host, request.session.items)):
         yield
         return
     if not private_folders:
         pytest.exit("the system tests need root with CAP_SYS_ADMIN; see ./run-tests.sh --help", returncode=4)
     before = NamespaceFootprint.taken()
-    yield
+    with commands.served():
+        yield
     differences = _settled(before)
     assert not differences, "the tests changed the host:\n" + "\n".join(differences)
 

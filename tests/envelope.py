@@ -29,6 +29,10 @@ def seconds(value: Any) -> bool:
     return type(value) is float and value >= 0
 
 
+def points(value: Any) -> bool:
+    return type(value) is float
+
+
 def time(value: Any) -> bool:
     """ISO 8601 with a zone."""
     try:
@@ -104,8 +108,26 @@ DEADLINE = {
     "students": number,
     **dict.fromkeys(COUNTS, number),
 }
+SUBMISSION = {
+    "state": one_of("new", "replaced", "unchanged", "nothing", "kept", "failed"),
+    "time": optional(time),
+    "renamed": by_name(text),
+    "others": many(text),
+    "missing": many(text),
+    "kept": optional(text),
+}
 SNAPSHOT = {"time": time, "files": number, "bytes": number, "changed": number, "complete": fact}
 VERSION = {"first": time, "last": time, "present": fact, "bytes": number, "sha256": text}
+GRADE = {
+    "assignment": text,
+    "score": seconds,
+    "max_score": seconds,
+    "late_seconds": seconds,
+    "late_penalty": seconds,
+    "manual_score": optional(points),
+    "extra_credit": optional(points),
+    "needs_manual_grade": fact,
+}
 FINDING = {"level": one_of("ok", "warning", "problem"), "subject": text, "message": text, "hint": text}
 
 STUDENT: Mapping[str, Mapping[str, Kind]] = {
@@ -124,11 +146,20 @@ STUDENT: Mapping[str, Mapping[str, Kind]] = {
         "pid": optional(number),
         "memory_bytes": optional(number),
         "cpu_seconds": optional(seconds),
+        "kernels": optional(number),
+        "busy_kernels": optional(number),
         "last_activity": optional(time),
+        "last_save": optional(time),
+        "last_sign_in": optional(time),
+        "never_signed_in": fact,
+        "disk_bytes": optional(number),
+        "disk_limit": optional(number),
+        "frozen": fact,
         "reason": text,
         "deadlines": many(exactly(CAPTURE)),
         **HISTORY,
     },
+    "restart": {**SERVER, "unproven": many(number), "kernels_ended": optional(number)},
     "shutdown": STOPPED,
     "retrieve": {**FILES, "changed": optional(number), "gone": optional(number), "since": optional(text)},
     "retrieve --assignment": {
@@ -138,12 +169,36 @@ STUDENT: Mapping[str, Mapping[str, Kind]] = {
         "folder_missing": optional(fact),
         "capture": optional(exactly({**CAPTURE, "is_again": fact})),
         "until": optional(time),
+        "submission": optional(exactly(SUBMISSION)),
     },
     "retrieve --at": {**FILES, "deadline": optional(text), "captured": optional(time), "late": optional(fact)},
     "snapshot": {**FILES, "changed": number, **HISTORY},
     "deadlines": {"deadlines": many(exactly(OWN_DEADLINE))},
+    "roster import": {
+        "change": one_of("new", "changed", "kept", "absent", "dropped"),
+        **dict.fromkeys(("name", "email", "student_id", "section"), text),
+        "line": optional(number),
+    },
+    "grade init": {"imported": many(text)},
+    "grade": {
+        "score": optional(seconds),
+        "max_score": optional(seconds),
+        "late_seconds": optional(seconds),
+        "needs_manual_grade": optional(fact),
+        "graded_at": optional(time),
+        "failure": optional(text),
+        "warnings": many(text),
+        "flags": many(text),
+    },
+    "slips": {"has_password": fact},
+    "mail": {"address": optional(text), "mailed": optional(time)},
     "freeze": {},
     "thaw": {},
+    "passwd": {"server": optional(one_of("kept", "restarted", "frozen")), "credentials": optional(text)},
+    "lock": {"locked": optional(fact), "server": optional(STATES)},
+    "unlock": {"locked": optional(fact), "server": optional(STATES)},
+    "feedback": MATERIAL,
+    "grades": {"grades": many(exactly(GRADE))},
     "remove": {
         **STOPPED,
         **FILES,
@@ -155,13 +210,28 @@ STUDENT: Mapping[str, Mapping[str, Kind]] = {
 }
 """Of each student, besides `username`, `status` and `error`."""
 
+ROSTER = {
+    "not_set_up": many(text),
+    "not_in_roster": many(text),
+    "changed": by_name(many(text)),
+    "problem": text,
+}
+WAY_IN = {"state": one_of("ok", "failed", "not tried"), "reason": text}
+LOGIN = {"username": text, "system": exactly(WAY_IN), "notebook": exactly(WAY_IN)}
+SHARES = ("score", "one_in_other", "other_in_one")
 FRONT_PAGE = {"front_page": text}
 MOMENT = {"deadline": text, "at": time}
 OBJECT: Mapping[str, Mapping[str, Kind]] = {
     "setup": FRONT_PAGE,
     "launch": FRONT_PAGE,
     "reload": FRONT_PAGE,
-    "status": {**FRONT_PAGE, "front_page_state": STATES, "kernels": text},
+    "status": {
+        **FRONT_PAGE,
+        "front_page_state": STATES,
+        "kernels": text,
+        "next_deadline": optional(exactly({"deadline": text, "at": time})),
+        "roster": exactly(ROSTER),
+    },
     "deadlines": {"deadlines": many(exactly(DEADLINE))},
     "retrieve --at": {**MOMENT, "later": many(exactly({"username": text, "at": time}))},
     "retrieve --cancel": MOMENT,
@@ -169,8 +239,25 @@ OBJECT: Mapping[str, Mapping[str, Kind]] = {
     "history NAME": {"snapshots": many(exactly(SNAPSHOT)), "paths": by_name(number)},
     "history NAME FILE": {"versions": many(exactly(VERSION))},
     "restore": {"path": text},
+    "slips": {"file": text},
+    "grade --similar": {
+        "page": text,
+        "pairs": many(exactly({"one": text, "other": text, **dict.fromkeys(SHARES, seconds)})),
+        "notes": many(text),
+    },
+    "grade serve": {"url": text, "tunnel": text, "password": text},
+    "message": {"message": text, "until": optional(time), "seen_by": many(text)},
+    "open": {"link": optional(text)},
     "verify-receipt": {"receipt": lambda value: isinstance(value, dict)},
     "check": {"findings": many(exactly(FINDING)), "verdict": text},
+    "check --logins": {"findings": many(exactly(FINDING)), "verdict": text, "logins": many(exactly(LOGIN))},
+    "roster import": {
+        "file": text,
+        "system": text,
+        "left_out": many(exactly({"line": number, "reason": text})),
+        "ignored_columns": many(text),
+        "notes": many(text),
+    },
 }
 """Of the object, besides the envelope."""
 
@@ -185,7 +272,7 @@ def checked(answer: str, exit_code: int, form: str, *, is_dry_run: bool = False)
     """
     given: dict[str, Any] = json.loads(answer)
     assert answer.isascii(), answer
-    is_over = exit_code not in (0, 5) and not given["students"] and form != "check"
+    is_over = exit_code not in (0, 5) and not given["students"] and form.partition(" ")[0] != "check"
     more = DRY_RUN if is_dry_run and not is_over else {} if is_over else OBJECT.get(form, {})
     of_student = {
         "username": text,

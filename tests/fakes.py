@@ -84,7 +84,7 @@ class FakeAccounts:
         if name in self.accounts or name in self.gids or not self.uid_is_free(account.uid):
             raise RefusedError(f"name or uid of {name} is taken")
         if str(account.home) in self.homes:
-            raise RefusedError(f"{account.home} is there already")
+            raise RefusedError(f"{account.home} exists already")
         if name in self.failing:
             raise HostError(self.failing[name])
         made = replace(account, gid=account.uid)
@@ -136,6 +136,12 @@ class FakeAccounts:
                 self.passwords[name] = secret
         return failures
 
+    def disable_passwords(self, usernames: Collection[str], *, locks: Collection[int] = ()) -> dict[str, str]:
+        failures = self.set_passwords(dict.fromkeys(usernames, Secret("*")), locks=locks)
+        for name in set(usernames) - set(failures):
+            del self.passwords[name]
+        return failures
+
     def lock(self, account: Account, *, locks: Collection[int] = ()) -> None:
         self._refuse_unless_ours(account)
         self.locked.add(account.username)
@@ -184,6 +190,11 @@ class FakeAccounts:
 
     def leftovers_of_builder(self) -> tuple[str, ...]:
         return self.schedules.get(SYSTEM_ACCOUNTS[2], ())
+
+    def delete_home(self, account: Account) -> None:
+        self._refuse_unless_ours(account)
+        self._refuse_while_running(account)
+        self.homes.pop(str(account.home), None)
 
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
         if account.username not in self.accounts and str(account.home) not in self.homes:

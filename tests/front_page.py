@@ -16,17 +16,28 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from nblauncher import passwords, tickets, tls, workers
+from nblauncher.auth import passwords, tickets
+from nblauncher.auth.appearance import Appearance
+from nblauncher.frontends import class_ca
 from nblauncher.model import Account, Secret, TlsFiles
-from nblauncher.web.inputs import server_context
+from nblauncher.system import workers
+from nblauncher.system.tls_context import server_context
+from tests.system_accounts import delete_account
 
 FRONT_ACCOUNT = "nbtwfront"
 PASSWORD = "abcd-efgh-jkmn-pqrs"
 HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def look(appearance: Appearance | None = None) -> dict[str, Any]:
+    """The part of the front page's config about how it looks."""
+    made = appearance or Appearance("Physics 101")
+    return {"appearance": asdict(made), "greeting": "", "contact": "", "time_zone": ""}
 
 
 def make_account(name: str, uid: int) -> Account:
@@ -37,7 +48,7 @@ def make_account(name: str, uid: int) -> Account:
 
 def remove_account(name: str) -> None:
     assert name.startswith("nbtw"), name
-    subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
+    delete_account(name, "-r")
 
 
 def listen(port: int) -> list[socket.socket]:
@@ -66,15 +77,23 @@ class FrontPageProcess:
     """`python -I -m nblauncher.web` with everything it inherits. `states` is what the supervisor answers."""
 
     def __init__(
-        self, port: int, students: Mapping[str, tuple[Account, int]], *, has_tls: bool = True, nofile: int | None = None
+        self,
+        port: int,
+        students: Mapping[str, tuple[Account, int]],
+        *,
+        has_tls: bool = True,
+        nofile: int | None = None,
+        appearance: Appearance | None = None,
     ) -> None:
         self.port = port
         self.states: dict[str, str] = dict.fromkeys(students, "ready")
         self.asked: list[str] = []
+        self.own: dict[str, list[tuple[str, int]]] = {}
+        """A student's own deadlines: folder and Unix seconds."""
         self.folder = Path(tempfile.mkdtemp(prefix="nbtw-"))
         self.folder.chmod(0o711)
         self.tickets_path = self.folder / "tickets.sock"
-        self.ca = tls.ensure_class_ca(self.folder / "tls", ["localhost"], ["127.0.0.1", "::1"], "physics101")
+        self.ca = class_ca.ensure_class_ca(self.folder / "tls", ["localhost"], ["127.0.0.1", "::1"], "physics101")
         self._ready: queue.Queue[bool] = queue.Queue()
         hashed = passwords.jupyter_hash(Secret(PASSWORD))
         config = {
@@ -87,6 +106,7 @@ class FrontPageProcess:
             "ca_fingerprint": self.ca.fingerprint if has_tls else None,
             "routing": "",
             "host": "localhost",
+            **look(appearance),
             "students": {
                 name: {"uid": account.uid, "port": student_port, "hash": hashed}
                 for name, (account, student_port) in students.items()
@@ -95,7 +115,7 @@ class FrontPageProcess:
         self._start(json.dumps(config).encode(), self.leaf() if has_tls else None, nofile)
 
     def leaf(self) -> TlsFiles:
-        return tls.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])
+        return class_ca.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])
 
     def _start(self, config: bytes, leaf: TlsFiles | None, nofile: int | None) -> None:
         front = pwd.getpwnam(FRONT_ACCOUNT)
@@ -147,10 +167,15 @@ class FrontPageProcess:
                         continue
                     self.asked.append(said["username"])
                     state = self.states[said["username"]]
-                    line.write(json.dumps({"id": said["id"], "state": state}).encode() + b"\n")
+                    answer = {"id": said["id"], "state": state, "own": self.own.get(said["username"], [])}
+                    line.write(json.dumps(answer).encode() + b"\n")
             except OSError:
                 pass
         self._ready.put(False)
+
+    def tell_deadlines(self, *deadlines: tuple[str, int]) -> None:
+        """Folder and Unix seconds of the class's deadlines."""
+        self.supervisor.sendall(json.dumps({"deadlines": deadlines}).encode() + b"\n")
 
     def hang_up(self) -> int:
         """The supervisor dies; returns the front page's exit status."""

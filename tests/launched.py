@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,12 +94,18 @@ def open_front_page(
     assert 'name="password"' in browser.http.get(f"{front}/{name}").text
     typed = room.credentials[name]["notebook_password"] if password is None else password
     answer = browser.http.post(f"{front}/", data={"username": name, "password": typed, **ticked})
-    assert answer.status_code == 200, answer.text
     assert "set-cookie" not in answer.headers
+    while "waiting" in (fields := _hidden_fields(answer)):
+        time.sleep(0.5)  # the server is starting: the page's script asks again
+        answer = browser.http.post(f"{front}/", data=fields)
     target = re.search(r'<form method="post" action="([^"]+)"', answer.text)
-    fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]+)"', answer.text))
     assert target and "ticket" in fields, answer.text
     return {"target": target[1], **fields}
+
+
+def _hidden_fields(answer: httpx.Response) -> dict[str, str]:
+    assert answer.status_code == 200, answer.text
+    return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]+)"', answer.text))
 
 
 def foreground(room: Classroom, *arguments: str) -> subprocess.Popen[str]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
-from nblauncher import environments
 from nblauncher.accounts.linux import LinuxAccounts
-from nblauncher.requirements import Requirements
+from nblauncher.config.requirements import Requirements
+from nblauncher.environments import course_packages
 
 WHOAMI = """
 import os, pathlib, subprocess, sys
@@ -59,8 +59,8 @@ def alone() -> Iterator[None]:
 def build(place: Path, *lines: str, modules: tuple[str, ...] = (), course: str = "nbt") -> Path:
     accounts, told, folder = LinuxAccounts(), list[str](), place / "courses" / course
     wanted = Requirements(lines)
-    environments.build(folder, wanted, modules, accounts.idle_builder, told.append)
-    assert environments.is_built(folder, wanted)
-    found = environments.current(folder)
+    course_packages.build(folder, wanted, modules, accounts.idle_builder, told.append)
+    assert course_packages.is_built(folder, wanted)
+    found = course_packages.current(folder)
     assert found is not None
     return found

@@ -15,16 +15,22 @@ from typing import Any
 
 import psutil
 
-from nblauncher import classfiles, passwords, tls
-from nblauncher.course import RUN_ROOT, CoursePaths
+from nblauncher.auth import passwords
+from nblauncher.commands.running.readiness import Outcome, start_servers
 from nblauncher.errors import HostError
+from nblauncher.frontends import class_ca
+from nblauncher.isolation import cgroups, limits
 from nblauncher.model import NO_LIMITS, Account, Handle, Secret, ServerState, TlsFiles
-from nblauncher.server_config import ServerConfig
+from nblauncher.paths import RUN_ROOT, CoursePaths
+from nblauncher.server import class_files
+from nblauncher.server.config import ServerConfig
 from nblauncher.supervisor import client
-from nblauncher.supervisor.client import Client, PortWanted, ServerOrder
+from nblauncher.supervisor.client import Client, ServerOrder
+from nblauncher.supervisor.requests import PortWanted
 from nblauncher.supervisor.specs import ServerReport, ServerSpec
-from nblauncher.supervisor.starting import Outcome, start_servers
+from tests import preloading
 from tests.jupyter_client import JupyterClient
+from tests.system_accounts import delete_account
 
 PASSWORD = "abcd-efgh-jkmn-pqrs"
 TARGET = "tutorial"
@@ -35,7 +41,7 @@ GRACE = 10.0
 def made_account(name: str, uid: int) -> Iterator[Account]:
     """A student's account with a material folder; gone afterwards with whatever it runs."""
     assert name.startswith("nbtv") and 25000 <= uid < 25100
-    with _alone():
+    with _alone(uid):
         yield from _account(name, uid)
 
 
@@ -52,25 +58,24 @@ def _account(name: str, uid: int) -> Iterator[Account]:
         remove_account(name)
 
 
-_holders = 0
-_lock = -1
+_locks = -1
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Names and ports are the same in every worker and every test run: while this process has an account, no other."""
-    global _holders, _lock
-    if _holders == 0:
+def _alone(uid: int) -> Iterator[None]:
+    """Names are the same in every test run of the host: while this process has the account, no other makes it.
+
+    A lock on one byte of a file for each of them; the kernel takes them back when the process ends.
+    """
+    global _locks
+    if _locks == -1:
         file = "/run/lock/nblauncher-tests-running"
-        _lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(_lock, fcntl.LOCK_EX)
-    _holders += 1
+        _locks = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fcntl.lockf(_locks, fcntl.LOCK_EX, 1, uid)
     try:
         yield
     finally:
-        _holders -= 1
-        if _holders == 0:
-            os.close(_lock)
+        fcntl.lockf(_locks, fcntl.LOCK_UN, 1, uid)
 
 
 def remove_account(name: str) -> None:
@@ -78,10 +83,23 @@ def remove_account(name: str) -> None:
         entry = pwd.getpwnam(name)
     except KeyError:
         return
-    eventually(lambda: not end_all([one.pid for one in psutil.process_iter(["uids"]) if _has_uid(one, entry.pw_uid)]))
-    subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
+
+    def end_their_processes() -> None:
+        eventually(lambda: not end_all(_processes_of(entry.pw_uid)))
+
+    end_their_processes()
+    # Before userdel, which would delete a large home while it locks the accounts of the host.
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", entry.pw_dir], check=True)
+    delete_account(name, "-r", before=end_their_processes)
     # Kernels that a test starts outside of a class have the host's /tmp.
-    subprocess.run(["find", "/tmp", "-xdev", "-uid", str(entry.pw_uid), "-delete"], check=True)
+    of_theirs = ["find", "/tmp", "-xdev", "-ignore_readdir_race", "-uid", str(entry.pw_uid), "-delete"]
+    eventually(
+        lambda: subprocess.run(of_theirs, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    )  # others come and go
+
+
+def _processes_of(uid: int) -> list[int]:
+    return [one.pid for one in psutil.process_iter(["uids"]) if _has_uid(one, uid)]
 
 
 def end_all(pids: list[int]) -> list[int]:
@@ -115,16 +133,17 @@ class RunningClass:
     ) -> None:
         self.paths = CoursePaths(course)
         self.front_port, self.interface, self.spawner = front_port, interface, spawner
-        self.ca = tls.ensure_class_ca(folder / "tls", ["localhost"], ["127.0.0.1", "::1"], course)
+        self.ca = class_ca.ensure_class_ca(folder / "tls", ["localhost"], ["127.0.0.1", "::1"], course)
         self.hashed = passwords.jupyter_hash(Secret(PASSWORD))
         self._supervisor: Client | None = None
-        self.kernels = classfiles.Kernels()
+        self.kernels = class_files.Kernels()
 
     @property
     def supervisor(self) -> Client:
         if self._supervisor is None:
+            preloading.lend(self.paths)
             self._supervisor = client.start(self.paths)
-            classfiles.write(self.paths.run, self.kernels)
+            class_files.write(self.paths.run, self.kernels)
         return self._supervisor
 
     def reconnect(self) -> Client:
@@ -147,7 +166,7 @@ class RunningClass:
         return one
 
     def leaf(self) -> TlsFiles:
-        return tls.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])
+        return class_ca.issue_leaf(self.ca, ["localhost"], ["127.0.0.1", "::1"])
 
     def order(self, account: Account, port: int, **changed: Any) -> ServerOrder:
         config = ServerConfig(
@@ -158,7 +177,7 @@ class RunningClass:
             tickets_socket=str(self.paths.tickets_socket),
             home=str(account.home),
             target=TARGET,
-            settings_folder=str(classfiles.settings_folder(self.paths.run)),
+            settings_folder=str(class_files.settings_folder(self.paths.run)),
             interface=self.interface,
             idle_stop=changed.pop("idle_stop", 0.0),
         )
@@ -201,10 +220,16 @@ class RunningClass:
         assert handle is not None
         return handle
 
+    def is_up_again(self, account: Account, before: Handle) -> bool:
+        """Whether another process than `before` is the account's server."""
+        report = self.report(account)
+        return report.state is ServerState.READY and report.handle not in (None, before)
+
     def logs(self) -> str:
         return "\n".join(f"--- {file.name}\n{file.read_text()[-4000:]}" for file in self.paths.logs.glob("*.log"))
 
     def close(self) -> None:
+        preloading.keep(self.paths)
         if self._supervisor is not None:
             try:
                 self.reconnect().end(grace=2)
@@ -214,6 +239,12 @@ class RunningClass:
         subprocess.run(["rm", "-rf", "--", str(self.paths.run), str(self.paths.logs)], check=True)
         with contextlib.suppress(OSError):
             RUN_ROOT.rmdir()
+
+
+def limited_by(course: str, what: str) -> str:
+    """The control group that limits a student's `memory`, `cpus` or `processes` on this host; "" without one."""
+    found = limits.mechanism(cgroups.choose(course))[what]
+    return "" if found.startswith("RLIMIT") else found
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from nblauncher import delivery, material
+from nblauncher.exchange.objects import ObjectStore
+from nblauncher.exchange.send import delivery, material
 from nblauncher.model import FORGOTTEN, Account, HandedOut, Material
-from nblauncher.objects import ObjectStore
 
 DAY = date(2026, 11, 20)
 TARGET = "tutorial"
@@ -47,7 +47,8 @@ class Teacher:
         paths = [item.path for item in items]
         source, spool = self.material, self.spool
         with material.spool(source, self.owner, paths, spool, versions=self.versions, bases=bases) as bundle:
-            sent = delivery.deliver(account, TARGET, items, bundle, dict(ledger), DAY, stall=stall, longest=longest)
+            shipment = delivery.Shipment(TARGET, items, bundle, dict(ledger), DAY)
+            sent = delivery.deliver(account, shipment, stall=stall, longest=longest)
         ledger.update(sent.handed_out)
         for path in [path for path, known in ledger.items() if known == FORGOTTEN]:
             del ledger[path]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import psutil
 
-from nblauncher import workers
 from nblauncher.model import Account
+from nblauncher.system import workers
 from tests.running import eventually
 
 SECONDS = 120

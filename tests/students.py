@@ -14,10 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nblauncher import homes, store
+from nblauncher.config.settings import RetrieveSettings
+from nblauncher.exchange.retrieve import collection, store
+from nblauncher.exchange.retrieve.scope import CHANGED, Scope
 from nblauncher.model import Account
-from nblauncher.scope import CHANGED, Scope
-from nblauncher.settings import RetrieveSettings
+from tests.system_accounts import delete_account
 
 TARGET = "tutorial"
 
@@ -34,7 +35,7 @@ def made_account(username: str, uid: int) -> Iterator[Account]:
         yield account
     finally:
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(account.home)], check=True)
-        subprocess.run(["userdel", "--", username], check=True)
+        delete_account(username)
 
 
 def as_student(account: Account, function: Callable[..., object], *arguments: object) -> None:
@@ -87,11 +88,11 @@ class Desk:
 
     def collect(
         self, account: Account, scope: Scope | None = None, *, previous: str = "", stall: float = 20.0, **limits: int
-    ) -> tuple[homes.Collected, str]:
+    ) -> tuple[collection.Collected, str]:
         """Collect one student and publish; what it amounted to and the folder's name."""
         staging = self.open()
         try:
-            collected = homes.collect(
+            collected = collection.collect(
                 account,
                 self.owner,
                 staging,
@@ -144,5 +145,5 @@ def made_desk(folder: Path, owner: Account) -> Iterator[Desk]:
     yield Desk(owner, target)
 
 
-def exclusions(collected: homes.Collected) -> dict[str, tuple[str, bool]]:
+def exclusions(collected: collection.Collected) -> dict[str, tuple[str, bool]]:
     return {one.path: (one.reason, one.incomplete) for one in collected.work.exclusions}

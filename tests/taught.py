@@ -14,16 +14,20 @@ from typing import Any
 from tests import launched
 from tests.classroom import Classroom, remove_account
 
-ADA, BOB = NAMES = ["nbtmada", "nbtmbob"]
-TEACHER = "nbtmprof"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each worker of pytest-xdist has such a class of its own."""
+
+ADA, BOB = NAMES = [f"nbtm{WORKER}ada", f"nbtm{WORKER}bob"]
+TEACHER = f"nbtm{WORKER}prof"
+FIRST_UID = 34000 + 50 * WORKER
 
 
 class Taught(Classroom):
     """Its files are the teacher's."""
 
     def __init__(self) -> None:
-        subprocess.run(["useradd", "-m", "-u", "31045", "-K", "HOME_MODE=0700", TEACHER], check=True)
-        super().__init__("nbtm4", NAMES, port=18320, first_uid=31000)
+        subprocess.run(["useradd", "-m", "-u", str(FIRST_UID + 45), "-K", "HOME_MODE=0700", TEACHER], check=True)
+        super().__init__(f"nbtm4-{WORKER}", NAMES, port=27200 + 10 * WORKER, first_uid=FIRST_UID)
 
     @property
     def uid(self) -> int:

@@ -1,4 +1,8 @@
-"""The first seam: what we ask of an operating system's accounts, and how we tell ours from other people's."""
+"""The first seam: the operating system's accounts, and how we recognize our own.
+
+Run by: root.
+May import: system.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,28 @@ from nblauncher.model import Account, AccountState, Secret
 
 NONCE_PREFIX = "nbl-"
 SYSTEM_ACCOUNTS = ("nblauncher", "nblauncher-kill", "nblauncher-build")
-"""Who runs the front page, and whose real uid a kill sweep has."""
+"""They run the front page, lend their real uid to a kill sweep, and build packages."""
 
 
 class Accounts(Protocol):
-    """Accounts, groups and uid-wide ends. Called as root.
+    """Accounts, groups, and ending all processes of a uid. Called as root.
 
-    An `account` argument is the ledger's claim. Whatever changes an account first looks at the host again and raises
-    RefusedError, having changed nothing, unless the host's account is COMPLETE (`state_of`). HostError means that the
-    host said no. `locks` are descriptors that the system's tools inherit, so that they finish before the next run.
+    An `account` argument is the ledger's claim. Each method that changes an account first looks at the host again and
+    raises RefusedError, without a change, unless the host's account is COMPLETE (`state_of`). HostError means that the
+    host failed. `locks` are descriptors that the system's tools inherit, so that they finish before the next run.
     """
 
     def lookup(self, username: str) -> Account | None:
         """The host's account of that name from every source (files, LDAP, ...), with its nonce if it has one."""
 
     def name_of(self, uid: int) -> str | None:
-        """Whose uid this is."""
+        """The account that has this uid."""
 
     def uid_is_free(self, uid: int) -> bool:
         """Whether no account, no group and no subordinate range has this number."""
 
     def objection(self, account: Account) -> str | None:
-        """Why an existing account must not be a student's, not even a guest's: system uid, privileged group."""
+        """Why an existing account must not be a student's, not even a guest's: a system uid, a privileged group."""
 
     def members_of(self, group: str) -> frozenset[str]:
         """Names in a supplementary group; empty when there is no such group."""
@@ -43,28 +47,33 @@ class Accounts(Protocol):
         """Whether neither password nor key opens it."""
 
     def create(self, account: Account, *, locks: Collection[int] = ()) -> Account:
-        """Make it, locked against passwords, with a new 0700 home. Returns it as the host has it (its gid).
+        """Make it, with a locked password and a new 0700 home. Returns it with the gid that the host gave it.
 
-        Refuses a name, uid, group or home folder that exists. One at a time on a host.
+        Refuses an existing name, uid, group or home folder. One at a time on a host.
         """
 
     def repair(self, account: Account, *, locks: Collection[int] = ()) -> Account:
         """After a crash in `create`: keep it when it is complete after all, else `discard` and `create`."""
 
     def discard(self, account: Account, *, locks: Collection[int] = ()) -> None:
-        """Remove what an interrupted `create` left: entries with our uid and nonce, a home that nobody has used."""
+        """Remove what an interrupted `create` left: entries with our uid and nonce, an unused home."""
 
     def reclaim(self, account: Account, *, locks: Collection[int] = ()) -> None:
-        """The teacher says that an account CHANGED by hand is ours (`remove --claim`): write our nonce again."""
+        """Write our nonce again: the teacher says that an account CHANGED by hand is ours (`remove --claim`)."""
 
     def set_passwords(self, passwords: Mapping[str, Secret], *, locks: Collection[int] = ()) -> dict[str, str]:
         """Set system passwords of accounts that carry a nonce. Returns username → why, for the ones that failed."""
 
+    def disable_passwords(self, usernames: Collection[str], *, locks: Collection[int] = ()) -> dict[str, str]:
+        """No password opens these accounts, which carry a nonce, until one is set again. A lock stays. Returns
+        username → why, for the ones that failed.
+        """
+
     def lock(self, account: Account, *, locks: Collection[int] = ()) -> None:
-        """Nobody logs in any more: not by password, key, cron or at. Nothing that runs is ended."""
+        """Prevent logins by password, key, cron and at. Running processes go on."""
 
     def unlock(self, account: Account, *, locks: Collection[int] = ()) -> None:
-        """Undo `lock`; the password is the one from before."""
+        """Undo `lock`; the old password is valid again."""
 
     def ensure_group(self, group: str, *, locks: Collection[int] = ()) -> None:
         """Make a group `nbl-COURSE` unless it is there."""
@@ -79,35 +88,38 @@ class Accounts(Protocol):
         """Remove a course's group that the caller recorded as made by us; nothing when it is gone."""
 
     def mounts_in_home(self, account: Account) -> list[str]:
-        """What is mounted at or below the home: other people's files, which no removal may reach."""
+        """Mounts at or below the home: they hold other files, which no removal may reach."""
 
     def remove_schedules(self, account: Account) -> tuple[str, ...]:
-        """Remove what would start something later: crontab, at jobs, linger. Returns what was removed, in words."""
+        """Remove crontab, at jobs and linger, which would start processes later. Returns what was removed."""
 
     def kill_everything(self, account: Account) -> None:
-        """End every process of the uid, also one that forks faster than it can be counted."""
+        """End every process of the uid, also one that forks all the time."""
+
+    def delete_home(self, account: Account) -> None:
+        """Remove the home alone, the first part of `delete`, which follows. The caller has emptied it in this run."""
 
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
-        """Remove home, mail spool, schedules and account, in this order; running it again finishes it.
+        """Remove home, mail spool, schedules and account, in this order; after a crash, call it again.
 
         The caller has retrieved and verified the home in this run. Refuses while processes of the uid run, or
         when something is mounted in the home.
         """
 
     def ensure_system_accounts(self, *, locks: Collection[int] = ()) -> None:
-        """Make SYSTEM_ACCOUNTS where missing and prove that they are unprivileged."""
+        """Make missing SYSTEM_ACCOUNTS, and check that they are unprivileged."""
 
     def objections_to_system_accounts(self) -> tuple[str, ...]:
-        """Why `ensure_system_accounts` would refuse those that are there, one each; looks only."""
+        """Why `ensure_system_accounts` would refuse existing ones, a line for each; looks only."""
 
     def idle_builder(self) -> Account:
-        """The system account that builds packages, after its processes and whatever it has on this host were removed.
+        """The system account that builds packages, after its processes and all of its files on this host were removed.
 
-        HostError when something stays: what one course's packages leave must not be there when another's are built.
+        HostError when something stays: one course's packages must leave nothing for the next build to find.
         """
 
     def leftovers_of_builder(self) -> tuple[str, ...]:
-        """What that account has on this host, in words: processes, crontab, at jobs, linger, IPC, files; looks only."""
+        """What that account has on this host: processes, crontab, at jobs, linger, IPC, files; looks only."""
 
 
 def nonce_in(gecos: str) -> str:
@@ -117,7 +129,7 @@ def nonce_in(gecos: str) -> str:
 
 
 def state_of(claim: Account, found: Account | None) -> AccountState:
-    """What the ledger's claim and the host's account of that name amount to (DESIGN promise 1).
+    """Compare the ledger's claim with the host's account of that name (docs/security.md, promise 1).
 
     A claim without a nonce is a guest's and never becomes ours.
     """
@@ -133,7 +145,7 @@ def state_of(claim: Account, found: Account | None) -> AccountState:
 
 
 def refuse_unless(wanted: AccountState, claim: Account, found: Account | None) -> None:
-    """RefusedError with the reason unless claim and host stand in the wanted state."""
+    """RefusedError with the reason, unless claim and host are in the wanted state."""
     state = state_of(claim, found)
     if state is wanted:
         return

@@ -1,6 +1,6 @@
-"""A home from the outside: is it where it must be, whose is it, and away with it. Root never reads what is in it.
+"""Check and delete homes from the outside: place, owner, mode. Root never reads their content.
 
-The one look inside is at a home that `create` did not finish: nobody has ever been able to log in to it.
+The only exception is a home that `create` did not finish: no student could log in to it yet.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from nblauncher import system_folders
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account
-from nblauncher.processes import run
+from nblauncher.system import system_folders
+from nblauncher.system.mounts import mounts
+from nblauncher.system.processes import run
 
 SKELETON = Path("/etc/skel")
 _REMOVAL_TIMEOUT = 3600.0
@@ -21,8 +22,8 @@ _MOST_STEPS = 500
 
 
 def refuse_unsafe_root(home_root: Path) -> None:
-    """RefusedError unless only root can put something into the folder of the homes, or swap it for another, and nobody
-    takes what is in it for a part of the system.
+    """RefusedError unless only root can write to the folder of the homes, or replace it, and no program takes its
+    content for a part of the system.
     """
     if why := system_folders.why_no_homes(home_root):
         raise RefusedError(f"homes cannot be made in {home_root}: {why}", "Choose another accounts.home.")
@@ -41,7 +42,7 @@ def refuse_unsafe_root(home_root: Path) -> None:
 
 
 def _way_to(folder: Path) -> Iterator[Path]:
-    """Every folder and every link that leads there: whoever can swap one of them decides where homes are made."""
+    """Every folder and every link that leads there: an account that can replace one decides where homes are made."""
     left, place = list(folder.parts[1:]), Path("/")
     for _ in range(_MOST_STEPS):
         yield place
@@ -55,22 +56,22 @@ def _way_to(folder: Path) -> Iterator[Path]:
             place = Path("/") if target.is_absolute() else place
         else:
             place = place.parent if below.name == ".." else below
-    raise RefusedError(f"homes cannot be made in {folder}: links lead there in a circle")
+    raise RefusedError(f"homes cannot be made in {folder}: its links form a loop")
 
 
 def refuse_existing(account: Account) -> None:
-    """RefusedError when the home's name is taken: useradd would hand whatever is there to the student."""
+    """RefusedError when the home's name is taken: useradd would give the existing folder to the student."""
     if os.path.lexists(account.home):
         raise RefusedError(
-            f"{account.home} is there already, perhaps from an earlier account",
+            f"{account.home} exists already, perhaps from an earlier account",
             f"Move it away, then run the command again: mv {account.home} {account.home}.old",
         )
 
 
 def make_private(account: Account) -> None:
-    """Prove that the new home is a folder of the account's, and take group's and others' rights from it.
+    """Check that the new home is the account's folder, and make it 0700.
 
-    HOME_MODE is not known to shadow before 4.8. HostError when the home is not as useradd must have made it.
+    shadow before 4.8 ignores HOME_MODE. HostError when the home is not as useradd must have made it.
     """
     try:
         descriptor = os.open(account.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -90,7 +91,7 @@ def make_private(account: Account) -> None:
 
 
 def is_complete(account: Account) -> bool:
-    """Whether useradd finished the home: owner, group, mode, and everything from the skeleton, all of it theirs."""
+    """Whether useradd finished the home: owner, group, mode, and a copy of the whole skeleton."""
     try:
         status = account.home.lstat()
     except FileNotFoundError:
@@ -138,24 +139,22 @@ def remove(account: Account) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, account.uid):
-        raise RefusedError(f"{account.home} is not a folder of {account.username}'s", "It was left alone.")
+        raise RefusedError(f"{account.home} is not a folder of {account.username}", "It was left alone.")
     if mounted := mounts_within(account.home):
         raise RefusedError(
             f"something is mounted in the home of {account.username}: {', '.join(mounted)}",
             f"Unmount it, then run the command again: umount {mounted[-1]}",
         )
-    _remove(account.home)
+    try:
+        os.rmdir(account.home)  # as a rule the student's child has emptied it
+    except OSError:
+        _remove(account.home)
 
 
 def mounts_within(folder: Path) -> list[str]:
-    """Mount points at or below the folder, the deepest last (proc_pid_mountinfo(5))."""
+    """Mount points at or below the folder, the deepest last."""
     real = os.path.realpath(folder)
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-        for line in stream:
-            point = _unescaped(line.split(" ")[4])
-            if point == real or point.startswith(real + "/"):
-                found.append(point)
+    found = [mount.point for mount in mounts() if mount.point == real or mount.point.startswith(f"{real}/")]
     return sorted(found, key=lambda point: point.count("/"))
 
 
@@ -166,7 +165,7 @@ def _remove(home: Path) -> None:
 
 
 def _tree(top: Path) -> list[tuple[str, os.stat_result]]:
-    """Relative path and lstat of everything below; no link is followed."""
+    """Relative path and lstat of every entry below; follows no link."""
     found = []
     for folder, folders, files, descriptor in os.fwalk(top, follow_symlinks=False):
         for name in (*folders, *files):
@@ -181,9 +180,3 @@ def _is_like(copy: os.stat_result, model: os.stat_result, *, may_be_shorter: boo
     if not stat.S_ISREG(model.st_mode):
         return True
     return copy.st_size == model.st_size or (may_be_shorter and copy.st_size < model.st_size)
-
-
-def _unescaped(point: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(code, character)
-    return point

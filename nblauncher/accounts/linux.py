@@ -1,4 +1,4 @@
-"""Accounts of a Linux host, made and changed by its own shadow tools. Everything here runs as root."""
+"""Accounts of a Linux host, made and changed by the host's shadow tools. Everything here runs as root."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nblauncher import leftovers, workers
 from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders, nonce_in, passwd, refuse_unless, schedules, sweep
 from nblauncher.accounts.passwd import shadow_tool
 from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import Account, AccountState, Secret
 from nblauncher.printable import printable
+from nblauncher.system import leftovers, workers
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _OPEN = tuple(
 """Folders that every account may write to."""
 
 _LOOKING = 60.0
+_DISABLED = Secret("*")
 _EXPIRED = "1"  # the second day of 1970: keys, cron and at are refused as well (pam_unix, account)
 
 
@@ -112,7 +113,7 @@ class LinuxAccounts:
         for username in SYSTEM_ACCOUNTS:
             if self.lookup(username) is None:
                 if passwd.find_group(username) is not None:
-                    found.append(f"there is a group {username}, which is the name of an account of nblauncher's")
+                    found.append(f"there is a group {username}, and nblauncher needs that name for an account")
                 continue
             try:
                 self._refuse_unless_unprivileged(username)
@@ -139,7 +140,7 @@ class LinuxAccounts:
         builder = self.lookup(_BUILDER)
         if builder is None:
             return ()
-        running = (f"process {one.pid} ({printable(one.name)})" for one in sweep.processes_of(builder.uid))
+        running = (f"process {process.pid} ({printable(process.name)})" for process in sweep.processes_of(builder.uid))
         kept = schedules.schedules_of(builder)
         files = (printable(path) for path in leftovers.files_of(builder.uid, (*_OPEN, _MAIL)))
         return (*running, *kept, *leftovers.ipc_of(builder.uid), *files)
@@ -153,19 +154,15 @@ class LinuxAccounts:
 
     def set_passwords(self, passwords: Mapping[str, Secret], *, locks: Collection[int] = ()) -> dict[str, str]:
         failures = {name: why for name, secret in passwords.items() if (why := self._password_objection(name, secret))}
-        wanted = {name: secret for name, secret in passwords.items() if name not in failures}
-        if not wanted:
-            return failures
-        try:
-            _chpasswd(wanted, locks)
-        except HostError as error:
-            log.warning("chpasswd failed for the whole batch (%s); trying one by one", error)
-            for name, secret in wanted.items():
-                try:
-                    _chpasswd({name: secret}, locks)
-                except HostError as one:
-                    failures[name] = str(one)
-        return failures
+        return failures | _chpasswd_each({name: one for name, one in passwords.items() if name not in failures}, locks)
+
+    def disable_passwords(self, usernames: Collection[str], *, locks: Collection[int] = ()) -> dict[str, str]:
+        failures = {name: why for name in usernames if (why := self._password_objection(name, _DISABLED))}
+        # shadow(5): no password has the hash `*`. Without a hash, usermod would refuse to unlock the account.
+        fields = {name: passwd.shadow_fields(name) for name in usernames if name not in failures}
+        locked = {name for name, one in fields.items() if one and one[1].startswith("!") and one[7] == _EXPIRED}
+        hashes = {name: Secret("!*") if name in locked else _DISABLED for name in fields}
+        return failures | _chpasswd_each(hashes, locks, "-e")
 
     def lock(self, account: Account, *, locks: Collection[int] = ()) -> None:
         self._refuse_unless_ours(account)
@@ -216,6 +213,11 @@ class LinuxAccounts:
         self._refuse_unless_unprivileged(_SWEEPER)
         sweep.kill_all_of(account.uid, self._sweeper())
 
+    def delete_home(self, account: Account) -> None:
+        self._refuse_unless_ours(account)
+        self._refuse_while_running(account)
+        home_folders.remove(account)
+
     def delete(self, account: Account, *, locks: Collection[int] = ()) -> None:
         passwd.refuse_odd_words(account)
         if self.lookup(account.username) is None and not os.path.lexists(account.home):
@@ -223,13 +225,13 @@ class LinuxAccounts:
             return
         self._refuse_unless_ours(account)
         self._refuse_while_running(account)
-        self.kill_everything(account)  # what cannot be seen may run, and would fill the home again
+        self.kill_everything(account)  # a process that we cannot see may run, and would write to the home again
         home_folders.remove(account)
         _remove_mail(account)
         schedules.remove_schedules(account)
         self._remove_entries(account, locks)
 
-    # What the above consist of.
+    # Helpers.
 
     def _refuse_to_create(self, account: Account) -> None:
         passwd.refuse_odd_words(account)
@@ -237,7 +239,7 @@ class LinuxAccounts:
         if self.lookup(name) is not None or passwd.find_group(name) is not None:
             raise RefusedError(f"an account or group {name} exists already", "It was left alone.")
         if not self.uid_is_free(account.uid):
-            raise RefusedError(f"uid {account.uid} for {name} was taken by somebody else in the meantime")
+            raise RefusedError(f"uid {account.uid} for {name} was taken by another account in the meantime")
         if not os.access(account.shell, os.X_OK):
             raise RefusedError(f"accounts.shell {account.shell} is not a program")
         home_folders.refuse_unsafe_root(account.home.parent)
@@ -260,14 +262,14 @@ class LinuxAccounts:
         )
 
     def _remove_entries(self, account: Account, locks: Collection[int]) -> None:
-        """The account's lines in passwd, shadow and group, whichever are there."""
+        """Remove the account's lines from passwd, shadow and group, as far as they exist."""
         name = account.username
         if self.lookup(name) is not None:
             sweep.wait_for_reaping(account.uid)
             shadow_tool("userdel", "--", name, locks=locks)
         if self.lookup(name) is not None:
             raise HostError(f"the account {name} could not be deleted")
-        # userdel keeps the group where USERGROUPS_ENAB is off, and knows none when useradd died half-way.
+        # userdel keeps the group if USERGROUPS_ENAB is off, and does not know it if useradd died halfway.
         group = passwd.find_group(name)
         if group is not None and group.gr_gid in (account.uid, account.gid) and not group.gr_mem:
             shadow_tool("groupdel", "--", name, locks=locks)
@@ -291,7 +293,7 @@ class LinuxAccounts:
         return None
 
     def _set_members(self, group: str, members: frozenset[str], locks: Collection[int]) -> None:
-        """All at once: one gpasswd for a class, where one per student would cost as much as useradd."""
+        """One gpasswd for the whole class: one for each student would take as long as useradd."""
         passwd.refuse_odd_group(group)
         if passwd.find_group(group) is None:
             raise HostError(f"there is no group {group}")
@@ -340,24 +342,45 @@ def _account(found: pwd.struct_passwd) -> Account:
 
 
 def useradd_words(account: Account) -> tuple[str, ...]:
-    """The one command line that makes an account; nothing in it is secret, for `ps` shows it to everybody."""
-    keys = ("-K", "HOME_MODE=0700", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
+    """The command line that makes an account. It holds no secret: `ps` shows it to every account."""
+    keys: tuple[str, ...] = ("-K", "HOME_MODE=0700", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
+    if account.uid > min(passwd.system_number("UID_MAX", 60000), passwd.system_number("GID_MAX", 60000)):
+        # Outside of the range of ordinary accounts, useradd would give the group another number than the account.
+        number = str(account.uid)
+        keys += ("-K", f"UID_MAX={number}", "-K", f"GID_MIN={number}", "-K", f"GID_MAX={number}")
     identity = ("-u", str(account.uid), "-d", str(account.home), "-s", account.shell, "-c", account.nonce)
     return ("useradd", "-m", "-U", *keys, *identity, "--", account.username)
 
 
 def _useradd_system(username: str) -> tuple[str, ...]:
-    shell = next((one for one in ("/usr/sbin/nologin", "/sbin/nologin") if os.path.exists(one)), "/bin/false")
+    shell = next(filter(os.path.exists, ("/usr/sbin/nologin", "/sbin/nologin")), "/bin/false")
     return ("useradd", "--system", "-M", "-U", "-d", "/nonexistent", "-s", shell, "-c", "nblauncher", "--", username)
 
 
-def _chpasswd(passwords: Mapping[str, Secret], locks: Collection[int]) -> None:
+def _chpasswd_each(passwords: Mapping[str, Secret], locks: Collection[int], *options: str) -> dict[str, str]:
+    """All at once; where that fails one by one. username → why, for the ones that failed."""
+    failures: dict[str, str] = {}
+    if not passwords:
+        return failures
+    try:
+        _chpasswd(passwords, locks, *options)
+    except HostError as error:
+        log.warning("chpasswd failed for the whole batch (%s); trying one by one", error)
+        for name, secret in passwords.items():
+            try:
+                _chpasswd({name: secret}, locks, *options)
+            except HostError as failure:
+                failures[name] = str(failure)
+    return failures
+
+
+def _chpasswd(passwords: Mapping[str, Secret], locks: Collection[int], *options: str) -> None:
     lines = "".join(f"{name}:{secret.reveal()}\n" for name, secret in passwords.items())
-    shadow_tool("chpasswd", input=Secret(lines), timeout=60.0 + len(passwords), locks=locks)
+    shadow_tool("chpasswd", *options, input=Secret(lines), timeout=60.0 + len(passwords), locks=locks)
 
 
 def _remove_mail(account: Account) -> None:
-    """The spool folder is root's; only a name in it goes, whatever it is linked to elsewhere."""
+    """The spool folder belongs to root. This removes only a name in it, whatever other links the file has."""
     spool = _MAIL / account.username
     with contextlib.suppress(FileNotFoundError):
         status = spool.lstat()

@@ -1,4 +1,4 @@
-"""The local account databases: the shadow tools that change them, and the crumbs that a killed tool leaves.
+"""The local account databases: the shadow tools that change them, and the files that a killed tool leaves.
 
 Sources: useradd(8), userdel(8), lckpwdf(3), shadow(5), login.defs(5); lock protocol tried with shadow 4.13.
 """
@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nblauncher.errors import HostError, RefusedError
-from nblauncher.model import Account, Secret
-from nblauncher.processes import run
+from nblauncher.model import USERNAME, Account, Secret
+from nblauncher.system.processes import run
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ PRIVILEGED_GROUPS = {
 _DATABASES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 NOBODY = (65534, 65535, 4294967294)
 _LOCK_DEADLINE = 15.0  # seconds; what the shadow tools themselves wait for .pwd.lock
-_USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _GROUP = re.compile(r"nbl-[a-z][a-z0-9-]{0,19}")
 _NONCE = re.compile(r"nbl-[A-Za-z0-9]{1,64}")
 
@@ -56,10 +55,10 @@ def shadow_tool(*argv: str, input: Secret | None = None, timeout: float = 60.0, 
 
 
 def refuse_odd_words(account: Account) -> None:
-    """RefusedError unless every word is one that neither a tool's option parser nor passwd(5) can misread."""
+    """RefusedError if a tool's option parser or passwd(5) could misread one of the account's words."""
     home = str(account.home)
-    if not _USERNAME.fullmatch(account.username):
-        raise RefusedError(f"{account.username!r} is not a name for an account of ours")
+    if not USERNAME.fullmatch(account.username):
+        raise RefusedError(f"{account.username!r} is not a valid name for a student's account")
     if not _NONCE.fullmatch(account.nonce):
         raise RefusedError(f"{account.nonce!r} is not a mark that nblauncher writes")
     if account.uid < system_number("UID_MIN", 1000) or account.uid in NOBODY:
@@ -98,7 +97,7 @@ def group_of_gid(gid: int) -> str | None:
 
 
 def is_subordinate(number: int) -> bool:
-    """Whether somebody may use this uid or gid in a user namespace (subuid(5))."""
+    """Whether an account may use this uid or gid in a user namespace (subuid(5))."""
     for file in ("/etc/subuid", "/etc/subgid"):
         with contextlib.suppress(FileNotFoundError):
             for line in Path(file).read_text(errors="replace").splitlines():
@@ -139,10 +138,10 @@ def shadow_fields(username: str) -> list[str] | None:
 
 
 def clear_stale_locks() -> None:
-    """Remove lock files that a killed tool or a power cut left and that would block every later tool for ever.
+    """Remove lock files that a killed tool or a power cut left, and that would block all later tools for ever.
 
-    The shadow tools clear one that names a dead pid, but neither an empty one nor one whose pid was reused. Whoever
-    holds .pwd.lock (lckpwdf) is alone with the databases; so what is there while we hold it belongs to nobody.
+    The shadow tools clear one with a dead pid, but neither an empty one nor one with a reused pid. No other process
+    changes the databases while we hold .pwd.lock (lckpwdf), so a lock file that exists then is stale.
     """
     if not any(os.path.lexists(_lock_file(name)) for name in _DATABASES):
         return
@@ -154,7 +153,7 @@ def clear_stale_locks() -> None:
 
 
 def clear_crumbs() -> None:
-    """Remove `passwd.PID` and `passwd+` of tools that were killed; only while no tool runs."""
+    """Remove `passwd.PID` and `passwd+` of killed tools; only while no tool runs."""
     crumb = re.compile(rf"({'|'.join(_DATABASES)})(\.[0-9]+|\+)")
     with _database_lock():
         for entry in list(os.scandir("/etc")):
@@ -169,7 +168,7 @@ def _lock_file(database: str) -> str:
 
 @contextlib.contextmanager
 def _database_lock() -> Iterator[None]:
-    """Hold /etc/.pwd.lock as lckpwdf(3) does: a POSIX record lock on the whole file, gone with its process."""
+    """Hold /etc/.pwd.lock as lckpwdf(3) does: a POSIX record lock on the whole file, which ends with its process."""
     descriptor = os.open("/etc/.pwd.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         deadline = time.monotonic() + _LOCK_DEADLINE

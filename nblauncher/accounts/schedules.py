@@ -1,6 +1,6 @@
-"""What would start a process of a student's later, when everything of theirs was ended: crontab, at jobs, linger.
+"""What would start a student's process later, after all were ended: crontab, at jobs, linger.
 
-All of them are kept by name or uid outside the home: the next account of that name would inherit the crontab.
+They are stored outside of the home, by name or uid: the next account of that name would inherit the crontab.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nblauncher.errors import HostError
 from nblauncher.model import Account
-from nblauncher.processes import ENVIRONMENT, run
+from nblauncher.system.processes import ENVIRONMENT, run
 
 _CRONTABS = tuple(map(Path, ("/var/spool/cron/crontabs", "/var/spool/cron/tabs", "/var/spool/cron")))
 """Debian, SUSE, Red Hat."""
@@ -22,12 +22,12 @@ _LINGER = Path("/var/lib/systemd/linger")
 
 
 def remove_schedules(account: Account) -> tuple[str, ...]:
-    """Returns what was removed, in words. HostError when something stays."""
+    """Remove them. Returns what was removed. HostError when something stays."""
     return (*_remove_crontab(account), *_remove_at_jobs(account), *_remove_linger(account))
 
 
 def schedules_of(account: Account) -> tuple[str, ...]:
-    """What there is, in the same words; looks only."""
+    """What exists, in the same words; looks only."""
     found = {
         "crontab": any(_is_file(folder / account.username) for folder in _CRONTABS),
         "at jobs": any(_at_job_files(account)),
@@ -54,7 +54,7 @@ def _remove_at_jobs(account: Account) -> Iterator[str]:
         for line in run(["atq"]).splitlines():
             words = line.split()
             if words and words[-1] == account.username:
-                # A job may have been started by atd in the meantime; then it is the sweep's.
+                # atd may have started the job in the meantime; the sweep ends it then.
                 with contextlib.suppress(HostError):
                     run(["atrm", words[0]])
     for file in _at_job_files(account):
@@ -63,7 +63,7 @@ def _remove_at_jobs(account: Account) -> Iterator[str]:
 
 
 def _at_job_files(account: Account) -> Iterator[Path]:
-    """Jobs belong to their uid; the folder is the daemon's, and the student cannot write to it."""
+    """Each job file has its account's uid; the folder belongs to the daemon, and students cannot write to it."""
     for folder in _AT_JOBS:
         if folder.is_dir():
             for entry in list(os.scandir(folder)):
@@ -77,7 +77,7 @@ def _remove_linger(account: Account) -> Iterator[str]:
     if not _is_file(mark):
         return
     if Path("/run/systemd/system").is_dir() and _is_installed("loginctl"):
-        with contextlib.suppress(HostError):  # logind may be gone; the mark is what counts at the next boot
+        with contextlib.suppress(HostError):  # logind may be gone; only the mark counts at the next boot
             run(["loginctl", "disable-linger", account.username])
     mark.unlink(missing_ok=True)
     yield "linger"

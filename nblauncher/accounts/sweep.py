@@ -1,7 +1,7 @@
-"""The end of every process of a uid, also of one that forks faster than anybody can count.
+"""End every process of a uid, also one that forks all the time.
 
-`kill(-1)` is one walk of the kernel over all processes under the lock that fork takes as well, so nothing slips
-through by forking. What has to be right is who sends it: see `privileges.become_sweeper`.
+In `kill(-1)` the kernel walks over all processes under the lock that fork takes too, so no process escapes by forking.
+The sender must have the right ids: see `privileges.become_sweeper`.
 Sources: kill(2), credentials(7), proc_pid_status(5).
 """
 
@@ -16,55 +16,61 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import privileges, workers
 from nblauncher.errors import BusyError, HostError, NblauncherError
 from nblauncher.model import Account
+from nblauncher.system import privileges, workers
 
 RUN_ROOT = Path("/run/nblauncher")
 _PATIENCE = 60.0
 _MOMENT = 2.0
 _BURIAL = 15.0
 _NAMED = 5
+_UIDS = b"\nUid:\t"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process and its name, which it chose itself."""
+    """A process and its name, which the process chooses."""
 
     pid: int
     name: str
 
 
 def processes_of(uid: int, *, with_zombies: bool = False) -> list[Running]:
-    """Processes whose real, effective or saved uid this is; zombies run nothing and count only when asked for.
+    """Processes with this real, effective or saved uid; zombies do not run and count only `with_zombies`.
 
-    Finds what stays. A process that forks and ends all the time is never found: its pid is gone when it is looked at.
+    A process that forks and exits all the time may escape: its pid can be gone before we look at it.
     """
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
             continue
         try:
-            with open(f"/proc/{entry}/status", "rb") as stream:
-                fields = dict(line.split(b":", 1) for line in stream.read().splitlines() if b":" in line)
+            with open(f"/proc/{entry}/status", "rb", buffering=0) as stream:
+                content = stream.read()
         except (FileNotFoundError, ProcessLookupError):
             continue
+        # A removal reads this of every process of the host, several times for each student: the rest only for a match.
+        # A newline in a process's name is shown escaped, so no line is forged.
+        start = content.index(_UIDS) + len(_UIDS)
+        if uid not in map(int, content[start : content.index(b"\n", start)].split()[:3]):
+            continue
+        fields = dict(line.split(b":", 1) for line in content.splitlines() if b":" in line)
         is_dead = fields[b"State"].split()[0] in (b"Z", b"X") and int(fields.get(b"Threads", b"1")) <= 1
-        if (with_zombies or not is_dead) and uid in map(int, fields[b"Uid"].split()[:3]):
+        if with_zombies or not is_dead:
             found.append(Running(int(entry), fields[b"Name"].strip().decode(errors="replace")))
     return found
 
 
 def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: Path = RUN_ROOT) -> None:
-    """SIGKILL every process of `uid` and see that they are gone.
+    """SIGKILL every process of `uid` and wait until they are gone.
 
-    `sweeper` is an account that nothing else runs as. Sweeps of the host go one after the other: a second one would
-    be killed by the first, whose real uid it shares. Raises HostError naming what is left after `timeout` seconds (a
-    service of root's that acts as the uid, or a process stuck in the kernel) and BusyError when another sweep takes
-    longer.
+    No other process may run as `sweeper`. Sweeps on a host run one after the other: one would kill another, because
+    they share the real uid. HostError with the processes that are left after `timeout` seconds (a service of root's
+    that acts as the uid, or a process stuck in the kernel); BusyError when another sweep takes longer.
     """
     with _one_at_a_time(run_root):
-        # A moment of patience: the sweeper of a run that was killed dies with it, but not in the same instant.
+        # Wait a moment: the sweeper of a killed run dies with it, but not at the same instant.
         if not _are_gone(sweeper.uid, _MOMENT):
             raise HostError(
                 f"processes run as {sweeper.username}, which is reserved for nblauncher: "
@@ -73,9 +79,9 @@ def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: 
             )
         deadline = time.monotonic() + timeout
         while True:
-            # Also when we see nobody: who hops from pid to pid is gone from each before it can be looked at.
+            # Even if we see no process: one that forks and exits all the time is gone before we look at it.
             _sweep(uid, sweeper)
-            # What was killed still needs a moment to go; what is new (cron, a login) gets the next sweep.
+            # Killed processes need a moment to end; new ones (cron, a login) get the next sweep.
             if _are_gone(uid, _MOMENT):
                 return
             if time.monotonic() > deadline:
@@ -83,14 +89,14 @@ def kill_all_of(uid: int, sweeper: Account, *, timeout: float = 30.0, run_root: 
 
 
 def wait_for_reaping(uid: int) -> None:
-    """Give init a moment to bury what was killed: userdel refuses while there is so much as a zombie of the uid."""
+    """Give init a moment to reap what was killed: userdel refuses while there is even a zombie of the uid."""
     deadline = time.monotonic() + _BURIAL
     while processes_of(uid, with_zombies=True) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def _sweep(uid: int, sweeper: Account) -> None:
-    """One `kill(-1)` by a forked child that is the uid only in effect. It is over in a few system calls."""
+    """One `kill(-1)` by a forked child that has only the effective uid; it takes a few system calls."""
     parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:

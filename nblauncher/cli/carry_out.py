@@ -5,26 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nblauncher import __version__, interruption, logs, render
-from nblauncher.cli import talk
+from nblauncher import __version__
+from nblauncher.cli import plans, render, terminal
 from nblauncher.cli.call import Call
-from nblauncher.commands import freeze
-from nblauncher.commands import session as sessions
-from nblauncher.commands.session import Session
-from nblauncher.course import CoursePaths, make_folders
 from nblauncher.errors import InputError, RefusedError
-from nblauncher.host import Host, course_lock, host_lock
-from nblauncher.ledger import locked
 from nblauncher.model import ServerState
-from nblauncher.plan import Notify, Plan, Report, StudentReport, apply
+from nblauncher.paths import CoursePaths, make_folders
 from nblauncher.printable import printable
+from nblauncher.system import interruption, logs
+
+if TYPE_CHECKING:
+    from nblauncher.commands.session import Session
+    from nblauncher.planning.host import Host
+    from nblauncher.planning.plan import Plan, Report, StudentReport
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +32,24 @@ EXIT_INTERRUPTED = 130
 _STATUS = {0: "ok", 1: "failed", EXIT_PARTIAL: "partial", EXIT_INTERRUPTED: "partial"}
 
 NO_FILES: Mapping[str, Any] = {"files": 0, "bytes": 0, "exceptions": []}
-"""What a student's entry has where no file was carried."""
+"""What a student's entry has where no file was delivered or retrieved."""
 
 NO_MATERIAL: Mapping[str, Any] = {**NO_FILES, "changes": []}
 NO_SERVER: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "port": None, "url": None}
 """Of a student who is not set up."""
 STOPPED: Mapping[str, Any] = {"server": ServerState.STOPPED.value, "unproven": []}
 
-_Enrich = Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]
+_Enrich: TypeAlias = "Callable[[Host, Sequence[str]], dict[str, dict[str, Any]]]"
 
 
 @dataclass(frozen=True)
-class Deed:
-    """How a command talks about what it does."""
+class CommandSpec:
+    """What a command does to the course, and the sentences that report it."""
 
-    done: str
-    """"31 students DONE.", "2 of 31 students were not DONE"."""
-    summary: Callable[[Host, Report], str] = lambda _host, _report: ""
-    """More of the answer, said after the plan was carried out."""
-    table: Callable[[Report], str] | None = None
-    """What became of every file, instead of the list of what was left out."""
+    success: str
+    """The summary where `Prepared.summarize` returns nothing: `Froze {students}.`"""
+    failure: str
+    """`{ratio} students were not frozen`: ratio is `2 of 31`."""
     enrich: _Enrich = lambda _host, _usernames: {}
     """Details by username that the report carries besides those of the steps."""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -60,166 +57,252 @@ class Deed:
     with_front_page: bool = False
     """Whether `--json` names the front page's address."""
     is_destructive: bool = False
-    lock: Callable[[Host], Path] = course_lock
+    warning: Callable[[Plan], str] = lambda _plan: ""
+    """What stands before the question: what is final."""
+    lock: Callable[[Host], Path] | None = None
+    """Instead of the course's."""
     touches_accounts: bool = False
     makes_course: bool = True
-    """Whether the course's folders are made; not by what was started long ago: the course may have ended since."""
+    """Whether to make the course's folders. Not in a command that was started long ago: the course may be over."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and how to report it once it was carried out."""
+
+    plan: Plan
+    summarize: Callable[[Host, Report], str] = lambda _host, _report: ""
+    """More of the answer."""
+    tabulate: Callable[[Report], str] | None = None
+    """What became of every file, instead of the list of what was left out."""
+    preview: str = ""
+    """Shown below the plan: which file, say, is new to how many students."""
 
 
 def open_session(call: Call, *, needs_roster: bool = False, takes_over: bool = False) -> Session:
     """Inputs and host; from here on there is a log if the course has one."""
-    who = sessions.caller(os.environ)
-    session = sessions.open_session(who, call.config, call.files, needs_roster=needs_roster, takes_over=takes_over)
-    call.log_file = logs.start(session.host.paths.logs if who.is_root else None, call.verbosity)
+    if call.verbosity:
+        terminal.shows_no_work()
+    terminal.works(f"{call.command}: reading the config")
+    from nblauncher.commands import session as sessions
+
+    interruption.check()
+    caller = sessions.caller(os.environ)
+    session = sessions.open_session(caller, call.config, call.files, needs_roster=needs_roster, takes_over=takes_over)
+    call.log_file = logs.start(session.host.paths.logs if caller.is_root else None, call.verbosity)
     log.info("nblauncher %s %s for course %s", __version__, call.command, session.settings.course)
-    _let_go(call, session)
+    if call.sections:
+        _resolve_sections(call, session)
+    _thaw_forgotten(call, session)
     return session
+
+
+def _resolve_sections(call: Call, session: Session) -> None:
+    """The students of --section join those of --only. Without a roster on the command line only those who are set up
+    can be acted on.
+    """
+    from nblauncher.commands import session as sessions
+    from nblauncher.config import sections
+
+    members = None if session.roster else session.host.ledger.members(session.settings.course)
+    wanted = sections.members(sessions.current_roster(session), call.sections)
+    if members is not None:
+        present = wanted & members.keys()
+        if not present:
+            raise InputError(f"--section: no student of {_listed(call.sections)} is set up", "Nothing was changed.")
+        if absent := sorted(wanted - present):
+            terminal.tell(f"Note: not set up yet, and left out: {render.names_words(absent)}")
+        wanted = present
+    call.only |= wanted
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(f'"{printable(text)}"' for text in texts)
 
 
 def open_accepted(call: Call, course: str) -> Session:
-    """For a command that nobody typed. The log comes first: nobody reads what it would say."""
-    who = sessions.caller(os.environ)
-    sessions.require_root(who, call.command)
+    """For a command that the supervisor or systemd runs. It starts with the log: there is no reader for its output."""
+    from nblauncher.commands import session as sessions
+
+    caller = sessions.caller(os.environ)
+    sessions.require_root(caller, call.command)
     call.log_file = logs.start(CoursePaths(course).logs, call.verbosity)
-    session = sessions.open_accepted(who, course)
-    _let_go(call, session)
+    session = sessions.open_accepted(caller, course)
+    _thaw_forgotten(call, session)
     return session
 
 
-def _let_go(call: Call, session: Session) -> None:
-    """Before anything else: a class that a killed capture left frozen goes on, and who is frozen is watched."""
+def _thaw_forgotten(call: Call, session: Session) -> None:
+    """Before anything else: thaw students left frozen by a killed capture, and watch those frozen by `freeze`."""
+    from nblauncher.commands.deadlines import freeze
+
     if not session.caller.is_root or call.is_dry_run:
         return
-    if names := freeze.let_go_forgotten(session.host):
-        talk.tell(f"A capture was killed and left these students frozen; they go on now: {', '.join(names)}")
+    if names := freeze.thaw_left_behind(session.host):
+        terminal.tell(f"A capture was killed and left students frozen. Thawed them: {', '.join(names)}")
     freeze.keep_watch(session.host)
 
 
 def students_of(session: Session, call: Call) -> tuple[str, ...]:
-    """Whom the command is about: the roster when there is one, else the course's students; within --only."""
+    """The students that the command acts on: the roster's if there is one, else the course's; only those of --only."""
     known = session.roster.usernames if session.roster else tuple(session.host.ledger.members(session.settings.course))
     unknown = sorted(call.only - frozenset(known))
     if unknown:
-        raise InputError([f'--only: there is no student "{printable(name)}"' for name in unknown])
+        raise InputError([f'--only: there is no student "{printable(name)}"' for name in unknown], near(unknown, known))
     return tuple(name for name in known if not call.only or name in call.only)
 
 
-def change(call: Call, session: Session, make_plan: Callable[[Host], Plan], deed: Deed) -> int:
-    """Carry out what `make_plan` says and report it; the exit code."""
+def near(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """What to do about names that are not in the course: those that may have been meant, or where the names are."""
+    if not known:
+        return "No student is set up in this course yet: run `nblauncher setup`."
+    from difflib import get_close_matches
+
+    meant = dict.fromkeys(match for name in unknown for match in get_close_matches(name, known, 2, 0.7))
+    return f"Did you mean {' or '.join(meant)}?" if meant else "`nblauncher status` lists the students of the course."
+
+
+def change(call: Call, session: Session, prepare: Callable[[Host], Prepared], spec: CommandSpec) -> int:
+    """Carry out what `prepare` plans and report it; the exit code."""
+    from nblauncher.commands import session as sessions
+    from nblauncher.planning.plan import Report
+
     host = session.host
     interruption.check()
-    plan = make_plan(host)
+    if not call.is_dry_run:
+        sessions.require_root(session.caller, call.command)
+    terminal.works(f"{call.command}: looking at the host")
+    prepared = prepare(host)
+    plan = prepared.plan
     if call.is_dry_run:
-        steps = [step.describe() for step in plan.steps]
-        talk.answer(call, render.plan_text(call.command, plan), 0, plan=steps, notes=list(plan.notes))
+        terminal.answer(call, _shown(call, prepared), 0, plan=_lines(plan), notes=list(plan.notes))
         return 0
-    sessions.require_root(session.caller, call.command)
-    for note in plan.notes:
-        talk.tell(f"Note: {printable(note)}")
+    for note in plans.notes(plan.notes, every_note=bool(call.verbosity)):
+        terminal.tell(f"Note: {note}")
     report = Report.of(students_of(session, call))
     if not plan.is_empty:
-        if deed.is_destructive:
-            talk.confirm(call, plan)
-        if deed.makes_course:
+        if spec.is_destructive:
+            terminal.confirm(call, _shown(call, prepared), spec.warning(plan))
+        if spec.makes_course:
             make_folders(host.paths)
         call.log_file = logs.start(host.paths.logs, call.verbosity)
-        _apply(host, make_plan, report, deed, first=plan)
+        prepared = _apply(host, prepare, report, spec, first=prepared)
         report.was_interrupted |= interruption.came()
-    for username, details in deed.enrich(host, tuple(report.students)).items():
+    for username, details in spec.enrich(host, tuple(report.students)).items():
         report[username].details.update(details)
     for student in report.students.values():
-        student.details = {**deed.details, **student.details}
-    front_page = {"front_page": host.frontend.front_page} if deed.with_front_page else {}
-    more = deed.summary(host, report)
-    if not more and plan.is_empty:
-        more = f"{call.command}: nothing to do."
-    return answer_report(call, report, deed, more, front_page)
+        student.details = {**spec.details, **student.details}
+    front_page = {"front_page": host.frontend.front_page} if spec.with_front_page else {}
+    summary = prepared.summarize(host, report)
+    if not summary and plan.is_empty:
+        summary = f"{call.command}: nothing to do."
+        if not report.students and call.command not in ("remove", "shutdown"):
+            summary += f" {near((), ())}"
+    return answer_report(call, report, spec, summary, front_page, tabulate=prepared.tabulate)
 
 
-def _apply(host: Host, make_plan: Callable[[Host], Plan], report: Report, deed: Deed, *, first: Plan) -> None:
-    """`first` is what was planned without the locks. What takes long is prepared without them, so that other courses do
-    not wait; under them the host is looked at once more: somebody may have been quicker.
+def _apply(
+    host: Host, prepare: Callable[[Host], Prepared], report: Report, spec: CommandSpec, *, first: Prepared
+) -> Prepared:
+    """What was carried out. `first` was prepared without the locks, and so are its long steps, so that other courses do
+    not wait; under the locks the host is surveyed again: another process may have changed it.
     """
-    makes = deed.makes_course
-    with talk.progress() as notify:
-        _carry_out(first.preparation, host, report, notify)
+    from nblauncher.planning.locks import holding
+
+    lock = spec.lock(host) if spec.lock else None
+    makes = spec.makes_course
+    with terminal.progress(len(first.plan.steps)) as shown:
+        _carry_out(first.plan.preparation, host, report, shown)
         if report.was_interrupted:
-            return
-        with _locks(host, deed.lock(host), deed.touches_accounts, makes_folder=makes) as locks:
+            return first
+        with holding(host, lock, touches_accounts=spec.touches_accounts, makes_folder=makes) as host:
             if makes:
-                make_folders(host.paths)  # once more: a `remove` that we waited for may have ended the course
-            host = dataclasses.replace(host, locks=locks)
-            plan = make_plan(host)
-            if deed.is_destructive and [one.describe() for one in plan.steps] != [
-                one.describe() for one in first.steps
-            ]:
-                raise RefusedError("the host changed while you were asked; nothing was done", "Run the command again.")
+                make_folders(host.paths)  # again: a `remove` that we waited for may have ended the course
+            prepared = prepare(host)
+            plan = prepared.plan
+            if spec.is_destructive and _lines(plan) != _lines(first.plan):
+                raise RefusedError("the host changed before you confirmed; nothing was done", "Run the command again.")
             if not plan.preparation.is_empty:
                 raise RefusedError(
-                    f"what was prepared is gone: {plan.preparation.steps[0].describe()}",
-                    "The course was removed or changed meanwhile; nothing else was changed. Run the command again.",
+                    f"this was done and must be done again: {plan.preparation.steps[0].describe()}",
+                    "The course was removed or changed meanwhile. Nothing else was changed. Run the command again.",
                 )
-            _carry_out(plan, host, report, notify)
+            for note in plan.notes:
+                if note not in first.plan.notes:  # known only after the preparation: what a release leaves out, say
+                    terminal.tell(f"Note: {printable(note)}")
+            _carry_out(plan, host, report, shown)
+            return prepared
 
 
-def _carry_out(plan: Plan, host: Host, report: Report, notify: Notify) -> None:
-    reached = (0, len(plan.steps))
+def _shown(call: Call, prepared: Prepared) -> str:
+    plan = plans.text(call.command, prepared.plan, every_step=bool(call.verbosity))
+    return f"{plan}\n\n{prepared.preview}" if prepared.preview else plan
 
-    def step_done(line: str, done: int, total: int) -> None:
-        nonlocal reached
-        reached = (done, total)
-        notify(line, done, total)
 
-    apply(plan, dataclasses.replace(host, tell=lambda line: notify(line, *reached)), report, step_done)
+def _lines(plan: Plan) -> list[str]:
+    return [step.describe() for step in plan.steps]
+
+
+def _carry_out(plan: Plan, host: Host, report: Report, shown: terminal.Progress) -> None:
+    from nblauncher.planning.plan import apply
+
+    shown.done, shown.total = 0, len(plan.steps)
+    apply(plan, dataclasses.replace(host, tell=shown.tells), report, shown.is_done, shown.begins)
 
 
 def perform(host: Host, make_plan: Callable[[Host], Plan], report: Report, lock: Path) -> bool:
-    """Carry out what was asked for long ago, where the course may have ended since: it makes nothing of the course's.
+    """Carry out what was requested long ago. It creates nothing of the course's, which may be over.
 
-    `make_plan` looks again, under the lock, whether it is still wanted; False when nothing is. HostError when there is
-    no course any more.
+    `make_plan` checks again, under the lock, what is still wanted; False when nothing is. HostError when the course is
+    gone.
     """
-    with _locks(host, lock, touches_accounts=False, makes_folder=False) as locks:
-        host = dataclasses.replace(host, locks=locks)
+    from nblauncher.planning.locks import holding
+
+    with holding(host, lock, makes_folder=False) as host:
         plan = make_plan(host)
         for note in plan.notes:
-            talk.tell(f"Note: {printable(note)}")
+            terminal.tell(f"Note: {printable(note)}")
         if not plan.is_empty:
-            with talk.progress() as notify:
-                _carry_out(plan, host, report, notify)
+            with terminal.progress(len(plan.steps)) as shown:
+                _carry_out(plan, host, report, shown)
         return not plan.is_empty
 
 
 def answer_report(
     call: Call,
     report: Report,
-    deed: Deed,
+    spec: CommandSpec,
     summary: str,
     about: Mapping[str, Any] = MappingProxyType({}),
     *,
+    tabulate: Callable[[Report], str] | None = None,
     exit_code: int | None = None,
 ) -> int:
-    """Say what became of everybody; the exit code, which the report decides unless it is one of several.
+    """Report the result for every student; the exit code, which the report decides unless it is one of several.
 
-    `about`: what `--json` says besides.
+    `about` are further keys of `--json`.
     """
     if exit_code is None:
         exit_code = outcome(report)
-    trouble = render.failures_text(report, deed.done, f"Run `nblauncher {call.command}` again when that is mended.")
-    exceptions = "" if deed.table else render.exceptions_text(report)
+    trouble = render.failures_text(report, spec.failure, f"Fix this, then run `nblauncher {call.command}` again.")
+    exceptions = "" if tabulate else render.exceptions_text(report)
     for text in (exceptions, trouble):
         if text and not call.as_json:
-            talk.story(text)
+            terminal.story(text)
     if not summary:
-        summary = f"{len(report.done)} {'student' if len(report.done) == 1 else 'students'} {deed.done}."
-    if deed.table and (table := deed.table(report)):
+        summary = spec.success.format(**_counts(len(report.done)))
+    if tabulate and (table := tabulate(report)):
         summary = f"{table}\n\n{summary}"
     if report.was_interrupted:
         summary = f"Interrupted. {summary} Run `nblauncher {call.command}` again to go on."
     errors = [f"{student.username}: {student.error}" for student in report.failed] + report.errors
     students = [render.student_entry(student) for student in report.students.values()]
-    talk.answer(call, summary, exit_code, status=_STATUS[exit_code], students=students, errors=errors, **about)
+    terminal.answer(call, summary, exit_code, status=_STATUS[exit_code], students=students, errors=errors, **about)
     return exit_code
+
+
+def _counts(number: int) -> dict[str, str]:
+    return {f"{noun}s": f"{number} {noun}{'' if number == 1 else 's'}" for noun in ("student", "server", "home")}
 
 
 def outcome(report: Report) -> int:
@@ -234,15 +317,5 @@ def outcome(report: Report) -> int:
 
 
 def _has_brought_work(student: StudentReport) -> bool:
-    """Not nothing: the work of a student whose removal failed afterwards was retrieved."""
+    """True also if the work was retrieved before the removal failed."""
     return student.is_incomplete or bool(student.details.get("files"))
-
-
-@contextmanager
-def _locks(host: Host, lock: Path, touches_accounts: bool, *, makes_folder: bool = True) -> Iterator[tuple[int, ...]]:
-    with ExitStack() as stack:
-        course = f"course {host.settings.course}"
-        locks = [stack.enter_context(locked(lock, course, makes_folder=makes_folder))]
-        if touches_accounts:
-            locks.append(stack.enter_context(locked(host_lock(host), "this host's accounts")))
-        yield tuple(locks)

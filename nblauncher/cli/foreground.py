@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from nblauncher import interruption
-from nblauncher.cli import talk
-from nblauncher.commands import status
+from nblauncher.cli import terminal
 from nblauncher.errors import HostError
-from nblauncher.host import Host
 from nblauncher.printable import printable
-from nblauncher.supervisor import client
+from nblauncher.system import interruption
+
+if TYPE_CHECKING:
+    from nblauncher.planning.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -24,55 +25,38 @@ _LOOK_EVERY = 2.0
 
 def keep(host: Host) -> int:
     """Show the state until SIGINT or SIGTERM (the front page stops), SIGHUP, or the class's end. The exit code."""
+    from nblauncher.commands.running import status
+
     while True:
-        words = _state(host)
+        words = status.line(host)
         if words is None:
             return _ended(host)
         _show(words)
         came = interruption.take(_LOOK_EVERY)
         if came == {signal.SIGHUP}:
-            log.info("the terminal is gone; the class goes on")
+            log.info("the terminal is gone; the class keeps running")
             return 0
         if came:
             return _stop_front_page(host)
 
 
 def _stop_front_page(host: Host) -> int:
-    try:
-        supervisor = client.connect(host.paths)
-        if supervisor is None:
-            return _ended(host)
-        with supervisor:
-            supervisor.stop_front_page()
-    except HostError as error:
-        log.warning("%s", error)
+    from nblauncher.commands.running import front_page
+
+    if not front_page.stop(host):
         return _ended(host)
-    _say("The front page is stopped; the students' servers run on. `nblauncher shutdown` ends them.")
+    _say("The front page is stopped. The students' servers keep running; `nblauncher shutdown` ends them.")
     return 0
-
-
-def _state(host: Host) -> str | None:
-    """One line, or None when there is no supervisor any more."""
-    try:
-        supervisor = client.connect(host.paths)
-        if supervisor is None:
-            return None
-        with supervisor:
-            entries = [{"server": report.state.value} for report in supervisor.servers()]
-            return status.summary(entries, supervisor.front_page().state.value)
-    except HostError as error:
-        log.warning("%s", error)
-        return None
 
 
 def _show(words: str) -> None:
     if sys.stderr.isatty():
         line = f"{words}   (Ctrl-C stops the front page)"
-        click.echo(f"\r\x1b[K{printable(line)[: talk.terminal_width() - 1]}", nl=False, err=True)
+        click.echo(f"\r\x1b[K{printable(line)[: terminal.terminal_width() - 1]}", nl=False, err=True)
 
 
 def _ended(host: Host) -> int:
-    """A shutdown leaves nobody up; a supervisor that was killed leaves the wish."""
+    """After a shutdown the ledger wants every server down; after the supervisor was killed it does not."""
     if set(host.course_ledger.desired().values()) <= {"down"}:
         _say("The class was shut down.")
         return 0
@@ -80,5 +64,5 @@ def _ended(host: Host) -> int:
 
 
 def _say(words: str) -> None:
-    """On a line of its own, below the state."""
-    talk.story(f"\n{words}" if sys.stderr.isatty() else words)
+    """On a line of its own, below the status line."""
+    terminal.story(f"\n{words}" if sys.stderr.isatty() else words)

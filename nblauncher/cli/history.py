@@ -3,97 +3,131 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nblauncher import moments, render, survey
-from nblauncher.cli import talk
-from nblauncher.cli.asked import about_one, time_of
+from nblauncher.cli import render, terminal
+from nblauncher.cli.arguments import about_one, time_of
 from nblauncher.cli.call import Call, acts_on_students
-from nblauncher.cli.carry_out import NO_FILES, Deed, change, open_accepted, open_session, students_of
-from nblauncher.commands import disks, history, snapshot
-from nblauncher.host import Host, course_lock
-from nblauncher.ledger import locked
-from nblauncher.plan import Plan, Report
+from nblauncher.cli.carry_out import NO_FILES, CommandSpec, Prepared, change, open_accepted, open_session, students_of
+from nblauncher.cli.help import Command
 from nblauncher.printable import printable
 
+if TYPE_CHECKING:
+    from nblauncher.planning.host import Host
 
-@click.command("snapshot")
+
+@click.command(
+    "snapshot",
+    cls=Command,
+    examples=[
+        ("Before a risky step in class", "sudo nblauncher snapshot"),
+    ],
+)
 @click.option("--unattended", metavar="COURSE", hidden=True, help="What the supervisor runs now and then.")
 @acts_on_students
 def snapshot_command(call: Call, unattended: str | None) -> int:
-    """Keep what everybody's material folder holds now; `history` lists and `restore` brings back."""
+    """Record what the students' material folders hold now. `history` lists and `restore` brings back."""
+    from nblauncher.commands import snapshot
+
     opened = open_session(call) if unattended is None else open_accepted(call, unattended)
     wanted = students_of(opened, call)
     now = datetime.now().astimezone()
-    runs: list[snapshot.Run] = []
 
-    def make_plan(host: Host) -> Plan:
+    def prepare(host: Host) -> Prepared:
         plan, run = snapshot.prepare(host, wanted, now=now)
-        runs.append(run)
-        return plan
-
-    def summary(host: Host, report: Report) -> str:
-        return snapshot.summary(runs[-1], report, snapshot.share_of(host))
+        return Prepared(plan, lambda host, report: snapshot.summary(run, report, snapshot.share_of(host)))
 
     details = {**NO_FILES, "changed": 0, "history_bytes": 0, "history_share": 0, "history_above_share": False}
-    deed = Deed("kept", summary=summary, details=details, makes_course=unattended is None)
-    return change(call, opened, make_plan, deed)
+    spec = CommandSpec(
+        "Took snapshots of {students}.",
+        "{ratio} students have no new snapshot",
+        details=details,
+        makes_course=unattended is None,
+    )
+    return change(call, opened, prepare, spec)
 
 
 @click.command("watch-disks", hidden=True)
 @click.option("--unattended", metavar="COURSE", required=True, help="What the supervisor runs now and then.")
 @acts_on_students
 def watch_disks_command(call: Call, unattended: str) -> int:
-    """Measure everybody's home, for `status`."""
+    """Measure every student's home, for `status`."""
+    from nblauncher.commands import disks
+    from nblauncher.planning import survey
+
     opened = open_accepted(call, unattended)
     wanted = students_of(opened, call)
 
-    def make_plan(host: Host) -> Plan:
-        return disks.plan_watch(wanted, survey.survey(host, wanted))
+    def prepare(host: Host) -> Prepared:
+        return Prepared(disks.plan_watch(wanted, survey.survey(host, wanted)))
 
-    return change(call, opened, make_plan, Deed("measured", lock=disks.lock, makes_course=False))
+    return change(
+        call,
+        opened,
+        prepare,
+        CommandSpec("Measured {homes}.", "{ratio} homes were not measured", lock=disks.lock, makes_course=False),
+    )
 
 
-@click.command("history")
+@click.command(
+    "history",
+    cls=Command,
+    examples=[
+        ("All snapshots of ada", "sudo nblauncher history ada"),
+        ("All versions of one file", "sudo nblauncher history ada ps1/lab1.ipynb"),
+    ],
+)
 @click.argument("name", metavar="NAME")
 @click.argument("file", required=False, metavar="[FILE]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_obj
 def history_command(call: Call, name: str, file: str | None, as_json: bool) -> int:
-    """List the snapshots of student NAME or, with FILE (below the material folder), the versions of that file."""
+    """List a student's snapshots, or the versions of one FILE (its path below the material folder)."""
+    from nblauncher.commands import history
+
     call.command, call.as_json = "history", as_json
     host = about_one(call, name)
     if file is None:
         taken = history.snapshots(host, name)
         counts = host.history.paths(name)
         more: dict[str, Any] = {"snapshots": taken, "paths": counts}
-        text = render.history_text(taken, counts, talk.terminal_width())
+        text = render.history_text(taken, counts, terminal.terminal_width())
     else:
         found = history.versions(host, name, history.checked_path(file))
         more = {"versions": found}
-        text = render.versions_text(found, talk.terminal_width())
-    talk.answer(call, text, 0, **more)
+        text = render.versions_text(found, terminal.terminal_width())
+    terminal.answer(call, text, 0, **more)
     return 0
 
 
-@click.command("restore")
+@click.command(
+    "restore",
+    cls=Command,
+    examples=[
+        ("As the file was at 16:55", 'sudo nblauncher restore --at "2026-11-27 16:55" ada ps1/lab1.ipynb'),
+    ],
+)
 @click.argument("name", metavar="NAME")
 @click.argument("file", metavar="FILE")
 @click.option(
-    "--at", "at", required=True, metavar="TIME", help="Such as one that `history` shows; the last snapshot by then."
+    "--at", "at", required=True, metavar="TIME", help="The last snapshot by this time, as `history` shows it."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_obj
 def restore_command(call: Call, name: str, file: str, at: str, as_json: bool) -> int:
-    """Put the version that FILE of student NAME had at a time beside the present one, never over it."""
+    """Bring an earlier version of a file back, beside the present one. FILE is its path below the material folder."""
+    from nblauncher.commands import history
+    from nblauncher.config import times
+    from nblauncher.planning.locks import holding
+
     call.command, call.as_json = "restore", as_json
     host = about_one(call, name)
-    time, until = time_of(at), time_of(at, moments.last_meant)
-    with locked(course_lock(host), f"course {host.settings.course}"):
+    time, until = time_of(at), time_of(at, times.last_meant)
+    with holding(host):
         copy = history.restore(host, name, history.checked_path(file), until)
     target = host.settings.material.target
-    text = f"{name} finds {printable(file)} of {moments.words(time)} in {printable(f'{target}/{copy}')}"
-    talk.answer(call, text, 0, path=f"{target}/{copy}")
+    text = f"Restored {printable(file)} of {times.words(time)} for {name}, as {printable(f'{target}/{copy}')}"
+    terminal.answer(call, text, 0, path=f"{target}/{copy}")
     return 0

@@ -1,4 +1,4 @@
-"""A command that waits for deadlines: what is to be done is asked again all the time; nothing is held in between."""
+"""A command that waits for deadlines. It works out the next task again and again, and holds nothing in between."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from nblauncher import interruption
-from nblauncher.cli import talk
+from nblauncher.cli import terminal
 from nblauncher.cli.call import Call
 from nblauncher.cli.carry_out import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     NO_FILES,
-    Deed,
+    CommandSpec,
     answer_report,
     open_accepted,
     outcome,
     perform,
 )
-from nblauncher.commands import deadline, pending
-from nblauncher.commands.copies import Round
-from nblauncher.commands.deadline import Kind, Seen, Task
-from nblauncher.commands.pending import CaptureState
+from nblauncher.commands.deadlines import deadline, pending
+from nblauncher.commands.deadlines.copies import Round
+from nblauncher.commands.deadlines.deadline import Kind, Seen, Task
+from nblauncher.commands.deadlines.pending import CaptureState
 from nblauncher.commands.session import Session
 from nblauncher.errors import BusyError, HostError
-from nblauncher.host import Host, captures_lock
-from nblauncher.plan import Plan, Report
+from nblauncher.planning.host import Host, captures_lock
+from nblauncher.planning.plan import Plan, Report
+from nblauncher.system import interruption
 
 log = logging.getLogger(__name__)
 
 _NAP = 0.5
 _NOT_CAPTURED: Mapping[str, Any] = {**NO_FILES, "deadline": None, "captured": None, "late": None}
-_DEED = Deed("captured", details=_NOT_CAPTURED)
+_SPEC = CommandSpec(
+    "Captured the work of {students}.", "the work of {ratio} students was not captured", details=_NOT_CAPTURED
+)
 
 
 @dataclass
 class Rounds:
-    """The moments that are near or past; or, for `only` one deadline of `retrieve --at`, all of its moments."""
+    """The moments that are near or past; with `only`, all moments of that deadline of `retrieve --at`."""
 
     call: Call
     opened: Session
@@ -49,21 +51,21 @@ class Rounds:
     identity: str = ""
     """Of the course that is meant."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What `--json` says besides."""
+    """Further keys of `--json`."""
     _had_class: bool = False
     _accepted: tuple[int, int, int] | None = None
     _seen: Seen = field(default_factory=Seen)
     _reports: dict[datetime, Report] = field(default_factory=dict)
     """The last capture of each time."""
     _answered: list[Report] = field(default_factory=list)
-    _was_told: str = ""
+    _last_message: str = ""
 
     @property
     def host(self) -> Host:
         return self.opened.host
 
     def carry_out(self) -> int:
-        """Until nothing is left that may begin; the exit code. HostError when the course or the deadline is gone."""
+        """Work until nothing is left to begin; the exit code. HostError when the course or the deadline is gone."""
         self._accepted = self._stamp()
         while True:
             self._look_around()
@@ -78,7 +80,7 @@ class Rounds:
             try:
                 report = self._perform(task)
             except BusyError as error:
-                self._tell_once(f"{error.problem}; waiting for it")
+                self._tell_once(f"{error.problem}; waiting")
                 continue
             if report.was_interrupted:
                 self._answer(task.round, report)
@@ -97,14 +99,14 @@ class Rounds:
 
         was_wanted = perform(self.host, make_plan, report, captures_lock(self.host))
         if task.kind is Kind.COPY:
-            had = [one for one in task.round.moments if "has_had_its_turn" in report[one.username].details]
+            had = [moment for moment in task.round.moments if "has_had_its_turn" in report[moment.username].details]
             self._seen.had_their_turn(had or task.round.moments, is_last=task.is_last_copy)
         elif was_wanted:
             self._finish(task, report)
         return report
 
     def _finish(self, task: Task, report: Report) -> None:
-        """Who is not further than before is not tried again at once; when nobody is left to come, the answer."""
+        """Do not retry failed students at once; answer when no student is left to capture."""
         self._reports[task.round.at] = report
         left = deadline.left_of(self.host, task)
         self._seen.failed(left)
@@ -112,15 +114,15 @@ class Rounds:
         if is_over and not report.was_interrupted:
             self._answer(task.round, report)
 
-    def _answer(self, one: Round, report: Report) -> None:
+    def _answer(self, round_: Round, report: Report) -> None:
         for student in report.students.values():
             student.details = {**_NOT_CAPTURED, **student.details}
         self._answered.append(report)
         if not self.call.as_json:
-            answer_report(self.call, report, _DEED, deadline.summary(self.host, one))
+            answer_report(self.call, report, _SPEC, deadline.summary(self.host, round_))
 
     def _end(self, task: Task | None) -> int:
-        """The exit code, of all that was answered; and with --json the one answer."""
+        """The exit code for all rounds, and with --json the one answer."""
         together = Report({})
         for report in self._answered:
             together.students |= report.students
@@ -130,20 +132,22 @@ class Rounds:
         exit_code = _worst([*codes, *([EXIT_PARTIAL] if together.errors else [])])
         if self.call.as_json or not self._answered:
             words = (
-                "nothing to do." if task is None else "the class was shut down; the next launch does what is to come."
+                "nothing to do."
+                if task is None
+                else "the class was shut down; the next launch captures what is still to come."
             )
-            answer_report(self.call, together, _DEED, f"retrieve: {words}", self.about, exit_code=exit_code)
+            answer_report(self.call, together, _SPEC, f"retrieve: {words}", self.about, exit_code=exit_code)
         return exit_code
 
     def _late(self) -> list[str]:
-        """What came too late of the one deadline that was asked for, a line for each student."""
+        """For `retrieve --at`: a line for each late capture."""
         found = pending.captures(self.host, _now()) if self.only else []
-        late = [one for one in found if one.deadline == self.only and one.state is CaptureState.LATE]
-        return [f"{one.username}: {one.words()}" for one in late]
+        late = [capture for capture in found if capture.deadline == self.only and capture.state is CaptureState.LATE]
+        return [f"{capture.username}: {capture.words()}" for capture in late]
 
     def _look_around(self) -> None:
-        """HostError when what we wait for is gone. The config that was accepted meanwhile counts."""
-        is_there = not self.only or any(one.name == self.only for one in self.host.course_ledger.deadlines())
+        """HostError when what we wait for is gone. Takes over a config that was accepted in the meantime."""
+        is_there = not self.only or any(added.name == self.only for added in self.host.course_ledger.deadlines())
         if self.host.course_ledger.identity() != self.identity:
             raise self._gone()
         if not is_there:
@@ -162,7 +166,7 @@ class Rounds:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _is_shut_down(self) -> bool:
-        """By `shutdown`, since we began: a supervisor that was killed leaves its socket and the students' wishes."""
+        """Whether `shutdown` ran since we began. A killed supervisor leaves socket and desired states."""
         self._had_class |= self.host.paths.supervisor_socket.exists()
         is_gone = self._had_class and not self.host.paths.supervisor_socket.exists()
         return is_gone and not self.only and set(self.host.course_ledger.desired().values()) <= {"down"}
@@ -171,9 +175,9 @@ class Rounds:
         return HostError(f"course {self.host.settings.course} was removed", "Nothing more is captured.")
 
     def _tell_once(self, words: str) -> None:
-        if words != self._was_told:
-            talk.tell(words)
-            self._was_told = words
+        if words != self._last_message:
+            terminal.tell(words)
+            self._last_message = words
 
 
 def begin(call: Call, opened: Session, only: str = "", about: Mapping[str, Any] = MappingProxyType({})) -> Rounds:
@@ -183,7 +187,7 @@ def begin(call: Call, opened: Session, only: str = "", about: Mapping[str, Any] 
 
 
 def _worst(codes: Collection[int]) -> int:
-    """Of several rounds: nothing was achieved only where that is so of each."""
+    """The exit code for several rounds: failed only if each one failed."""
     if EXIT_INTERRUPTED in codes:
         return EXIT_INTERRUPTED
     return next(iter(codes)) if len(set(codes)) == 1 else EXIT_PARTIAL if any(codes) else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,140 +11,94 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import nblauncher
-from nblauncher import cgroups, limits, memory, moments, namespaces, quotas
-from nblauncher import roster as rosters
-from nblauncher import settings as config
-from nblauncher.assignments import Known as Outline
-from nblauncher.commands import folders, packages, proxy
-from nblauncher.course import STATE_ROOT
+from nblauncher.commands.deadlines import folders
+from nblauncher.commands.running import nginx
+from nblauncher.config import roster as rosters
+from nblauncher.config import settings as config
+from nblauncher.config import times
+from nblauncher.config.assignments import Known as Outline
+from nblauncher.config.requirements import Requirements
+from nblauncher.config.settings import Settings
 from nblauncher.errors import InputError, RefusedError
-from nblauncher.forkserver import trusted
 from nblauncher.frontends import FrontEnd
-from nblauncher.inputs import read_trusted
+from nblauncher.isolation import cgroups, limits, namespaces, quotas
 from nblauncher.model import Roster
-from nblauncher.preflight import firewall, identities, kernels, ports, storage, system, web
+from nblauncher.paths import STATE_ROOT
+from nblauncher.preflight import firewall, identities, kernels, machine, ports, storage, web
 from nblauncher.preflight import holding as preflight_holding
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem, warning
 from nblauncher.printable import printable
-from nblauncher.requirements import Requirements
-from nblauncher.settings import Settings
-
-__all__ = ["Finding", "Known", "checks", "is_good", "read_inputs", "verdict"]
-
-
-Contents = dict[str, bytes]
+from nblauncher.system import memory, trusted
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the ledger knows about this host and this course; nothing before the first setup."""
+class CheckFacts:
+    """What `check` knows about this host and this course besides the config and the roster."""
 
     allotted_ports: frozenset[int] = frozenset()
     """The students' ports of this course."""
     own_ports: frozenset[int] = frozenset()
-    """Ports that the running class holds: that they are taken is no problem."""
+    """Ports that the running class holds: it is not a problem that they are taken."""
     other_courses: Mapping[str, Collection[int]] = field(default_factory=dict)
     """Every other course's ports."""
     own_uids: frozenset[int] = frozenset()
-    """Every uid that we ever gave."""
+    """Every uid that we ever allocated."""
     members: frozenset[str] = frozenset()
-    """Students who are in the course already."""
+    """Students already in the course."""
     homes: Mapping[str, Path] = field(default_factory=dict)
     """The students' homes, also those that setup would make."""
     owner_home: Path | None = None
     objections: Sequence[str] = ()
-    """Rows of the roster that this host cannot take, a line each."""
+    """Rows of the roster that this host cannot accept, a line each."""
+    to_generate: int = 0
+    """Accounts that `setup` would give a system password."""
+    to_disable: int = 0
+    """Accounts whose system password `setup` would disable."""
     taken_homes: Sequence[Path] = ()
-    """Homes of accounts that setup would make, where something is already."""
+    """Homes that setup would make and that exist already."""
     refusals: Sequence[Finding] = ()
-    """What else `setup` or `launch` would stop at."""
+    """What else would make `setup` or `launch` refuse."""
     served: frozenset[str] | None = frozenset()
-    """Students whose servers run; None where only root could tell."""
+    """Students with a running server; None if only root could tell."""
     packages: Requirements | None = None
-    """What the course asks for."""
+    """The packages that the course requires."""
     folders: Outline | None = None
-    """What the material holds; None where nobody could look."""
+    """What the material holds; None if it could not be read."""
     captured: frozenset[str] = frozenset()
-    """Deadlines by name of which something is in the store."""
+    """Names of deadlines with a capture in the store."""
     notebooks: Mapping[str, str] = field(default_factory=dict)
-    """Notebooks of the material that are not valid, and why."""
+    """Invalid notebooks of the material, and why."""
     frontend: FrontEnd | None = None
-    """Of this course on this host; without it names and certificate are not looked at."""
+    """Without it names and certificate are not checked."""
 
 
 def checks(
-    settings: Settings | None, roster: Roster | None, problems: Sequence[str], known: Known | None = None
+    settings: Settings | None, roster: Roster | None, problems: Sequence[str], known: CheckFacts | None = None
 ) -> list[Finding]:
-    """Everything, in the order in which a person would mend it. Takes seconds where a name service is slow.
+    """Everything, in the order in which a person would fix it. Takes seconds where a name service is slow.
 
     `problems` are those of config and roster, as their InputErrors hold them; what could not be read is None, and
-    what depends on it is left out. Runs as whoever calls; as root it sees more.
+    what depends on it is left out. Runs as the caller; root sees more.
     """
-    known = known or Known()
-    found = [*inputs(settings, roster, problems), *known.refusals, *machine(ask)]
+    known = known or CheckFacts()
+    found = [*inputs(settings, roster, problems), *known.refusals, *_machine(ask)]
     if settings is not None:
         if settings.notebook.spawner == "forkserver":
-            found.append(system.preloading(trusted.objections()))
+            found.append(machine.preloading(trusted.objections()))
             found += kernels.preloading(settings, config.DEFAULT_PRELOAD)
         found += [*kernels.packages(settings, known.packages), *kernels.for_the_browser(settings)]
         found += kernels.over_tcp(settings)
         if settings.notebook.kernel_python is not None:
             found += kernels.kernel_python(settings.notebook.kernel_python)
         found += [
-            problem("material", f"{printable(path)} is not a valid notebook: {words}", "Mend it before it is sent.")
+            problem("material", f"{printable(path)} is not a valid notebook: {words}", "Repair it before it is sent.")
             for path, words in known.notebooks.items()
         ]
         found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
         found += past_deadlines(settings, known.captured, datetime.now(timezone.utc))
-        found += deadlines(settings, roster, known)
+        found += [*deadlines(settings, roster, known), *web.pages(settings)]
     return found
-
-
-def read_inputs(
-    file: Path, roster_file: Path | None, *, allowed_uids: frozenset[int]
-) -> tuple[Settings | None, Roster | None, list[str], Contents]:
-    """Config and roster as far as they can be used, and every problem of both: a bad config hides no bad roster.
-
-    Last come the bytes that were read, under the names by which the state folder keeps them.
-
-    `roster_file` was given on the command line; else the config names it, or it stands beside a config that is wrong.
-    """
-    problems: list[str] = []
-    contents: Contents = {}
-    settings = roster = None
-    try:
-        contents["notebooks.cfg"] = read_trusted(file, allowed_uids=allowed_uids)
-        settings = config.parse(contents["notebooks.cfg"], file, uid_min=uid_min())
-        if isinstance(file_of_packages := settings.notebook.requirements, Path):
-            contents[packages.CONTENT] = read_trusted(file_of_packages, allowed_uids=allowed_uids)
-        packages.wanted(settings, contents)
-    except (InputError, RefusedError) as error:
-        problems += _problems_of(error)
-    source = roster_file or (settings.students if settings else file.with_name("students.csv"))
-    if settings is not None or roster_file is not None or os.path.lexists(source):
-        try:
-            contents["students.csv"] = read_trusted(source, allowed_uids=allowed_uids)
-            roster = rosters.parse(contents["students.csv"], printable(source.name))
-        except (InputError, RefusedError) as error:
-            problems += _problems_of(error)
-    return settings, roster, problems, contents
-
-
-def uid_min() -> int:
-    """The least uid of a person on this host (login.defs(5)); below it are the system's."""
-    found = re.search(r"^\s*UID_MIN\s+(\d+)", _text("/etc/login.defs"), re.M)
-    return int(found[1]) if found else 1000
-
-
-def _problems_of(error: InputError | RefusedError) -> list[str]:
-    """A refusal carries its own remedy; a wrong line is its own, but for the name that would do instead."""
-    if isinstance(error, RefusedError):
-        return [f"{error.problem}. {error.hint}"]
-    remedy = error.hint.replace("Nothing was changed.", "").strip()
-    if remedy and len(error.problems) == 1:
-        return [f"{error.problem}{'' if error.problem.endswith(('.', '?')) else '.'} {remedy}"]
-    return list(error.problems)
 
 
 def is_good(findings: Sequence[Finding]) -> bool:
@@ -154,10 +107,10 @@ def is_good(findings: Sequence[Finding]) -> bool:
 
 
 def verdict(findings: Sequence[Finding], *, is_root: bool) -> str:
-    """What it all comes to, in one line."""
+    """The result in one line."""
     levels = [finding.level for finding in findings]
     warnings = _counted(levels.count("warning"), "warning")
-    blind = "" if is_root else " Without root not everything could be looked at."
+    blind = "" if is_root else " Without root not everything could be checked."
     if not is_good(findings):
         problems = _counted(levels.count("problem"), "problem")
         return f"{problems}: setup or launch would refuse. {warnings}.{blind}"
@@ -175,7 +128,10 @@ def inputs(settings: Settings | None, roster: Roster | None, problems: Sequence[
         yield ok("config", f"{printable(str(settings.file or 'built in'))} for the course {settings.course}")
     if roster is not None:
         yield ok("roster", f"{len(roster)} students")
-        for column, meant in rosters.overlooked(roster):
+        overlooked = dict(rosters.overlooked(roster))
+        if unused := [printable(column) for column in rosters.unused(roster) if column not in overlooked]:
+            yield ok("roster", f"columns that are kept and not used: {', '.join(unused)}")
+        for column, meant in overlooked.items():
             yield warning(
                 "roster",
                 f'the column "{printable(column)}" is kept and not used; is it the students\' {meant}?',
@@ -183,22 +139,22 @@ def inputs(settings: Settings | None, roster: Roster | None, problems: Sequence[
             )
 
 
-def machine(ask: Ask) -> Iterator[Finding]:
-    yield system.platform_is_linux()
-    yield system.root(os.geteuid())
-    yield from system.shadow_tools(ask, system.which)
-    yield system.pidfds()
-    yield system.cgroups(_text("/proc/self/mounts"), has_systemd=system.systemd_runs())
+def _machine(ask: Ask) -> Iterator[Finding]:
+    yield machine.platform_is_linux()
+    yield machine.root(os.geteuid())
+    yield from machine.shadow_tools(ask, machine.which)
+    yield machine.pidfds()
+    yield machine.cgroups(_text("/proc/self/mounts"), has_systemd=machine.systemd_runs())
     package = Path(nblauncher.__file__).parent
-    yield from system.reachable(
+    yield from machine.reachable(
         "interpreter",
         {"Python": Path(sys.executable), "its environment": Path(sys.prefix), "nblauncher": package},
     )
-    yield from system.versions(system.installed(), sys.version_info[:3])
+    yield from machine.versions(machine.installed(), sys.version_info[:3])
 
 
-def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
-    """Folders that must not lie where they lie, and room in memory and on the disks."""
+def places(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iterator[Finding]:
+    """Folders in places that are not allowed, and room in memory and on the disks."""
     for words in config.conflicts(settings, known.homes, known.owner_home):
         yield problem("folders", words, "Choose another folder.")
     if known.served is not None:
@@ -214,7 +170,7 @@ def places(settings: Settings, roster: Roster | None, known: Known) -> Iterator[
 
 
 def holding(settings: Settings) -> Iterator[Finding]:
-    """Limits, isolation and quotas: by what this host holds a student."""
+    """Limits, isolation and quotas: how this host can confine a student."""
     mechanism = limits.mechanism(cgroups.choose(settings.course))
     yield from preflight_holding.limits(settings.limits, mechanism, memory.room())
     if os.geteuid() == 0:
@@ -226,7 +182,7 @@ def holding(settings: Settings) -> Iterator[Finding]:
             yield about
 
 
-def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -> Iterator[Finding]:
+def network(settings: Settings, roster: Roster | None, known: CheckFacts, ask: Ask) -> Iterator[Finding]:
     """Ports, firewall, names and certificate."""
     elsewhere = {port for theirs in known.other_courses.values() for port in theirs}
     students = max(len(roster or ()), len(known.allotted_ports))
@@ -249,17 +205,16 @@ def network(settings: Settings, roster: Roster | None, known: Known, ask: Ask) -
         yield from front_end(settings, roster, known.frontend)
         yield from web.names(settings.web.names, known.frontend, web.own_addresses())
         hosts = settings.web.names or (web.host_of(known.frontend),)
-        if known.frontend.is_proxy:
-            hosts = (*hosts, *known.frontend.certified(dict.fromkeys(roster.usernames if roster else (), 0)))
+        hosts = (*hosts, *known.frontend.certified(dict.fromkeys(roster.usernames if roster else (), 0)))
         yield from web.certificate(settings.tls, hosts)
 
 
 def front_end(settings: Settings, roster: Roster | None, frontend: FrontEnd) -> Iterator[Finding]:
-    """Whether nginx can be what it shall be."""
+    """Whether nginx is there and can serve this class."""
     if not frontend.is_proxy:
         return
     try:
-        program, numbers = proxy.version()
+        program, numbers = nginx.version()
         frontend.require(roster.usernames if roster else ())
     except (RefusedError, InputError) as error:
         for words in error.problem.splitlines():
@@ -272,26 +227,27 @@ def front_end(settings: Settings, roster: Roster | None, frontend: FrontEnd) -> 
 
 
 def past_deadlines(settings: Settings, captured: Collection[str], now: datetime) -> Iterator[Finding]:
-    """One that is over is nothing special; one that is over before anything was captured may be a wrong year."""
-    for one in settings.deadlines:
-        if one.at > now:
+    """A past deadline is normal; one without any capture may have the wrong year."""
+    for deadline in settings.deadlines:
+        if deadline.at > now:
             continue
-        words = f"{printable(one.name)} is past: {moments.words(one.at)}"
-        if one.name in captured:
+        words = f"{printable(deadline.name)} is past: {times.words(deadline.at)}"
+        if deadline.name in captured:
             yield ok("deadlines", f"{words}; it was captured")
         else:
-            hint = "Correct the time; else `launch` has the work captured as it is then, marked late."
+            hint = "Correct the time; otherwise `launch` captures the work as it is then, marked late."
             yield warning("deadlines", f"{words}, and nothing was captured", hint)
 
 
-def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
+def accounts(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iterator[Finding]:
     for words in known.objections:
         yield problem("roster", words, "Choose another username.")
     for home in known.taken_homes:
         shown = printable(str(home))
         yield problem(
-            "homes", f"{shown} is there already, perhaps from an earlier account", f"Run `mv {shown} {shown}.old`."
+            "homes", f"{shown} exists already, perhaps from an earlier account", f"Run `mv {shown} {shown}.old`."
         )
+    yield from system_passwords(settings, known)
     yield identities.account_sources(_text("/etc/nsswitch.conf"), creates=settings.accounts.create)
     yield from identities.new_accounts(settings.accounts, _text("/etc/shells"))
     if settings.accounts.create:
@@ -302,11 +258,20 @@ def accounts(settings: Settings, roster: Roster | None, known: Known) -> Iterato
         )
 
 
-def deadlines(settings: Settings, roster: Roster | None, known: Known) -> Iterator[Finding]:
-    """Folders that are none, and extra time that cannot be given."""
+def system_passwords(settings: Settings, known: CheckFacts) -> Iterator[Finding]:
+    if settings.accounts.create and not settings.accounts.has_system_passwords:
+        yield ok("passwords", "the notebook password is a student's only one; no password opens the accounts")
+    for count, what in ((known.to_disable, "disables"), (known.to_generate, "generates")):
+        if count:
+            have = "still have a system password" if what == "disables" else "have no system password yet"
+            yield warning("passwords", f"{count} accounts {have}", f"Run `nblauncher setup`, which {what} them.")
+
+
+def deadlines(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iterator[Finding]:
+    """Folders that do not exist, and extra time that cannot be given."""
     judged = folders.judge(settings, roster or (), known.folders, known.captured)
     for words in judged.without_time:
-        yield problem("deadlines", words, "Either of the two will do.")
+        yield problem("deadlines", words, "Do one of the two.")
     for words in judged.wrong:
         yield problem("deadlines", words, folders.HINT)
     for words in judged.absent:
@@ -314,7 +279,7 @@ def deadlines(settings: Settings, roster: Roster | None, known: Known) -> Iterat
 
 
 def _text(file: str) -> str:
-    """A file of the system's; empty where it has none."""
+    """A system file; empty where it does not exist."""
     try:
         return Path(file).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, PermissionError):

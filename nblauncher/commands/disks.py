@@ -1,4 +1,4 @@
-"""limits.disk: held by quotas where the file system of the homes has them, else watched while the class runs."""
+"""limits.disk: enforced by quotas if the homes' file system has them, else measured while the class runs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import homes, memory, quotas, root_files, survey
 from nblauncher.errors import HostError
-from nblauncher.host import Host
+from nblauncher.exchange import homes
+from nblauncher.isolation import quotas
 from nblauncher.model import Account
-from nblauncher.plan import Details, Phase, Plan
-from nblauncher.survey import Facts
+from nblauncher.planning import survey
+from nblauncher.planning.host import Host
+from nblauncher.planning.plan import Details, ForOne, Phase, Plan
+from nblauncher.planning.survey import Facts
+from nblauncher.server.notices import NEARLY_FULL
+from nblauncher.supervisor import client
+from nblauncher.system import memory, root_files
 
 log = logging.getLogger(__name__)
 
 LONGEST = 20.0
-"""Seconds that looking through one home may take."""
+"""Seconds to measure one home."""
 
 
 def lock(host: Host) -> Path:
-    """Whoever counts must not keep others from sending: a student decides how long that takes."""
+    """Its own lock: measuring must not block `send`, as a student decides how long it takes."""
     return host.paths.state / "disks.lock"
 
 
 def unlimited(host: Host, usernames: Sequence[str]) -> list[str]:
-    """Those of our accounts whose quota is another one than the config says; nobody where there are no quotas."""
+    """Students with another quota than the config says; none where there are no quotas."""
     if not host.settings.accounts.create or not _has_quotas(host):
         return []
     claims = host.ledger.claims()
@@ -41,19 +46,13 @@ def unlimited(host: Host, usernames: Sequence[str]) -> list[str]:
 
 
 def is_watched(host: Host) -> bool:
-    """Whether somebody has to look how much the students' files take."""
+    """Whether disk usage must be measured because no quota enforces it."""
     return host.settings.limits.disk is not None and not (host.settings.accounts.create and _has_quotas(host))
 
 
 @dataclass(frozen=True)
-class LimitDisk:
+class LimitDisk(ForOne):
     """The quota of one student's uid."""
-
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
 
     def describe(self) -> str:
         return f"set the disk quota of {self.username}"
@@ -64,27 +63,21 @@ class LimitDisk:
 
 
 def forget(host: Host, account: Account) -> None:
-    """An account that goes takes its quota along, whatever the config says by now."""
+    """Remove the quota with the account, whatever the config says now."""
     folder = host.settings.accounts.home
     if _has_quotas(host) and (quota := quotas.read(folder, account.uid)) and quota.limit is not None:
         quotas.limit(folder, account.uid, None)
 
 
 def plan_watch(usernames: Sequence[str], facts: Facts) -> Plan:
-    """Look through everybody's home."""
+    """Measure every student's home."""
     wanted = tuple(name for name in usernames if name in facts.members)
     return Plan((Phase("look at disks", tuple(map(Measure, wanted))),))
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How much a student's files take, counted by the student's child; `status` tells it."""
-
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
+class Measure(ForOne):
+    """Measure a student's files in a child that is the student, for `status`."""
 
     def describe(self) -> str:
         return f"measure the home of {self.username}"
@@ -95,27 +88,57 @@ class Measure:
         root_files.replace(_file(host), json.dumps(known))
         if over := _over(host, used):
             log.warning("%s: %s", self.username, over)
+        _tell(host, self.username, used if over else None)
         return {self.username: {"used_bytes": used}}
 
 
-def words(host: Host, accounts: Mapping[str, Account]) -> dict[str, str]:
-    """For `status`: who has used up, or more than, what limits.disk allows. Looks only."""
-    if host.settings.limits.disk is None:
-        return {}
+def _tell(host: Host, username: str, used: int | None) -> None:
+    """Let the student's pages warn, or stop. `used` is None while there is room."""
+    limit = host.settings.limits.disk
+    try:
+        supervisor = client.connect(host.paths)
+        if supervisor is not None and limit is not None:
+            with supervisor:
+                supervisor.tell_disk(username, None if used is None else (used, limit))
+    except HostError as error:
+        log.info("%s's pages do not warn of the disk: %s", username, error.problem)
+
+
+def known(host: Host, accounts: Mapping[str, Account]) -> dict[str, int]:
+    """The bytes that each student's files take, as the quota counts them, or as they were measured last. Changes
+    nothing.
+    """
     measured = _measured(host)
-    found = {}
-    for name, account in accounts.items():
-        quota = quotas.read(account.home, account.uid) if not is_watched(host) else None
-        used = quota.used if quota is not None else measured.get(name, 0)
-        if over := _over(host, used):
-            found[name] = over
-    return found
+    if not host.settings.accounts.create or not _has_quotas(host):
+        return {name: measured[name] for name in accounts if name in measured}
+    folders: dict[Path, list[int]] = {}
+    for account in accounts.values():
+        folders.setdefault(account.home.parent, []).append(account.uid)
+    found = {
+        uid: quota.used for folder, uids in folders.items() for uid, quota in quotas.read_all(folder, uids).items()
+    }
+    return {
+        name: found.get(account.uid, measured.get(name, 0))
+        for name, account in accounts.items()
+        if account.uid in found or name in measured
+    }
+
+
+def total(host: Host, accounts: Mapping[str, Account]) -> int | None:
+    """Bytes of these students' files together; None if one is not known."""
+    sizes = known(host, accounts)
+    return sum(sizes.values()) if sizes.keys() >= accounts.keys() else None
+
+
+def words(host: Host, used: Mapping[str, int]) -> dict[str, str]:
+    """For `status`: students near or above limits.disk."""
+    return {name: over for name, size in used.items() if (over := _over(host, size))}
 
 
 def _over(host: Host, used: int) -> str:
-    """Nine tenths are worth a word."""
+    """Warn from 90 percent."""
     limit = host.settings.limits.disk
-    if limit is None or used < 0.9 * limit:
+    if limit is None or used < NEARLY_FULL * limit:
         return ""
     return f"files take {memory.words(used)} of {memory.words(limit)}"
 

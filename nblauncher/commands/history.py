@@ -6,37 +6,40 @@ import os
 from datetime import datetime
 from typing import Any
 
-from nblauncher import files, moments, restoring, survey
+from nblauncher.config import times
 from nblauncher.errors import HostError, InputError
-from nblauncher.host import Host
+from nblauncher.exchange.history import restore as restoring
+from nblauncher.planning import survey
+from nblauncher.planning.host import Host
 from nblauncher.printable import printable
+from nblauncher.system import files
 
 
 def snapshots(host: Host, username: str) -> list[dict[str, Any]]:
     """Oldest first: time, files, bytes, how many files changed, whether everything could be kept."""
     return [
         {
-            "time": moments.iso(one.time),
-            "files": one.files,
-            "bytes": one.bytes,
-            "changed": one.changed,
-            "complete": one.is_complete,
+            "time": times.iso(snapshot.time),
+            "files": snapshot.files,
+            "bytes": snapshot.bytes,
+            "changed": snapshot.changed,
+            "complete": snapshot.is_complete,
         }
-        for one in host.history.snapshots(username)
+        for snapshot in host.history.snapshots(username)
     ]
 
 
 def versions(host: Host, username: str, path: str) -> list[dict[str, Any]]:
-    """Of one file, oldest first: from when to when it was seen so, its size and its sha256."""
+    """The versions of one file, oldest first: when each was seen first and last, size, sha256."""
     return [
         {
-            "first": moments.iso(one.first),
-            "last": moments.iso(one.last),
-            "present": one.until is None,
-            "bytes": one.size,
-            "sha256": one.sha256,
+            "first": times.iso(version.first),
+            "last": times.iso(version.last),
+            "present": version.until is None,
+            "bytes": version.size,
+            "sha256": version.sha256,
         }
-        for one in host.history.versions(username, path)
+        for version in host.history.versions(username, path)
     ]
 
 
@@ -54,7 +57,7 @@ def checked_path(text: str) -> str:
 def restore(host: Host, username: str, path: str, time: datetime) -> str:
     """Put the version of that time beside the present file, as the student; the path of the copy below the material.
 
-    InputError when there is none; HostError when the content is damaged or the home says no.
+    InputError when there is none; HostError when the content is damaged or the home cannot be written.
     """
     found = host.history.at(username, path, time)
     if found is None:
@@ -65,7 +68,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
     snapshot, version = found
     if version is None:
         raise InputError(
-            f"{path} was not there in the snapshot of {moments.words(snapshot.time)}",
+            f"{path} did not exist in the snapshot of {times.words(snapshot.time)}",
             f"`nblauncher history {username} {printable(path)}` lists its versions.",
         )
     account = survey.student_account(host, username)
@@ -73,7 +76,7 @@ def restore(host: Host, username: str, path: str, time: datetime) -> str:
         raise HostError(f"the kept content of {path} is damaged or gone", "Try another time.")
     descriptor = os.open(host.contents.path(version.sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        label = moments.short(snapshot.time).rpartition(" ")[0].replace(":", ".")
+        label = times.short(snapshot.time).rpartition(" ")[0].replace(":", ".")
         wanted = restoring.Wanted(host.settings.material.target, path, label, version.sha256, version.size)
         return restoring.restore(account, wanted, descriptor)
     finally:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from nblauncher import settings, workers
+from nblauncher.commands import inputs
+from nblauncher.config import settings
+from nblauncher.config.settings import AccountSettings
 from nblauncher.errors import HostError, InputError
 from nblauncher.model import Account
+from nblauncher.preflight import identities
 from nblauncher.printable import printable
+from nblauncher.system import workers
 
+_PACKAGES = "[numpy, pandas, matplotlib]"
+"""What the first notebook plots with."""
+_ROSTER = "students.csv"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_samples(folder: Path, person: Account | None = None) -> list[Path]:
-    """Write notebooks.cfg, students.csv and material/ into `folder`, which is made when it is missing. The course is
-    called as the folder is where that is a course's name: two folders are two courses.
+    """Write notebooks.cfg, students.csv and material/ into `folder`, which is created if it is missing. The course is
+    named after the folder where that is a valid name, so that two folders are two courses.
 
-    `person` is who ran sudo: a worker that is them does the writing, so that the files are theirs and nothing is
-    written where they could not. InputError when any of the three exists (nothing was written then), HostError when
-    the folder cannot be written or the disk is full (what was written is gone again). Returns the files written.
+    `person` is the user behind sudo: a worker with that account writes, so that the files belong to it and nothing is
+    written where it could not. A students.csv that is there is kept. InputError when another of the three exists
+    (nothing was written then), HostError when the folder cannot be written or the disk is full (what was written is
+    deleted again). Returns the files written.
     """
     folder = Path(os.path.abspath(folder))
     contents = sample_files(folder.name)
@@ -32,17 +41,22 @@ def write_samples(folder: Path, person: Account | None = None) -> list[Path]:
 
 def sample_files(name: str = "") -> dict[str, bytes]:
     """What is written, by path below the folder of that name."""
-    course = settings.course_name(name)
-    samples = importlib.resources.files("nblauncher").joinpath("samples")
+    values = {"notebook.requirements": _PACKAGES}
+    if course := settings.course_name(name):
+        values["course"] = course
+    usual = AccountSettings().uid_range
+    if (free := identities.range_for(inputs.login_defs(), usual)) != usual:
+        values["accounts.uid_range"] = f"{free.start}-{free.stop - 1}"
+    samples = importlib.resources.files("nblauncher").joinpath("commands/samples")
     return {
-        "notebooks.cfg": settings.sample({"course": course} if course else None).encode("utf-8"),
-        "students.csv": samples.joinpath("students.csv").read_bytes(),
+        "notebooks.cfg": settings.sample(values).encode("utf-8"),
+        _ROSTER: samples.joinpath("students.csv").read_bytes(),
         "material/welcome.ipynb": samples.joinpath("material/welcome.ipynb").read_bytes(),
     }
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> list[str]:
-    """Runs as whoever the files are to belong to."""
+    """Runs as the future owner of the files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -50,6 +64,7 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> list[str]:
         raise _cannot(folder, error) from None
     written: list[Path] = []
     try:
+        contents = _without_roster(here, contents)
         _refuse_existing(folder, here, contents)
         for name, content in contents.items():
             _write_one(here, name, content, written)
@@ -59,6 +74,15 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> list[str]:
     finally:
         os.close(here)
     return [str(folder / name) for name in contents]
+
+
+def _without_roster(here: int, contents: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Without the sample roster where `roster import`, or the teacher, has made one already."""
+    try:
+        is_there = stat.S_ISREG(os.stat(_ROSTER, dir_fd=here, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        is_there = False
+    return {name: content for name, content in contents.items() if not (is_there and name == _ROSTER)}
 
 
 def _refuse_existing(folder: Path, here: int, contents: Mapping[str, bytes]) -> None:

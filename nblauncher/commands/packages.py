@@ -1,6 +1,8 @@
-"""The course's own packages: steps of `setup` and `reload` whenever notebook.requirements is not what is installed.
+"""A course's own packages: steps of `setup` and `reload` if notebook.requirements differs from what is installed.
 
-They are built without the locks, which other courses need, and used under them when the host was looked at again.
+Steps of `grade init` as well, for grading.requirements.
+
+They are built without the locks, which other courses need, and put into use under the locks after a new survey.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import environments, requirements
+from nblauncher.config import requirements
+from nblauncher.config.requirements import Requirements
+from nblauncher.config.settings import Settings
+from nblauncher.environments import course_packages
 from nblauncher.errors import RefusedError
-from nblauncher.host import Host, host_lock
 from nblauncher.ledger import locked
 from nblauncher.model import Account
-from nblauncher.plan import Phase
-from nblauncher.requirements import Requirements
-from nblauncher.settings import Settings
+from nblauncher.planning.host import Host, host_lock
+from nblauncher.planning.plan import Phase
 
 CONTENT = "requirements.txt"
 """The name under which the requirements file is read and kept."""
@@ -25,21 +28,32 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class BuildPackages:
-    """What pip resolves and builds is done by an account that owns nothing; root installs the wheels."""
+class Environment:
+    """One of the course's environments: its folder, the modules that must be importable if it has them, and words."""
 
+    folder: Path
+    modules: tuple[str, ...] = ()
+    packages: str = "the course's packages"
+    use: str = "for new kernels"
+
+
+@dataclass(frozen=True)
+class BuildPackages:
+    """pip resolves and builds as an account that owns nothing; root installs the wheels."""
+
+    environment: Environment
     wanted: Requirements
     usernames: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"build and install the course's packages ({len(self.wanted.lines)} asked for)"
+        return f"build and install {self.environment.packages} ({len(self.wanted.lines)} requested)"
 
     def apply(self, host: Host) -> None:
         with locked(host_lock(host), "this host's accounts") as lock:
             host.accounts.ensure_system_accounts(locks=(*host.locks, lock))
         before = _accepted(host)
-        folder, modules = host.paths.environments, host.settings.notebook.preload
-        environments.prepare(folder, self.wanted, modules, lambda: _idle_builder(host), host.tell)
+        made = self.environment
+        course_packages.prepare(made.folder, self.wanted, made.modules, lambda: _idle_builder(host), host.tell)
         if _accepted(host) != before:
             raise RefusedError(
                 "the course was removed or changed while its packages were built",
@@ -49,16 +63,17 @@ class BuildPackages:
 
 @dataclass(frozen=True)
 class UsePackages:
-    """From now on; kernels that run keep what they have."""
+    """Switch to the packages; kernels that run keep theirs."""
 
+    environment: Environment
     wanted: Requirements
     usernames: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return "use the course's packages for new kernels"
+        return f"use {self.environment.packages} {self.environment.use}"
 
     def apply(self, host: Host) -> None:
-        environments.use(host.paths.environments, self.wanted)
+        course_packages.use(self.environment.folder, self.wanted)
 
 
 def _idle_builder(host: Host) -> Account:
@@ -68,13 +83,13 @@ def _idle_builder(host: Host) -> Account:
 
 
 def _accepted(host: Host) -> dict[str, bytes]:
-    """The inputs that a setup or reload took over last; a removed course has none."""
+    """The inputs that were accepted last; a removed course has none."""
     folder = host.paths.accepted
     return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.is_dir() else {}
 
 
 def wanted(settings: Settings, contents: Mapping[str, bytes]) -> Requirements | None:
-    """None when the course asks for nothing. InputError for lines that are no requirements."""
+    """None when the course asks for nothing. InputError for lines that are not requirements."""
     given = settings.notebook.requirements
     if isinstance(given, Path):
         return requirements.parse(contents[CONTENT], given.name) if CONTENT in contents else None
@@ -82,14 +97,20 @@ def wanted(settings: Settings, contents: Mapping[str, bytes]) -> Requirements | 
 
 
 def phases(host: Host, contents: Mapping[str, bytes]) -> tuple[Phase, ...]:
-    """Looks only."""
-    asked = wanted(host.settings, contents)
-    return () if asked is None else phases_of(host.paths.environments, asked)
+    """Changes nothing."""
+    requested = wanted(host.settings, contents)
+    return () if requested is None else phases_of(for_kernels(host), requested)
 
 
-def phases_of(folder: Path, asked: Requirements) -> tuple[Phase, ...]:
+def for_kernels(host: Host) -> Environment:
+    return Environment(host.paths.environments, host.settings.notebook.preload)
+
+
+def phases_of(environment: Environment, requested: Requirements) -> tuple[Phase, ...]:
     """The first is carried out before the locks are taken; when it is done, it is not planned again."""
-    if environments.is_built(folder, asked):
+    folder = environment.folder
+    if course_packages.is_built(folder, requested):
         return ()
-    building = () if environments.is_there(folder, asked) else (BuildPackages(asked),)
-    return (Phase("build packages", building, is_preparation=True), Phase("packages", (UsePackages(asked),)))
+    building = () if course_packages.is_there(folder, requested) else (BuildPackages(environment, requested),)
+    using = UsePackages(environment, requested)
+    return (Phase("build packages", building, is_preparation=True), Phase("packages", (using,)))

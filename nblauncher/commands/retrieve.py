@@ -1,4 +1,4 @@
-"""retrieve: everyone's work into a new folder of the teacher's, whole or not at all."""
+"""retrieve: all students' work into a new folder of the teacher's, published as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nblauncher import homes, store, survey
-from nblauncher.classfiles import PIP_PREFIX
-from nblauncher.commands import folders
+from nblauncher.commands.deadlines import folders
 from nblauncher.errors import HostError
-from nblauncher.host import Host
+from nblauncher.exchange.retrieve import collection, store
+from nblauncher.exchange.retrieve.scope import ALL, CACHES, CHANGED, HOME, Scope
+from nblauncher.exchange.retrieve.store import Staging
 from nblauncher.ledger import Arrived, Retrieval
 from nblauncher.model import Exclusion
-from nblauncher.plan import Details, Phase, Plan, Report
-from nblauncher.scope import ALL, CACHES, CHANGED, HOME, Scope
-from nblauncher.store import Staging
-from nblauncher.survey import Facts
+from nblauncher.planning import survey
+from nblauncher.planning.host import Host
+from nblauncher.planning.plan import Details, ForOne, Phase, Plan, Report
+from nblauncher.planning.survey import Facts
+from nblauncher.server.class_files import PIP_PREFIX
 
 AT_ONCE = 2
-"""Students whose homes are read at the same time."""
+"""Homes read at the same time."""
 
 LONGEST = 1800.0
-"""Seconds that one student's work may take, also when the student stops and continues our child again and again."""
+"""Seconds that one student's work may take, even if the student keeps stopping and continuing our child."""
 LONGEST_HOME = 6 * 3600.0
 """Of a whole home, before it is removed."""
 
 
 @dataclass
 class Run:
-    """One retrieval while it goes on: the staging is opened by the first step and closed by the last."""
+    """One retrieval in progress: the staging is opened by the first step and closed by the last."""
 
     time: datetime
     part: str = ""
-    """What of the work it is, for the folder's name; empty: everything of everybody."""
+    """Part of the folder's name that says which work it holds; empty: all work of all students."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     staging: Staging | None = None
     folder: str = ""
@@ -74,7 +75,7 @@ def phases(run: Run, kinds: Mapping[str, str], *, always_publishes: bool = False
 
 
 def notes(usernames: Sequence[str], facts: Facts) -> tuple[str, ...]:
-    """About students who are asked for and not set up."""
+    """A note for each requested student without an account in the course."""
     return tuple(
         f"{name} is in the roster but not in the course yet; run `nblauncher setup`"
         for name in usernames
@@ -95,17 +96,12 @@ class OpenStaging:
 
 
 @dataclass(frozen=True)
-class CollectWork:
+class CollectWork(ForOne):
     """The student's child reads, the teacher's child writes and verifies."""
 
-    username: str
     kind: str
     run: Run
     tells_news: bool = True
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
 
     def describe(self) -> str:
         return f"retrieve {'the whole home' if self.kind == HOME else 'the work'} of {self.username}"
@@ -113,7 +109,7 @@ class CollectWork:
     def apply(self, host: Host) -> Mapping[str, Details]:
         account = survey.student_account(host, self.username)
         last = host.course_ledger.last_retrievals(self.kind).get(self.username)
-        collected = homes.collect(
+        collected = collection.collect(
             account,
             host.owner,
             self.run.opened(),
@@ -162,14 +158,14 @@ class Publish:
             return {name: {"is_unchanged": True} for name in arrived}
         self.run.folder = store.publish(host.owner, staging, self.run.part)
         host.course_ledger.record_retrievals(
-            Retrieval(one.scope, self.run.folder, one.username, one.uid, one.digest, one.is_complete)
-            for one in arrived.values()
+            Retrieval(work.scope, self.run.folder, work.username, work.uid, work.digest, work.is_complete)
+            for work in arrived.values()
         )
         return {}
 
 
 def scope_of(host: Host, username: str, kind: str) -> Scope:
-    """What of this student's home is collected. A material folder that was renamed is looked for."""
+    """What is collected from this student's home. A renamed material folder is searched for."""
     sought = folders.sought(host, username, "") if kind != HOME else None
     return Scope(
         kind,
@@ -185,7 +181,10 @@ def work_details(count: int, size: int, exclusions: Sequence[Exclusion]) -> dict
     return {
         "files": count,
         "bytes": size,
-        "exceptions": [{"path": one.path, "reason": one.reason, "incomplete": one.incomplete} for one in exclusions],
+        "exceptions": [
+            {"path": exclusion.path, "reason": exclusion.reason, "incomplete": exclusion.incomplete}
+            for exclusion in exclusions
+        ],
     }
 
 
@@ -196,25 +195,25 @@ def summary(run: Run, host: Host, report: Report) -> str:
     where = host.settings.retrieve.target / run.folder
     if run.is_new:
         return f"The work is in {where}"
-    return f"{'Nobody else' if report.failed else 'Nobody'} changed anything since {where}; nothing to do."
+    return f"{'No other work' if report.failed else 'No work'} has changed since {where}; nothing to do."
 
 
 def _same_as_before(host: Host, arrived: Mapping[str, Arrived], *, is_full: bool) -> str:
-    """The folder of the last complete retrieval, when it stands and holds just what arrived now; else empty.
+    """The folder of the last complete retrieval if it still exists and holds exactly what arrived now; else empty.
 
-    For a retrieval of everybody (`is_full`) only one that is called so.
+    A retrieval of the whole class (`is_full`) only matches a folder that is named as one.
     """
     last = {
         name: found
-        for name, one in arrived.items()
-        if (found := host.course_ledger.last_retrievals(one.scope).get(name)) is not None
+        for name, work in arrived.items()
+        if (found := host.course_ledger.last_retrievals(work.scope).get(name)) is not None
     }
-    folders = {one.folder for one in last.values()}
+    folders = {work.folder for work in last.values()}
     if len(last) != len(arrived) or len(folders) != 1:
         return ""
     if any(
-        not last[name].is_complete or not one.is_complete or last[name].digest != one.digest
-        for name, one in arrived.items()
+        not last[name].is_complete or not work.is_complete or last[name].digest != work.digest
+        for name, work in arrived.items()
     ):
         return ""
     folder = folders.pop()

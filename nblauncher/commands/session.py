@@ -1,4 +1,4 @@
-"""What every command needs first: the config, the roster, whose course it is, and the host behind it."""
+"""What every command needs first: the config, the roster, the course's owner, and the host."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import inputs, settings
-from nblauncher.commands import check
-from nblauncher.course import CoursePaths, host_database
+from nblauncher.commands import inputs, wording
+from nblauncher.config import roster as rosters
+from nblauncher.config import settings
+from nblauncher.config.settings import Settings
+from nblauncher.config.trusted_files import read_trusted
 from nblauncher.errors import HostError, InputError, NblauncherError, RefusedError
-from nblauncher.host import Host, this_host
 from nblauncher.ledger import HostLedger
 from nblauncher.model import Account, Roster
-from nblauncher.settings import Settings
+from nblauncher.paths import CoursePaths, host_database
+from nblauncher.planning.host import Host, this_host
+from nblauncher.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ SYSTEM_CONFIG = Path("/etc/nblauncher/notebooks.cfg")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who typed the command: `person` is who ran sudo, or the user of the process."""
+    """The caller of the command: `person` is the user who ran sudo, or the user of the process."""
 
     is_root: bool
     person: Account
@@ -34,14 +37,14 @@ class Caller:
 
 @dataclass(frozen=True)
 class Session:
-    """Inputs as they are now and the host they are about."""
+    """The inputs as they are now, and the host."""
 
     host: Host
     caller: Caller
     roster: Roster | None
     """None when the command did not ask for the roster."""
     contents: tuple[tuple[str, bytes], ...]
-    """The config and the roster as read, under the names they are kept by."""
+    """The config and the roster as read, by the name under which they are kept."""
 
     @property
     def settings(self) -> Settings:
@@ -54,6 +57,10 @@ def caller(environment: Mapping[str, str]) -> Caller:
     if uid == 0 and environment.get("SUDO_UID", "").isdigit():
         return Caller(True, _account_of(int(environment["SUDO_UID"])))
     return Caller(uid == 0, _account_of(uid))
+
+
+def caller_now() -> Caller:
+    return caller(os.environ)
 
 
 def config_file(given: Path | None, files: Iterable[Path]) -> Path:
@@ -82,9 +89,9 @@ def given_roster(files: Iterable[Path]) -> Path | None:
 
 
 def open_session(
-    who: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool, takes_over: bool = False
+    caller: Caller, config: Path | None, files: tuple[Path, ...], *, needs_roster: bool, takes_over: bool = False
 ) -> Session:
-    """Read and check the inputs, as the people they belong to.
+    """Read and check the inputs, as their owners.
 
     The roster is read when the command needs it or when it was given on the command line. Raises InputError with
     every problem of config and roster at once, and RefusedError when the course was set up with another config, unless
@@ -92,40 +99,50 @@ def open_session(
     """
     file = config_file(config, files)
     roster_file = given_roster(files)
-    trusted = trusted_uids(who, file)
+    trusted = trusted_uids(caller, file)
     if needs_roster or roster_file:
-        parsed, students, problems, contents = check.read_inputs(file, roster_file, allowed_uids=trusted)
+        parsed, students, problems, contents = inputs.read(file, roster_file, allowed_uids=trusted)
         if parsed is None or students is None or problems:
             raise InputError(problems, "Nothing was changed.")
         parsed = dataclasses.replace(parsed, students=roster_file) if roster_file else parsed
     else:
-        students, contents = None, {"notebooks.cfg": inputs.read_trusted(file, allowed_uids=trusted)}
-        parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=check.uid_min())
+        students, contents = None, {"notebooks.cfg": read_trusted(file, allowed_uids=trusted)}
+        parsed = settings.parse(contents["notebooks.cfg"], file, uid_min=inputs.uid_min())
+        parsed = wording.with_texts_or_accepted(parsed, contents, trusted)
     if not takes_over:
-        refuse_another_place(who, parsed.course, file)
-    owner = owner_of(who, parsed, takes_over=takes_over)
-    _refuse_conflicts(who, parsed, owner)
-    return Session(this_host(parsed, owner), who, students, tuple(contents.items()))
+        refuse_another_place(caller, parsed.course, file)
+    owner = owner_of(caller, parsed, takes_over=takes_over)
+    _refuse_conflicts(caller, parsed, owner)
+    return Session(this_host(parsed, owner), caller, students, tuple(contents.items()))
 
 
-def open_accepted(who: Caller, course: str) -> Session:
-    """The course with its config as it was accepted last, whatever became of the file since. HostError without one."""
+def current_roster(session: Session) -> Roster:
+    """The roster as it is now, for a command that needs it only to find students in it."""
+    if session.roster is not None:
+        return session.roster
+    file = session.settings.students
+    allowed = frozenset({0, session.caller.person.uid, session.host.owner.uid})
+    return rosters.parse(read_trusted(file, allowed_uids=allowed), printable(file.name), judges_extra_time=False)
+
+
+def open_accepted(caller: Caller, course: str) -> Session:
+    """The course with the config that was accepted last, even if the file changed. HostError if there is none."""
     record = HostLedger(host_database()).course(course)
     accepted = CoursePaths(course).accepted / "notebooks.cfg"
     if record is None or not accepted.is_file():
         raise HostError(f"there is no accepted config of course {course}", "Run `nblauncher setup` first.")
     content, file = accepted.read_bytes(), Path(record.config)
     try:
-        if inputs.read_trusted(file, allowed_uids=frozenset({0, record.owner_uid})) != content:
+        if read_trusted(file, allowed_uids=frozenset({0, record.owner_uid})) != content:
             log.warning("%s was changed since it was accepted; the accepted one is used", file)
     except NblauncherError as error:
         log.warning("the accepted config is used: %s", error.problem)
-    parsed = settings.parse(content, file, uid_min=check.uid_min())
-    return Session(this_host(parsed, owner_of(who, parsed)), who, None, (("notebooks.cfg", content),))
+    parsed = wording.with_accepted(settings.parse(content, file, uid_min=inputs.uid_min()))
+    return Session(this_host(parsed, owner_of(caller, parsed)), caller, None, (("notebooks.cfg", content),))
 
 
 def reader_of(host: Host, path: Path, person: Account) -> Account:
-    """Who reads a file that was named: in a student's home that student, else whoever asks."""
+    """The account that reads a given file: the student if it is in a student's home, else the caller."""
     claims = host.ledger.claims()
     for name in host.ledger.members(host.settings.course):
         if name in claims and claims[name].account.home in path.parents:
@@ -133,32 +150,34 @@ def reader_of(host: Host, path: Path, person: Account) -> Account:
     return person
 
 
-def require_root(who: Caller, command: str) -> None:
-    if not who.is_root:
-        raise RefusedError(f"`nblauncher {command}` must run as root", f"Try `sudo nblauncher {command}`.")
+def require_root(caller: Caller, command: str) -> None:
+    if not caller.is_root:
+        raise RefusedError(
+            f"`nblauncher {command}` must run as root", f"Run it with sudo: `sudo nblauncher {command}`."
+        )
 
 
-def refuse_another_place(who: Caller, course: str, file: Path) -> None:
-    """Two folders whose configs name the same course would act on one class: stop it, or delete it. RefusedError."""
-    record = HostLedger(host_database()).course(course) if who.is_root else None
+def refuse_another_place(caller: Caller, course: str, file: Path) -> None:
+    """RefusedError if the course was set up with another config: two configs would act on one class, and delete it."""
+    record = HostLedger(host_database()).course(course) if caller.is_root else None
     if record is None or not record.config or _is_same(record.config, file):
         return
     raise RefusedError(
         f"course {course} of this host was set up with {record.config}, not with {file}; nothing was changed",
-        f"Go on there (-c {record.config}), or give this course another name. "
-        "If that config moved here, or this one is to take its place for good: `nblauncher setup --take-over`.",
+        f"Use that config (-c {record.config}), or give this course another name. "
+        "If that config was moved here, or this one replaces it for good: `nblauncher setup --take-over`.",
     )
 
 
 def _is_same(config: str, file: Path) -> bool:
-    """Whatever links and dots are on the way."""
+    """Whether both are the same file, through links and dots."""
     return os.path.realpath(config) == os.path.realpath(file)
 
 
-def _refuse_conflicts(who: Caller, parsed: Settings, owner: Account) -> None:
-    """Folders that must not lie in a student's home, or be a whole home."""
+def _refuse_conflicts(caller: Caller, parsed: Settings, owner: Account) -> None:
+    """InputError for folders in a student's home, or that are a whole home."""
     homes = {}
-    if who.is_root:
+    if caller.is_root:
         homes = {
             name: claim.account.home
             for name, claim in HostLedger(host_database()).claims().items()
@@ -169,23 +188,23 @@ def _refuse_conflicts(who: Caller, parsed: Settings, owner: Account) -> None:
         raise InputError(problems, "Nothing was changed.")
 
 
-def trusted_uids(who: Caller, config: Path) -> frozenset[int]:
-    """Whose config and roster we take: root's, the caller's, and the recorded owner's of a course with this config."""
+def trusted_uids(caller: Caller, config: Path) -> frozenset[int]:
+    """Owners of files that we accept: root, the caller, and the recorded owner of a course with this config."""
     recorded = frozenset[int]()
-    if who.is_root:
+    if caller.is_root:
         recorded = frozenset(
             course.owner_uid for course in HostLedger(host_database()).courses() if _is_same(course.config, config)
         )
-    return frozenset({0, who.person.uid}) | recorded
+    return frozenset({0, caller.person.uid}) | recorded
 
 
-def owner_of(who: Caller, parsed: Settings, *, takes_over: bool = False) -> Account:
-    """The course's owner: as configured, else as recorded at setup, else who ran sudo, else root.
+def owner_of(caller: Caller, parsed: Settings, *, takes_over: bool = False) -> Account:
+    """The course's owner: as configured, else as recorded at setup, else the user who ran sudo, else root.
 
-    RefusedError where that is another account than the recorded one; `takes_over`: one that was made anew is not.
+    RefusedError if that is not the recorded account. With `takes_over` an account that was recreated is accepted.
     """
-    record = HostLedger(host_database()).course(parsed.course) if who.is_root else None
-    name = parsed.owner or (record.owner if record else "") or who.person.username
+    record = HostLedger(host_database()).course(parsed.course) if caller.is_root else None
+    name = parsed.owner or (record.owner if record else "") or caller.person.username
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -200,9 +219,9 @@ def owner_of(who: Caller, parsed: Settings, *, takes_over: bool = False) -> Acco
     if not takes_over:
         raise RefusedError(
             f"course {parsed.course} was set up for {name} when that account had uid {record.owner_uid}; now it has "
-            f"uid {entry.pw_uid}, so it was made anew or changed; nothing was done",
-            f"Give it its uid back (`usermod -u {record.owner_uid} {name}`), or, if it is the same teacher and the "
-            f"course's files are uid {entry.pw_uid}'s by now: `nblauncher setup --take-over`.",
+            f"uid {entry.pw_uid}, so it was recreated or changed; nothing was done",
+            f"Restore its uid (`usermod -u {record.owner_uid} {name}`), or, if it is the same teacher and the "
+            f"course's files are uid {entry.pw_uid}'s now: `nblauncher setup --take-over`.",
         )
     return _account(entry)
 

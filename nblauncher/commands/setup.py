@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nblauncher import allot, credentials, hashes, passwords, roster, survey, workers
-from nblauncher.accounts import SYSTEM_ACCOUNTS, home_folders
-from nblauncher.commands import folders, packages, send
+from nblauncher.accounts import SYSTEM_ACCOUNTS, allocation, home_folders
+from nblauncher.commands import packages, send, system_passwords
+from nblauncher.commands.accepted import AcceptInputs, config_changes, roster_changes
+from nblauncher.commands.deadlines import folders
+from nblauncher.commands.enrolment import (
+    ClaimAccounts,
+    CreateAccount,
+    JoinCourse,
+    KeepLocked,
+    RecordCourse,
+    RecordGuests,
+    RepairAccount,
+    SetPasswords,
+    UnlockAccount,
+)
 from nblauncher.commands.session import Session
-from nblauncher.credentials import Credentials
+from nblauncher.config.settings import Settings
 from nblauncher.errors import InputError
-from nblauncher.host import Host
 from nblauncher.ledger import CourseRecord
-from nblauncher.model import Account, AccountState, Roster, Secret, Student
-from nblauncher.plan import Phase, Plan, SomeFailed, Step, log_descriptors
-from nblauncher.settings import Settings
-from nblauncher.survey import Facts
+from nblauncher.model import Account, AccountState, Roster, Student
+from nblauncher.planning import lockouts, survey
+from nblauncher.planning.host import Host
+from nblauncher.planning.plan import Phase, Plan, Step
+from nblauncher.planning.survey import Facts
 
-_ROOT = Account("root", 0, 0, Path("/root"))
 _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
 
@@ -36,10 +44,10 @@ def plan(
     whole: Roster | None = None,
     sending: tuple[Phase, ...] = (),
 ) -> Plan:
-    """Only what is missing: running setup twice changes nothing the second time. `whole` is the roster where only
-    some of it are wanted; `sending` is what `send` would do.
+    """Only what is missing: running setup twice changes nothing the second time. `whole` is the full roster if only
+    some of its students are wanted; `sending` are the phases of `send`.
 
-    Raises InputError naming every row whose name we must not touch; nothing was changed then.
+    Raises InputError naming every row with a name we must not touch; nothing was changed then.
     """
     if problems := objections(wanted, facts, settings):
         raise InputError(problems, "Nothing was changed.")
@@ -48,11 +56,17 @@ def plan(
     locked = [name for name in wanted.usernames if name in facts.locked and name in facts.found.keys() - set(half_made)]
     guests = [name for name in wanted.usernames if not settings.accounts.create and name not in facts.claims]
     outside = [name for name in wanted.usernames if name not in facts.members]
-    # Whoever is made again has been taken out of the group by userdel.
+    # userdel removed recreated accounts from the group.
     grouped = facts.in_group - set(half_made)
     ungrouped = [name for name in wanted.usernames if name not in grouped and settings.accounts.create]
     joining = tuple(dict.fromkeys([*outside, *ungrouped, *fresh, *half_made]))
-    new_ports = allot.ports(outside, front_port=settings.web.port, spent=facts.spent_ports, taken=facts.taken_ports)
+    new_ports = allocation.ports(
+        outside, front_port=settings.web.port, spent=facts.spent_ports, taken=facts.taken_ports
+    )
+    remade = {*fresh, *half_made}
+    changed = system_passwords.changes(
+        Roster(tuple(one for one in wanted if one.username not in remade)), facts, settings
+    )
     record = CourseRecord(
         settings.course, owner.username, owner.uid, str(settings.file or ""), settings.web.port, group_made=True
     )
@@ -64,213 +78,15 @@ def plan(
             Phase("create accounts", (*map(CreateAccount, fresh), *map(RepairAccount, half_made))),
             Phase("unlock accounts", tuple(map(UnlockAccount, locked))),
             Phase("join the course", (JoinCourse(joining, new_ports, tuple(ungrouped)),) if joining else ()),
-            *_passwords_and_material(_passwords(wanted, facts, {*fresh, *half_made}, settings), sending),
+            *changed.phases(),
+            *_passwords_and_material(_passwords(wanted, facts, remade, settings), sending),
         ),
-        _notes(wanted, facts, whole or wanted),
+        (*_notes(wanted, facts, whole or wanted), *changed.notes()),
     )
 
 
-@dataclass(frozen=True)
-class RecordCourse:
-    """The course's record and its group."""
-
-    record: CourseRecord
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return f"set up course {self.record.course} for {self.record.owner}"
-
-    def apply(self, host: Host) -> None:
-        host.ledger.record_course(self.record)
-        host.accounts.ensure_group(host.group, locks=host.locks)
-
-
-@dataclass(frozen=True)
-class ClaimAccounts:
-    """Uids and nonces, written down before the first useradd: a crash must not orphan an account."""
-
-    usernames: tuple[str, ...]
-
-    def describe(self) -> str:
-        return f"reserve uids for {len(self.usernames)} new accounts"
-
-    def apply(self, host: Host) -> None:
-        wanted = host.settings.accounts
-        free = allot.uids(
-            len(self.usernames),
-            within=wanted.uid_range,
-            spent=host.ledger.spent_uids(),
-            is_free=host.accounts.uid_is_free,
-        )
-        host.ledger.claim_accounts(
-            (
-                Account(name, uid, uid, wanted.home / name, wanted.shell, allot.new_nonce())
-                for name, uid in zip(self.usernames, free, strict=True)
-            ),
-            is_guest=False,
-        )
-
-
-@dataclass(frozen=True)
-class RecordGuests:
-    """Accounts that come from elsewhere: we remember name and uid, and never change them."""
-
-    usernames: tuple[str, ...]
-
-    def describe(self) -> str:
-        return f"record {len(self.usernames)} existing accounts as guests"
-
-    def apply(self, host: Host) -> None:
-        found = [account for name in self.usernames if (account := host.accounts.lookup(name)) is not None]
-        # A guest's GECOS is not ours, whatever it says: without a nonce the account never becomes ours.
-        host.ledger.claim_accounts((replace(account, nonce="") for account in found), is_guest=True)
-
-
-@dataclass(frozen=True)
-class CreateAccount:
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
-
-    def describe(self) -> str:
-        return f"create account {self.username}"
-
-    def apply(self, host: Host) -> None:
-        host.ledger.made_account(host.accounts.create(survey.claimed_account(host, self.username), locks=host.locks))
-
-
-@dataclass(frozen=True)
-class RepairAccount:
-    """A crash left the account half made: what cannot be completed is discarded and made again."""
-
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
-
-    def describe(self) -> str:
-        return f"complete half-made account {self.username}"
-
-    def apply(self, host: Host) -> None:
-        host.ledger.made_account(host.accounts.repair(survey.claimed_account(host, self.username), locks=host.locks))
-
-
-@dataclass(frozen=True)
-class UnlockAccount:
-    """A removal did not finish and the student is in the roster again."""
-
-    username: str
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
-
-    def describe(self) -> str:
-        return f"unlock account {self.username}, whose removal did not finish"
-
-    def apply(self, host: Host) -> None:
-        account = survey.claimed_account(host, self.username)
-        host.accounts.unlock(account, locks=host.locks)
-        host.ledger.made_account(account)
-
-
-@dataclass(frozen=True)
-class JoinCourse:
-    """Membership, port and the course's group."""
-
-    usernames: tuple[str, ...]
-    ports: Mapping[str, int]
-    """Of newcomers only; everybody else keeps the port they have."""
-    grouped: tuple[str, ...]
-
-    def describe(self) -> str:
-        return f"add {len(self.usernames)} students to the course"
-
-    def apply(self, host: Host) -> None:
-        host.ledger.join(
-            host.settings.course, {name: port for name, port in self.ports.items() if name in self.usernames}
-        )
-        accounts = [survey.student_account(host, name) for name in self.usernames]
-        host.course_ledger.begin_students({account.username: account.uid for account in accounts})
-        grouped = [account for account in accounts if account.username in self.grouped]
-        host.accounts.add_to_group(grouped, host.group, locks=host.locks)
-
-
-@dataclass(frozen=True)
-class SetPasswords:
-    """New passwords: first the teacher's file, then our hashes, then the system (DESIGN section 5).
-
-    All of it happens in a forked child, so that no password is in the memory of a process that forks for a student.
-    """
-
-    usernames: tuple[str, ...]
-    students: tuple[Student, ...]
-    with_system_password: frozenset[str]
-
-    def describe(self) -> str:
-        return f"generate passwords for {len(self.usernames)} students"
-
-    def apply(self, host: Host) -> None:
-        answer = workers.run_as(_ROOT, self._in_child, host, keep=(*host.locks, *log_descriptors()), timeout=1800)
-        failures = {str(name): str(why) for name, why in answer.items()}
-        set_now = [name for name in self.usernames if name not in failures]
-        host.ledger.passwords_set(name for name in set_now if name in self.with_system_password)
-        host.course_ledger.set_passwords_done(set_now)
-        if failures:
-            raise SomeFailed(failures, "Run `nblauncher setup` again.")
-
-    def _in_child(self, host: Host) -> dict[str, str]:
-        students = [student for student in self.students if student.username in self.usernames]
-        rows = [self._row(student, host) for student in students]
-        credentials.write(host.owner, host.settings.credentials, rows)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            hashed = list(pool.map(passwords.jupyter_hash, (row.notebook_password for row in rows)))
-        hashes.update(host.paths.hashes, {row.username: text for row, text in zip(rows, hashed, strict=True)})
-        system = {row.username: row.system_password for row in rows if row.username in self.with_system_password}
-        foreign = {name: "the account is not the one we made" for name in system if not _is_ours(host, name)}
-        ours = {name: password for name, password in system.items() if name not in foreign}
-        return {**foreign, **host.accounts.set_passwords(ours, locks=host.locks)} if system else {}
-
-    def _row(self, student: Student, host: Host) -> Credentials:
-        return Credentials(
-            username=student.username,
-            name=student.name,
-            email=student.email,
-            url=host.frontend.front_page_for(student.username),
-            notebook_password=passwords.generate(),
-            system_password=passwords.generate()
-            if student.username in self.with_system_password
-            else Secret("(as before)"),
-        )
-
-
-@dataclass(frozen=True)
-class AcceptInputs:
-    """Keep a copy of the config and roster for unattended starts."""
-
-    files: tuple[tuple[str, bytes], ...]
-    usernames: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        return "remember the accepted config and roster"
-
-    def is_done(self, host: Host) -> bool:
-        try:
-            return all((host.paths.accepted / name).read_bytes() == content for name, content in self.files)
-        except (FileNotFoundError, PermissionError):
-            return False
-
-    def apply(self, host: Host) -> None:
-        host.paths.accepted.mkdir(mode=0o700, exist_ok=True)
-        for name, content in self.files:
-            hashes.write_private(host.paths.accepted / name, content)
-
-
 def objections(wanted: Roster, facts: Facts, settings: Settings) -> list[str]:
-    """A line for each row whose name this host cannot take."""
+    """A line for each row with a name that this host cannot accept."""
     return [problem for student in wanted if (problem := _objection(student, facts, settings))]
 
 
@@ -278,14 +94,14 @@ def _objection(student: Student, facts: Facts, settings: Settings) -> str:
     name, state = student.username, facts.state(student.username)
     where = f"students.csv line {student.line}: " if student.line else ""
     if name in SYSTEM_ACCOUNTS:
-        return f'{where}"{name}" is the name of a system account of nblauncher\'s own'
+        return f'{where}"{name}" is the name of a system account of nblauncher'
     if not settings.accounts.create:
         if state is AccountState.ABSENT or name not in facts.found:
             return f'{where}there is no account "{name}", and accounts.create is false'
         if name in facts.objections:
             return f'{where}"{name}" cannot be a student: {facts.objections[name]}'
         if name in facts.claims and state is AccountState.FOREIGN:
-            return f'{where}the account "{name}" has another uid than the one that was recorded for this student'
+            return f'{where}the account "{name}" has a different uid than the one recorded for this student'
         return ""
     if state is AccountState.FOREIGN:
         why = facts.objections.get(name, "nblauncher did not make it")
@@ -301,12 +117,12 @@ def _objection(student: Student, facts: Facts, settings: Settings) -> str:
 
 
 def _is_group_of_half_made(name: str, facts: Facts) -> bool:
-    """Left by a useradd that was killed: it goes with the rest of the half account."""
+    """Left by a killed useradd; it is deleted together with the half-made account."""
     return facts.state(name) is AccountState.HALF_MADE and facts.groups[name] == facts.claims[name].account.uid
 
 
 def _is_half_made(name: str, facts: Facts) -> bool:
-    """By a crash in `setup`; or by one in `remove`, which was about to delete the account and had deleted the home."""
+    """By a crash in `setup`, or in `remove` after the home and before the account was deleted."""
     if facts.state(name) is AccountState.COMPLETE and name in facts.without_home:
         return facts.claims[name].stage == "emptying"
     return facts.state(name) is AccountState.HALF_MADE
@@ -319,26 +135,19 @@ def _passwords(wanted: Roster, facts: Facts, remade: set[str], settings: Setting
     if not lacking:
         return ()
     # The account of another course already has a system password, which stays; guests' are never ours to set.
-    with_system = frozenset(
+    own = frozenset(
         student.username
         for student in lacking
         if settings.accounts.create and (student.username in remade or not _has_password_elsewhere(student, facts))
     )
-    return (SetPasswords(tuple(student.username for student in lacking), tuple(lacking), with_system),)
-
-
-def _roster_changes(host: Host, session: Session) -> tuple[str, ...]:
-    """What is different from the roster that was accepted last; empty the first time."""
-    try:
-        before = (host.paths.accepted / "students.csv").read_bytes()
-    except (FileNotFoundError, PermissionError):
-        return ()
-    difference = roster.diff(roster.parse(before, "students.csv", judges_extra_time=False), session.roster or Roster())
-    return tuple(f"roster: {line}" for line in difference.describe())
+    with_system, without = (
+        (own, frozenset[str]()) if settings.accounts.has_system_passwords else (frozenset[str](), own)
+    )
+    return (SetPasswords(tuple(student.username for student in lacking), tuple(lacking), with_system, without),)
 
 
 def _passwords_and_material(passwords: tuple[Step, ...], sending: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """chpasswd keeps one core busy for seconds, so homes are written meanwhile."""
+    """chpasswd keeps one core busy for seconds, so write the homes in parallel."""
     if not sending or not passwords:
         return (Phase("passwords", passwords), *sending)
     *before, last = sending
@@ -349,17 +158,12 @@ def _passwords_and_material(passwords: tuple[Step, ...], sending: tuple[Phase, .
 
 
 def _with_locks(phases: tuple[Phase, ...], locks: tuple[int, ...]) -> tuple[Phase, ...]:
-    """chpasswd inherits the locks also where it is started by a forked step."""
+    """Let forked steps keep the locks too, so that chpasswd inherits them."""
 
     def kept(phase: Phase) -> Callable[[], tuple[int, ...]]:
         return lambda: (*phase.descriptors(), *locks)
 
     return tuple(replace(phase, descriptors=kept(phase)) for phase in phases)
-
-
-def _is_ours(host: Host, username: str) -> bool:
-    claim = host.ledger.claim(username)
-    return survey.account_state(claim, host.accounts.lookup(username)) is AccountState.COMPLETE
 
 
 def _has_password_elsewhere(student: Student, facts: Facts) -> bool:
@@ -369,18 +173,14 @@ def _has_password_elsewhere(student: Student, facts: Facts) -> bool:
 
 def _notes(wanted: Roster, facts: Facts, whole: Roster) -> tuple[str, ...]:
     here = frozenset(whole.usernames)
-    notes = [
-        f"{name} is no longer in the roster; account, home and port stay until `nblauncher remove --only {name}`"
-        for name in facts.members
-        if name not in here
-    ]
+    notes = _about_absent([name for name in facts.members if name not in here])
     notes += [
-        f"{name}: the account was deleted by hand; it is made anew with a new uid and new passwords"
+        f"{name}: the account was deleted by hand; it is recreated with a new uid and new passwords"
         for name in wanted.usernames
         if facts.state(name) is AccountState.VANISHED and not facts.claims[name].is_guest
     ]
     notes += [
-        f"{name}: a removal had deleted the home already; the account is made anew with new passwords"
+        f"{name}: a removal had deleted the home already; the account is recreated with new passwords"
         for name in wanted.usernames
         if name in facts.locked and _is_half_made(name, facts)
     ]
@@ -392,8 +192,19 @@ def _notes(wanted: Roster, facts: Facts, whole: Roster) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _about_absent(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    if len(names) == 1:
+        who, what = f"{names[0]} is", "account, home and port stay"
+    else:
+        who, what = f"{len(names)} students are", "accounts, homes and ports stay"
+    command = f"`nblauncher remove --only {','.join(names)}`"
+    return [f"{who} no longer in the roster; {what} until {command}"]
+
+
 def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
-    """Survey and plan; the inputs are remembered last, when everything before them was done."""
+    """Survey and plan. The inputs are recorded last, when everything before is done."""
     if host.settings.accounts.create:
         home_folders.refuse_unsafe_root(host.settings.accounts.home)
     facts = survey.survey(host, wanted.usernames)
@@ -409,12 +220,15 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     accepted = AcceptInputs(session.contents)
     building = packages.phases(host, dict(session.contents))
     remember = () if accepted.is_done(host) else (Phase("inputs", (accepted,)),)
-    # First: where it fails nothing was changed, and nobody waits for passwords that were made and not told.
+    # Packages come first: if they fail nothing was changed, and no passwords were made and left undelivered.
     others = [name for name in wanted.usernames if name in facts.with_material]
     unsent = send.unsent(others, outgoing, handed_out)
     invalid = send.broken(host, newcomers, facts, outgoing, handed_out)
-    notes = (*_roster_changes(host, session), *planned.notes, *remarks, *unsent, *invalid)
-    return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *remember), notes)
+    changed = (*config_changes(host, dict(session.contents)["notebooks.cfg"]), *roster_changes(host, session.roster))
+    notes = (*changed, *planned.notes, *remarks, *unsent, *invalid)
+    open_again = [name for name in facts.locked_out if lockouts.lacks_lock(host, name)]
+    locking = (Phase("lock accounts", tuple(map(KeepLocked, open_again))),) if open_again else ()
+    return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *locking, *remember), notes)
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

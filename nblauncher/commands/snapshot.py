@@ -1,4 +1,4 @@
-"""snapshot: what everybody's material folder holds now, kept beside what it held before."""
+"""snapshot: keeps every student's material folder as it is now, beside the earlier versions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from nblauncher import keeping, material, memory, survey
 from nblauncher.commands.retrieve import notes, work_details
-from nblauncher.host import Host
+from nblauncher.exchange.history import root_side
+from nblauncher.exchange.retrieve.scope import ALL, Scope
+from nblauncher.exchange.send import material
 from nblauncher.ledger import Usage
-from nblauncher.plan import Details, Phase, Plan, Report
-from nblauncher.scope import ALL, Scope
-from nblauncher.shares import Share
-from nblauncher.survey import Facts
+from nblauncher.planning import survey
+from nblauncher.planning.host import Host
+from nblauncher.planning.plan import Details, ForOne, Phase, Plan, Report
+from nblauncher.planning.survey import Facts
+from nblauncher.system import memory
+from nblauncher.system.storage_share import Share
 
 log = logging.getLogger(__name__)
 
 _STALL, _LONGEST = 15.0, 60.0
-"""Seconds for one student: other commands wait meanwhile, and a student can stop our child again and again."""
+"""Seconds for one student: other commands wait meanwhile, and a student can keep stopping our child."""
 
 
 @dataclass
 class Run:
-    """One round of snapshots. `free`: the contents that count for nobody, with their sizes."""
+    """One round of snapshots. `free`: contents that count towards no student's share, with their sizes."""
 
     time: datetime
     free: Mapping[str, int] = field(default_factory=dict)
@@ -38,13 +41,13 @@ class Run:
 def prepare(host: Host, usernames: Sequence[str], *, now: datetime) -> tuple[Plan, Run]:
     """Survey and plan. `now` is aware."""
     last = host.history.last_times()
-    # A student whose folder took too long last time is behind the others, and keeps none of them from being kept.
+    # A folder that took too long last time comes last, so that the others are kept in any case.
     ordered = sorted(usernames, key=lambda name: -last.get(name, 0))
     return plan(ordered, survey.survey(host, usernames), now=now)
 
 
 def plan(usernames: Sequence[str], facts: Facts, *, now: datetime) -> tuple[Plan, Run]:
-    """One after the other: what makes room is forgotten before the next one's versions come in."""
+    """One student after the other: room is made before the next one's versions come in."""
     run = Run(now)
     wanted = [name for name in usernames if name in facts.members]
     if not wanted:
@@ -58,40 +61,35 @@ def plan(usernames: Sequence[str], facts: Facts, *, now: datetime) -> tuple[Plan
 
 @dataclass(frozen=True)
 class MakeRoom:
-    """Forget what is too old, and what a killed run left."""
+    """Delete what is too old, and what a killed run left."""
 
     run: Run
     usernames: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return "forget snapshots that are too old"
+        return "delete snapshots that are too old"
 
     def apply(self, host: Host) -> None:
         for username in host.ledger.members(host.settings.course):
             _forget_old(host, self.run, username)
         index = material.recall(host.paths.state / "material.json")
-        self.run.free = host.history.free({one.sha256: one.size for one in index.items} if index else {})
+        self.run.free = host.history.free({item.sha256: item.size for item in index.items} if index else {})
         freed = host.contents.prune(host.history.contents())
         log.info("freed %d bytes", freed)
 
 
 @dataclass(frozen=True)
-class TakeSnapshot:
-    username: str
+class TakeSnapshot(ForOne):
     run: Run
-
-    @property
-    def usernames(self) -> tuple[str, ...]:
-        return (self.username,)
 
     def describe(self) -> str:
         return f"snapshot of {self.username}"
 
     def apply(self, host: Host) -> Mapping[str, Details]:
-        """The new versions are on the disk before the student's oldest make room: a failure costs none."""
+        """The new versions are on disk before the oldest are deleted: a failure loses none."""
         account = survey.student_account(host, self.username)
         most = share_of(host)
-        kept = keeping.keep(
+        kept = root_side.keep(
             account,
             Scope(ALL, host.settings.material.target),
             host.settings.retrieve,
@@ -107,7 +105,7 @@ class TakeSnapshot:
             self.run.time,
             kept.files,
             is_certainly_gone=kept.covers(),
-            is_complete=not any(one.incomplete for one in kept.exclusions),
+            is_complete=not any(exclusion.incomplete for exclusion in kept.exclusions),
         )
         _forget_old(host, self.run, self.username)
         usage, gone = host.history.fit(self.username, most, refused=kept.refused_bytes)
@@ -115,13 +113,15 @@ class TakeSnapshot:
         self.run.new[self.username] = changed
         if usage.needed > most:
             self.run.short[self.username] = usage.needed
-        size = sum(one.size for one in kept.files.values())
-        about = work_details(len(kept.files), size, [one for one in kept.exclusions if one.incomplete])
+        size = sum(stored.size for stored in kept.files.values())
+        about = work_details(
+            len(kept.files), size, [exclusion for exclusion in kept.exclusions if exclusion.incomplete]
+        )
         return {self.username: {**about, "changed": changed, "is_unchanged": not changed, **usage_details(usage, most)}}
 
 
 def share_of(host: Host) -> int:
-    """Bytes of the budget that are each student's."""
+    """Each student's share of the budget in bytes."""
     return host.settings.history.budget // max(1, len(host.ledger.members(host.settings.course)))
 
 
@@ -138,14 +138,14 @@ def shortage_words(usage: Usage, share: int) -> str:
 
 
 def summary(run: Run, report: Report, share: int) -> str:
-    """How much is new, and whose share is not enough, in words."""
+    """How much is new, and which students' shares are too small, in words."""
     changed = sum(1 for count in run.new.values() if count)
     files = sum(run.new.values())
     if not run.new:
         return "snapshot: nothing was kept." if report.failed else "snapshot: nothing to do."
-    lines = [f"{len(run.new)} snapshots; {files} files changed, of {changed} students."]
+    lines = [f"Took {len(run.new)} snapshots; {files} files of {changed} students changed."]
     lines += [
-        f"  {username}: {shortage_words(Usage(needed=needed), share)}; the oldest make room"
+        f"  {username}: {shortage_words(Usage(needed=needed), share)}; the oldest are deleted"
         for username, needed in run.short.items()
     ]
     return "\n".join(lines)

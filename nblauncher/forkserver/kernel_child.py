@@ -1,7 +1,7 @@
-"""A kernel's life from the fork on: it becomes the student, reads what is wanted, and is an ordinary kernel in all that
-a student can see, or becomes one by exec where it could not be.
+"""A kernel after the fork: it becomes the student, reads the request, and then looks in every way like an ordinary
+kernel, or becomes one by exec where it could not.
 
-Everything from `settle` on runs as the student, and so does the reading of the request.
+Everything from `settle` on runs as the student, also the reading of the request.
 """
 
 from __future__ import annotations
@@ -21,41 +21,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from nblauncher import children, kernel, kernel_sockets, limits, privileges, wire
-from nblauncher.children import Child
-from nblauncher.fork_requests import Place
 from nblauncher.forkserver import life, renewal, variables
 from nblauncher.forkserver.renewal import HomePaths
+from nblauncher.forkserver.requests import Place
+from nblauncher.isolation import limits, spawn
+from nblauncher.isolation.spawn import Child
+from nblauncher.server import kernel, kernel_sockets
+from nblauncher.system import privileges, wire
 
 LAUNCHER = "ipykernel_launcher"
-"""The module that a kernelspec of IPython's runs."""
+"""The module that IPython's kernelspecs run."""
 
 _REQUEST_DEADLINE = 5.0
 _INTERPRETERS_OWN = ("PYTHON", "LD_", "GLIBC_TUNABLES", "MALLOC_", "LANG", "LC_", "XDG_", "MPLCONFIGDIR")
-"""Beginnings of the variables that are read once, when an interpreter or a library starts."""
+"""Prefixes of the variables that are read once, when an interpreter or a library starts."""
 
 
 class Ordinary(Exception):
-    """This kernel must be started by exec; why, in words."""
+    """This kernel must be started by exec. The text says why."""
 
 
 class BadRequest(Exception):
-    """What came is no request for a kernel."""
+    """What was received is not a request for a kernel."""
 
 
 @dataclass
 class Preloaded:
-    """What a fork server had at its start and has loaded since; made once, before any fork."""
+    """What a fork server had when it started and has loaded since; made once, before any fork."""
 
     variables: Mapping[str, str]
-    """Its environment as it began."""
+    """Its environment when it started."""
     library: tuple[str, ...]
-    """The part of sys.path that is Python's own; what follows are folders of packages."""
+    """The part of sys.path with the standard library; the rest are folders of packages."""
     threadpoolctl: ModuleType
     command_line: tuple[int, int]
     """Where it is in memory."""
     packages: frozenset[str] = frozenset()
-    """Names that a package of the student's own must not have."""
+    """Names that a package of the student must not have."""
     added: Mapping[str, str] = field(default_factory=dict)
     """Variables that modules set when they were imported."""
     home_paths: HomePaths = field(default_factory=lambda: HomePaths("", (), (), (), ()))
@@ -83,7 +85,7 @@ class Preloaded:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What Jupyter would run, with which environment, where."""
+    """What Jupyter would run, in which environment and folder."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -93,23 +95,23 @@ class Request:
     def parse(cls, given: Mapping[str, Any]) -> Request:
         command, environment, folder = given.get("command"), given.get("environment"), given.get("folder")
         if not isinstance(command, list) or not command or not all(map(_is_word, command)):
-            raise BadRequest("that is no command")
+            raise BadRequest("not a command")
         if not isinstance(environment, dict) or not all(map(_is_word, environment.values())):
-            raise BadRequest("that is no environment")
+            raise BadRequest("not an environment")
         if not _is_word(folder):
-            raise BadRequest("that is no folder")
+            raise BadRequest("not a folder")
         return cls(command, environment, str(folder))
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A child that was just forked."""
+    """A newly forked child."""
 
     place: Place
     preloaded: Preloaded
 
     def live(self, connection: socket.socket) -> NoReturn:
-        """Until the kernel ends."""
+        """Run until the kernel ends."""
         life.live(lambda: self._live(connection))
 
     def _live(self, connection: socket.socket) -> int:
@@ -122,16 +124,17 @@ class Kernel:
     def _become_the_student(self, connection: socket.socket) -> None:
         account = self.place.account
         nothing = os.open(os.devnull, os.O_WRONLY)
-        children.settle(Child(account, (), {}, (connection.fileno(),), account.home, self.place.sandbox), nothing)
-        # Written to line by line, unlike the one that `settle` made; where it leads, the request says.
+        spawn.settle(Child(account, (), {}, (connection.fileno(),), account.home, self.place.sandbox), nothing)
+        # Line-buffered, unlike the one that `settle` made; the request brings the descriptor behind it.
         sys.stderr = sys.__stderr__
-        # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
+        os.umask(self.place.umask)
+        # As after an exec: the student's own tools may inspect it. It holds nothing of other accounts.
         privileges.set_dumpable(True)
         privileges.set_name("kernel")
         limits.go_first()  # not before: /proc/self was root's
 
     def _read(self, connection: socket.socket) -> tuple[Request, list[int]]:
-        """What is wanted, and where its output goes: two descriptors. A connection without a request ends with us."""
+        """The request, and two descriptors for the output. This process ends if none comes."""
         reader = wire.Reader()
         deadline = time.monotonic() + _REQUEST_DEADLINE
         try:
@@ -142,14 +145,14 @@ class Kernel:
             fields, output = message
             reader.close()
             if len(output) != 2:
-                raise BadRequest("that needs two descriptors for its output")
+                raise BadRequest("a kernel needs two descriptors for its output")
             return Request.parse(fields), output
         except (BadRequest, wire.WireError, OSError) as error:
             os.write(connection.fileno(), wire.pack({"problem": str(error)}))
             os._exit(0)
 
     def _answer(self, connection: socket.socket) -> None:
-        """Whoever asked knows us by a pidfd from now on; when nobody waits any more, nobody needs us."""
+        """Send the asking server a pidfd of this process, which ends if that server no longer waits."""
         pidfd = os.pidfd_open(os.getpid())
         try:
             connection.settimeout(_REQUEST_DEADLINE)
@@ -184,7 +187,7 @@ class Kernel:
         return 0
 
     def _arguments(self, request: Request) -> tuple[list[str], str]:
-        """Those of the kernel, and its prefix below the home. Ordinary for anything but the class's own kernelspec."""
+        """The kernel's arguments, and its prefix below the home. Ordinary for any kernelspec but the class's own."""
         python, *rest = request.command
         if python != sys.executable or rest[:1] != ["-I"] or rest[3:5] != ["-m", LAUNCHER] or len(rest) < 3:
             raise Ordinary("its kernelspec is not the class's")
@@ -196,7 +199,7 @@ class Kernel:
         return rest[5:], rest[2]
 
     def _adopt(self, prefix: str, environment: Mapping[str, str]) -> None:
-        """Become what an interpreter is that starts in the student's own environment."""
+        """Become like an interpreter that was started in the student's environment."""
         known = set(sys.path)
         renewal.renew({**self.preloaded.added, **environment})
         home = os.environ.get("HOME", "")
@@ -211,7 +214,7 @@ class Kernel:
         renewal.use_backend(environment)
 
     def _listen(self, environment: Mapping[str, str]) -> None:
-        """To what a cell sets for libraries that it has not imported yet, and that are there all the same."""
+        """Notice variables that a cell sets for libraries before it imports them: they are loaded already."""
         known = dict(environment)
 
         def take_over(name: str, value: str) -> None:
@@ -224,7 +227,7 @@ class Kernel:
         variables.watch((*ONE_THREAD, _BACKEND), take_over)
 
     def _count_threads(self, environment: Mapping[str, str]) -> None:
-        """The libraries were loaded with one thread each; they get what they would have found by themselves."""
+        """The libraries were loaded with one thread each. Set the number that they would have found themselves."""
         cpus = len(os.sched_getaffinity(0))
         for library in self.preloaded.pools.lib_controllers:
             names = [name for name in _THREADS.get(library.internal_api, ()) if environment.get(name, "").isdigit()]
@@ -235,7 +238,7 @@ _MATPLOTLIBS = (
     *(".config/matplotlib/matplotlibrc", ".config/matplotlib/stylelib", ".matplotlib"),
     *(".fonts", ".local/share/fonts"),
 )
-"""What matplotlib reads of a home when it is imported."""
+"""What matplotlib reads below a home when it is imported."""
 
 _THREADS = {
     "openblas": ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"),
@@ -243,19 +246,26 @@ _THREADS = {
     "blis": ("BLIS_NUM_THREADS", "OMP_NUM_THREADS"),
     "openmp": ("OMP_NUM_THREADS",),
 }
-"""What each library reads for its number of threads, the first one first."""
+"""The variables with each library's number of threads, in order of precedence."""
 
 ONE_THREAD = dict.fromkeys(sorted({name for names in _THREADS.values() for name in names}), "1")
-"""A fork server's: a library must start no thread before the fork."""
+"""For a fork server: a library must not start a thread before the fork."""
 
 _BACKEND = "MPLBACKEND"
 
-QUIET = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "_RJEM_MALLOC_CONF": "background_thread:false"}
-"""A fork server's as well: they tell the jemalloc of pyarrow, and of packages written in Rust, to start no thread."""
+QUIET = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "_RJEM_MALLOC_CONF": "background_thread:false",
+    "OPENBLAS_THREAD_TIMEOUT": "20",
+}
+"""For a fork server too: they keep the jemalloc of pyarrow, and of packages written in Rust, from starting threads; and
+OpenBLAS' threads wait for work actively for 2^20 cycles of the processor instead of 2^26, which every kernel would
+spend when it gets them (26 ms of each processor).
+"""
 
 
 def _look_for_own(packages: frozenset[str], folders: Sequence[str], home: str) -> None:
-    """Ordinary when the student has something that an interpreter would have taken instead of what is loaded."""
+    """Ordinary when the student has a module that an interpreter would have preferred to the loaded one."""
     for folder in folders:
         try:
             names = os.listdir(folder)
@@ -267,7 +277,7 @@ def _look_for_own(packages: frozenset[str], folders: Sequence[str], home: str) -
         places = [
             os.environ.get("MATPLOTLIBRC", ""),
             "matplotlibrc",
-            *(os.path.join(home, one) for one in _MATPLOTLIBS),
+            *(os.path.join(home, place) for place in _MATPLOTLIBS),
         ]
         if own := [place for place in places if place and os.path.exists(place)]:
             raise Ordinary(f"matplotlib finds {own[0]} when it is imported")
@@ -288,7 +298,7 @@ def _interpreters_own(environment: Mapping[str, str]) -> dict[str, str]:
 def _module(name: str, file: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no module")
+        raise ImportError(f"{file} is not a module")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""A kernel that is started, used like a student's first cells and stopped, to learn what it loads. Not run as root."""
+"""Start a kernel, run a student's typical first cells and stop it, to learn what it loads. Not run as root."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nblauncher import kernel_sockets
+from nblauncher.server import kernel_sockets
 
 _CELLS = {
-    "": "print(1)\n1 + 1",
-    "pandas": "import pandas\npandas.DataFrame({'a': [1.0, 2.0]}).describe()",
-    "matplotlib": "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+    "": ("print(1)\n1 + 1", "1 / 0"),
+    "pandas": ("import pandas\npandas.DataFrame({'a': [1.0, 2.0]}).describe()",),
+    "matplotlib": ("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",),
 }
-"""What is tried where the teacher wants the package."""
+"""What is run if the teacher wants the package. What shows an error is loaded with the first one."""
 
 _ANSWERING = 10.0
 
 
 def run_once(home: Path, wanted: Sequence[str]) -> None:
-    """A whole kernel in an empty home, with a client beside it. A module that is not there is left out."""
-    from ipykernel.kernelapp import IPKernelApp  # not before the interpreter was looked at
+    """Run a whole kernel in an empty home, with a client beside it. Missing modules are left out."""
+    from ipykernel.kernelapp import IPKernelApp  # not before the interpreter was checked
 
     os.environ.update(
         {
@@ -51,17 +51,16 @@ def _visit(connection_file: Path, wanted: Sequence[str]) -> None:
     client.start_channels()
     packages = {"", *(name.partition(".")[0] for name in wanted)}
     try:
-        for package, cell in _CELLS.items():
-            if package in packages:
-                _wait(client, client.execute(cell))
-        for ask in (client.complete("pri"), client.inspect("print"), client.is_complete("1"), client.kernel_info()):
-            _wait(client, ask)
+        for cell in (cell for package, cells in _CELLS.items() if package in packages for cell in cells):
+            _wait(client, client.execute(cell))
+        for request in (client.complete("pri"), client.inspect("print"), client.is_complete("1"), client.kernel_info()):
+            _wait(client, request)
     finally:
         client.shutdown()
 
 
-def _wait(client: Any, asked: str) -> None:
-    """Whatever it answers. TimeoutError and queue.Empty are no matter: then less is preloaded."""
+def _wait(client: Any, request: str) -> None:
+    """Wait for any answer. TimeoutError and queue.Empty do not matter: then less is preloaded."""
     with contextlib.suppress(Exception):
-        while client.get_shell_msg(timeout=_ANSWERING)["parent_header"].get("msg_id") != asked:
+        while client.get_shell_msg(timeout=_ANSWERING)["parent_header"].get("msg_id") != request:
             pass

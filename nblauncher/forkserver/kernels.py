@@ -2,16 +2,18 @@
 
 It runs as root, as the Python that runs the class's kernels, with the MODULES that the teacher wants (`a,b.c`) loaded.
 BARE is the same interpreter without its packages: one that starts in PYTHON's environment would execute every `.pth`
-file there as root, of every package that the course asked for and all that those brought with them. Here root takes
-only paths from those files; their code runs in each kernel, as the student.
+file there as root, of every package that the course installs and of all their dependencies. Here root takes only paths
+from those files; their code runs in each kernel, as the student.
 DOOR is the number of the listening socket where students' servers ask for kernels, LINK that of its socket to the
-supervisor. What LINK says (`know`, `forget`) decides who may have a kernel and in which control group.
+supervisor. The messages on LINK (`know`, `forget`) decide which students may have a kernel, and in which control group.
 
-Nothing that a student sends is read here (nblauncher.reception): a child that has become that student does.
+Nothing that a student sends is read here (nblauncher.system.unix_server): a child that has become that student does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
 import os
 import socket
@@ -20,25 +22,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nblauncher import wire
-from nblauncher.fork_requests import Place, RequestError, answer, receive
 from nblauncher.forkserver import kernel_warm_up, life, preload, rehearsal, renewal
 from nblauncher.forkserver.kernel_child import Kernel, Preloaded
 from nblauncher.forkserver.preload import Found
-from nblauncher.reception import Limits, Reception
-from nblauncher.wire import WireError, close_all
+from nblauncher.forkserver.requests import Place, RequestError, answer, receive
+from nblauncher.system import wire
+from nblauncher.system.unix_server import Limits, UnixServer
+from nblauncher.system.wire import WireError, close_all
 
 log = logging.getLogger("nblauncher.forkserver")
 
 LIMITS = Limits(children=32, burst=12, per_second=2)
-"""Of one student. Who wants more gets ordinary kernels."""
+"""Of one student, who gets ordinary kernels beyond that."""
+
+_KERNEL = "ipykernel.kernelapp"
+"""What a warm-up always finds."""
 
 _WHILE_LOADING = 10
 """The niceness (setpriority(2))."""
 
 
 def main(arguments: list[str]) -> int:
-    """Look, load, say so, serve."""
+    """Check the folders, load the modules, report that, serve."""
     python, found, threadpoolctl, modules, door, number = arguments
     link = life.open_link(number)
     if python:  # empty: it is BARE itself
@@ -47,35 +52,38 @@ def main(arguments: list[str]) -> int:
         return 4
     os.environ.update(rehearsal.VARIABLES)
     wanted = tuple(filter(None, modules.split(",")))
-    # A class that is just being launched needs the processors for its servers first.
+    # While a class is being launched, its servers need the processors more.
     os.setpriority(os.PRIO_PROCESS, 0, _WHILE_LOADING)
     preloaded, known = _load(Path(found), wanted, threadpoolctl)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
-    if preload.threads() > 1:
+    if preload.threads(1) > 1:
         reason = f"something in {', '.join(wanted)} starts threads when it is imported, and they would be missing"
         log.error("%s", reason)
         answer(link, {"refused": [reason]})
         return 4
     missing = [name for name in wanted if name not in sys.modules and name not in known.left_out]
-    answer(link, {"ready": len(sys.modules), "missing": missing, "left_out": dict(known.left_out)})
+    language = getattr(getattr(sys.modules.get("ipykernel.ipkernel"), "IPythonKernel", None), "language_info", {})
+    left_out = dict(known.left_out)
+    answer(link, {"ready": len(sys.modules), "missing": missing, "left_out": left_out, "language_info": language})
     host = KernelHost(link, preloaded)
-    Reception(socket.socket(fileno=int(door)), host, LIMITS).serve(link, host.listen)
+    UnixServer(socket.socket(fileno=int(door)), host, LIMITS).serve(link, host.listen)
     return 0
 
 
 def _load(found: Path, wanted: tuple[str, ...], threadpoolctl: str) -> tuple[Preloaded, Found]:
-    """What a kernel needs, as it was found before or by a warm-up now, and then what the teacher wants in addition."""
+    """Load what a kernel needs, as noted before or found by a warm-up now, and then what the teacher wants."""
     environment = [*preload.environment(), list(wanted)]
     known = preload.recall(found, environment)
     origin = ", as found before"
     if known is None:
         origin = ""
         known = _find(wanted)
-        if known.names:
+        if _KERNEL in known.names:  # not after a warm-up that failed, on a busy host for example
             preload.note(found, environment, known)
     preloaded = Preloaded.here(threadpoolctl)
     with rehearsal.as_in_a_kernel():
         preload.load(known.names)
+    _format_an_error()
     preloaded.look_around()
     preload.freeze()
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
@@ -90,17 +98,31 @@ def _find(wanted: tuple[str, ...]) -> Found:
     return rehearsal.rehearsed(names, wanted, account)
 
 
+def _format_an_error() -> None:
+    """As IPython shows it. The first time takes 0.1 s: `inspect` resolves the paths of all modules."""
+    formatting = sys.modules.get("IPython.core.ultratb")
+    try:
+        raise ValueError("so that the first error of a kernel is shown at once")
+    except ValueError as error:
+        with contextlib.suppress(Exception):  # it only saves time, and IPython's own parts change
+            inspect.getmodule(sys._getframe())
+            if formatting:
+                formatter = formatting.FormattedTB(mode="Context")
+                formatter.structured_traceback(type(error), error, error.__traceback__)
+
+
 class KernelHost:
-    """Whom the supervisor named, and what is loaded for them."""
+    """The students that the supervisor named, and what is loaded for them."""
 
     def __init__(self, link: socket.socket, preloaded: Preloaded) -> None:
         self._link, self._preloaded = link, preloaded
         self._places: dict[int, Place] = {}
+        """By the uid that asks."""
         self._has_forked = False
         link.setblocking(False)
 
     def listen(self) -> bool:
-        """Take what the supervisor said; False at the end. Nobody gets a kernel after `forget`."""
+        """Read the supervisor's messages; False at the end. No kernel is forked for a student after `forget`."""
         while True:
             try:
                 packet = receive(self._link)
@@ -114,44 +136,43 @@ class KernelHost:
             message, descriptors = packet
             close_all(descriptors)
             try:
-                self._heard(message)
+                self._handle_message(message)
             except RequestError as error:
                 log.warning("refused a request: %s", error)
 
-    def objection(self, uid: int) -> str:
+    def reject_reason(self, uid: int) -> str:
         return "" if uid in self._places else "this class has no server for you now"
 
-    def refusal(self, why: str) -> bytes:
-        return wire.pack({"problem": why})
+    def rejection(self, reason: str) -> bytes:
+        return wire.pack({"problem": reason})
 
-    def begun(self, uid: int, pid: int) -> None:
-        """Its group is gone when the student's server was just stopped: then there is no kernel."""
+    def on_start(self, uid: int, pid: int) -> None:
+        """If the student's server was stopped meanwhile, its group is gone, and there is no kernel."""
         self._places[uid].sandbox.group.enter(pid)
         if not self._has_forked:
             self._has_forked = True
-            self._say({"forked": pid})
+            self._send({"forked": pid})
 
-    def live(self, uid: int, connection: socket.socket) -> NoReturn:
+    def run(self, uid: int, connection: socket.socket) -> NoReturn:
         Kernel(self._places[uid], self._preloaded).live(connection)
 
-    def ended(self, uid: int, pid: int, status: int) -> None:
+    def on_exit(self, uid: int, pid: int, status: int) -> None:
         if status:
             log.info("a kernel of uid %d, pid %d, ended with %d", uid, pid, os.waitstatus_to_exitcode(status))
 
-    def _heard(self, message: Mapping[str, Any]) -> None:
-        known, gone = message.get("know"), message.get("forget")
-        if isinstance(known, dict):
-            place = Place.parse(known)
-            self._places[place.account.uid] = place
+    def _handle_message(self, message: Mapping[str, Any]) -> None:
+        known, asking, gone = message.get("know"), message.get("asking"), message.get("forget")
+        if isinstance(known, dict) and type(asking) is int:
+            self._places[asking] = Place.parse(known)
         elif type(gone) is int:
             self._places.pop(gone, None)
-            self._say({"forgotten": gone})
+            self._send({"forgotten": gone})
         else:
-            raise RequestError("that is neither know nor forget")
+            raise RequestError("neither know nor forget")
 
-    def _say(self, message: Mapping[str, Any]) -> None:
-        """The supervisor reads at once; one that does not is gone."""
+    def _send(self, message: Mapping[str, Any]) -> None:
+        """The supervisor reads at once; if it does not, it is gone."""
         try:
             answer(self._link, message)
         except OSError as error:
-            log.warning("the supervisor does not listen: %s", error.strerror)
+            log.warning("cannot reach the supervisor: %s", error.strerror)

@@ -1,4 +1,4 @@
-"""How a fork server begins, and how a process that it forked ends."""
+"""How a fork server starts, and how a process that it forked ends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from nblauncher import children
-from nblauncher.fork_requests import answer
-from nblauncher.forkserver import trusted
+from nblauncher.forkserver.requests import answer
+from nblauncher.isolation import spawn
 from nblauncher.model import Account
+from nblauncher.system import trusted
 
 log = logging.getLogger("nblauncher.forkserver")
 
@@ -26,17 +26,17 @@ _MOST_REPORTED = 20
 
 
 def open_link(number: str) -> socket.socket:
-    """The socket to the supervisor, who alone ends a fork server. Its log goes to stderr."""
+    """The socket to the supervisor, which alone ends a fork server. The log goes to stderr."""
     link = socket.socket(fileno=int(number))
     link.set_inheritable(False)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for one in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(one, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     return link
 
 
 def refuses_to_import(link: socket.socket) -> bool:
-    """Whether somebody else than root can change what this interpreter imports; the supervisor is told what."""
+    """Whether accounts other than root can change what this interpreter imports; if so, tell the supervisor what."""
     problems = trusted.objections()
     for problem in problems:
         log.error("refusing to import: %s", problem)
@@ -46,31 +46,31 @@ def refuses_to_import(link: socket.socket) -> bool:
 
 
 def unprivileged() -> Account | None:
-    """Whom a warm-up runs as. None where there is no such account."""
+    """The account that a warm-up runs as. None if it does not exist."""
     try:
         entry = pwd.getpwnam(WARM_UP_ACCOUNT)
     except KeyError:
-        log.warning("there is no account %s to warm up as", WARM_UP_ACCOUNT)
+        log.warning("no warm-up: there is no account %s", WARM_UP_ACCOUNT)
         return None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, children.NOWHERE)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, spawn.NOWHERE)
 
 
 def live(act: Callable[[], int]) -> NoReturn:
-    """A forked process's life, ended as an interpreter would. `act` returns the exit status."""
+    """Run a forked process and end it as an interpreter would. `act` returns the exit status."""
     status = 1
     try:
         status = act()
-    except SystemExit as asked:
-        status = _status_of(asked)
+    except SystemExit as end:
+        status = _status_of(end)
     except BaseException:
-        # The boundary of this process: there is no caller, and the student's log gets what is written here.
+        # There is no caller: what is written here goes to the student's log.
         traceback.print_exc()
     finally:
         _end(status)
 
 
 def _status_of(end: SystemExit) -> int:
-    """As an interpreter takes it: words are said, and mean failure."""
+    """As an interpreter does it: a text is printed, and means failure."""
     if end.code is None or isinstance(end.code, int):
         return end.code or 0
     print(end.code, file=sys.stderr)
@@ -78,8 +78,8 @@ def _status_of(end: SystemExit) -> int:
 
 
 def _end(status: int) -> NoReturn:
-    """As an interpreter ends (Py_FinalizeEx): threads are waited for, what was registered for the end runs, streams are
-    flushed. Modules are not taken apart, which would copy what the parent shares.
+    """As an interpreter ends (Py_FinalizeEx): wait for threads, call exit functions, flush streams. Modules are not
+    torn down, which would copy the memory that is shared with the parent.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]

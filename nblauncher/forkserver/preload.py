@@ -6,51 +6,51 @@ import contextlib
 import gc
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nblauncher import privileges, root_files, workers
 from nblauncher.errors import HostError
 from nblauncher.model import Account
+from nblauncher.system import privileges, root_files, workers
 
 log = logging.getLogger(__name__)
 
 WARM_UP_DEADLINE = 15.0
-_FORMAT = 2
-"""Of what is noted. A finding of another format is made anew; the first one had its names in another order."""
+_FORMAT = 3
+"""Of the note. One of another format is not used; the first had the names in another order, the second fewer."""
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MOST = 5000
-_GRAMMAR = "rfc3987_syntax"
+_ENDING, _PAUSE = 1.0, 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a fork server is to load."""
+    """What a fork server should load."""
 
     names: tuple[str, ...] = ()
-    """In the order in which a real program imported them. Another order is another program: with `_asyncio` before
-    `asyncio` the two disagree for ever on which task runs.
+    """In the order in which a real program imported them, which matters: with `_asyncio` before `asyncio` the two
+    disagree for ever on which task runs.
     """
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """What the teacher wants and is not loaded, and why, in words that follow the name."""
+    """What the teacher wants and is not loaded; the reason is worded to follow the name."""
 
 
 def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ...]:
     """The modules that `warm_up(home)` loads beyond those of this process, in its order.
 
-    It runs in a forked child as `account`, which must not be root, in an empty home that is gone afterwards. Without an
-    answer there are none: preloading only saves time.
+    It runs in a forked child as `account`, which must not be root, in an empty home that is removed afterwards. Without
+    an answer the result is empty: preloading only saves time.
     """
     try:
         answer = workers.run_as(account, _report, warm_up, timeout=WARM_UP_DEADLINE)
@@ -61,16 +61,16 @@ def found_by(warm_up: Callable[[Path], None], account: Account) -> tuple[str, ..
 
 
 def environment() -> list[object]:
-    """What a finding holds for: this interpreter, and the folders that it imports from as they are now.
+    """What a note is valid for: this interpreter, and the folders that it imports from as they are now.
 
-    A package that is installed, upgraded or removed changes the time of its folder.
+    A package that is installed, upgraded or removed changes the modification time of its folder.
     """
     folders = [entry for entry in sys.path if os.path.exists(entry)]
     return [_FORMAT, sys.version, sys.prefix, [[entry, os.stat(entry).st_mtime_ns] for entry in folders]]
 
 
 def note(file: Path, environment: list[object], found: Found) -> None:
-    """Keep a finding for the next fork server of the same environment."""
+    """Note what was found for the next fork server of the same environment."""
     try:
         noted = {"environment": environment, "modules": found.names, "left_out": dict(found.left_out)}
         root_files.replace(file, json.dumps(noted))
@@ -79,7 +79,7 @@ def note(file: Path, environment: list[object], found: Found) -> None:
 
 
 def recall(file: Path, environment: list[object]) -> Found | None:
-    """What was noted for this environment. None when there is nothing, or nothing that root alone wrote."""
+    """What was noted for this environment. None without a note, or when not only root can have written it."""
     text = root_files.read(file)
     if text is None:
         return None
@@ -94,41 +94,22 @@ def recall(file: Path, environment: list[object]) -> Found | None:
 
 
 def names_in(answer: object) -> tuple[str, ...]:
-    """What is a module's name in what came from a process that is not root's."""
+    """The module names in an answer from a process that is not root's, and so is not trusted."""
     names = answer if isinstance(answer, list) else []
     return tuple(name for name in names[:_MOST] if isinstance(name, str) and _NAME.fullmatch(name))
 
 
-def postpone_grammar() -> None:
-    """Have the grammar of IRIs made when somebody checks one. Call it before jsonschema is imported.
-
-    rfc3987_syntax makes an Earley parser when it is imported, which takes as long as all of Jupyter's modules together;
-    jsonschema imports it for the formats `iri` and `iri-reference`, which no schema of Jupyter's uses.
-    """
-    if _GRAMMAR in sys.modules or importlib.util.find_spec(_GRAMMAR) is None:
-        return
-    stand_in = ModuleType(_GRAMMAR)
-
-    def is_valid_syntax(term: str, value: str) -> bool:
-        if sys.modules.get(_GRAMMAR) is stand_in:
-            del sys.modules[_GRAMMAR]
-        return bool(importlib.import_module(_GRAMMAR).is_valid_syntax(term, value))
-
-    vars(stand_in)["is_valid_syntax"] = is_valid_syntax
-    sys.modules[_GRAMMAR] = stand_in
-
-
 def remember_entry_points() -> None:
-    """Read what the installed packages offer once for all servers. Call it before Jupyter is imported.
+    """Read the entry points of all installed packages once, for all servers. Call it before Jupyter is imported.
 
-    jupyter_lsp alone asks five times in each server, and each time every package's file is read and parsed.
+    jupyter_lsp alone asks for them five times in each server, and each time the file of every package is parsed.
     """
     everything = importlib.metadata.entry_points()
     importlib.metadata.entry_points = everything.select
 
 
 def load(names: Iterable[str]) -> list[str]:
-    """Import them in this order; what cannot be imported here is left to those who need it, and returned."""
+    """Import them in this order. Returns the names that cannot be imported here, and are left to later imports."""
     missing = []
     for name in names:
         if name not in sys.modules:
@@ -141,20 +122,25 @@ def load(names: Iterable[str]) -> list[str]:
 
 
 def freeze() -> None:
-    """Nothing in memory now is looked at by a garbage collector again, and pages stay small: both keep them shared."""
+    """Keep memory shared after the fork: the garbage collector skips what is there now, and pages stay small."""
     with contextlib.suppress(OSError):
         privileges.disable_huge_pages()
     gc.collect()
     gc.freeze()
 
 
-def threads() -> int:
-    """How many there are in this process; a fork server must have one."""
-    return len(os.listdir("/proc/self/task"))
+def threads(wanted: int = sys.maxsize) -> int:
+    """How many there are in this process; a fork server must have one. Waits a second for more than `wanted` to end:
+    matplotlib cancels the timer that it starts while it looks for fonts, and a busy host is late in ending it.
+    """
+    until = time.monotonic() + _ENDING
+    while (count := len(os.listdir("/proc/self/task"))) > wanted and time.monotonic() < until:
+        time.sleep(_PAUSE)
+    return count
 
 
 class _Begun:
-    """A finder (importlib.abc.MetaPathFinder) that finds nothing and keeps who was looked for, the first one first.
+    """A finder (importlib.abc.MetaPathFinder) that finds nothing and records the names that were looked for, in order.
 
     sys.modules has another order: a module moves to its end when its import is over, behind all that it imported.
     """

@@ -1,12 +1,12 @@
-"""What may be loaded before a fork: tried first in a child that is nobody and looks at each module as it is imported.
+"""What may be loaded before a fork: tried first in an unprivileged child, which checks each module as it is imported.
 
-Two kinds of modules are left to the kernels that want them, and with them whatever imports them:
+Two kinds of modules, and all modules that import them, are left to the kernels that need them:
 
-- one that starts a thread when it is imported: no forked process would have that thread;
-- one that looks for the running kernel when it is imported (`get_ipython`): before the fork there is none, and it would
-  be for ever what it is outside of a notebook.
+- a module that starts a thread at its import: a forked process would not have that thread;
+- a module that looks for the running kernel at its import (`get_ipython`): before the fork there is none, and the
+  module would for ever behave as outside a notebook.
 
-`PYTHON foreign.py nblauncher.forkserver.rehearsal AVOID MODULE...` tries these and says in JSON what it saw.
+`PYTHON foreign.py nblauncher.forkserver.rehearsal AVOID MODULE...` tries these and prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from nblauncher import workers
 from nblauncher.errors import HostError
 from nblauncher.forkserver import preload
 from nblauncher.forkserver.kernel_child import ONE_THREAD, QUIET
 from nblauncher.forkserver.preload import Found
 from nblauncher.model import Account
+from nblauncher.system import workers
 
 log = logging.getLogger(__name__)
 
 VARIABLES = {**ONE_THREAD, **QUIET, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-"""A fork server's, while it loads; the backend is set as ipykernel sets it before matplotlib can be imported."""
+"""For a fork server while it loads. The backend is the one that ipykernel sets before matplotlib can be imported."""
 
 IN_A_KERNEL_ONLY = ("matplotlib_inline",)
-"""Packages that connect themselves with the running kernel when they are imported."""
+"""Packages that attach themselves to the running kernel when they are imported."""
 
 _PLATFORM = ("ipykernel.kernelapp", "IPython.core.interactiveshell")
-"""What is there in every kernel before a student imports anything."""
+"""What every kernel has before a student imports anything."""
 
 _HARMLESS = ("IPython", "ipykernel", "traitlets", "pandas", "matplotlib")
-"""They ask for the kernel as well; a test compares what they are then with what a started kernel has."""
+"""They ask for the kernel as well; a test compares the result with that in a kernel that was started."""
 
 _STARTS_A_THREAD = "starts a thread when it is imported"
 _LOOKS_FOR_THE_KERNEL = "looks for the running kernel when it is imported"
@@ -59,15 +59,15 @@ class Seen:
     """What one child saw."""
 
     loaded: tuple[str, ...]
-    """Those of the names that may be loaded, in the order in which they were asked for."""
+    """The names that may be loaded, in the requested order."""
     culprits: Mapping[str, str]
-    """Modules that must not be loaded, and why; further ones than those that the child was told to avoid."""
+    """More modules that must not be loaded, beyond those that the child was to avoid, and why."""
     because: Mapping[str, str]
     """name → the module to be avoided that it imports."""
 
     @classmethod
     def parse(cls, answer: Any) -> Seen:
-        """Nothing that is no module's name is believed: the answer is not root's."""
+        """Only module names are accepted: the answer comes from an unprivileged process."""
         given = answer if isinstance(answer, dict) else {}
         culprits, because = _table(given.get("culprits")), _table(given.get("because"))
         return cls(
@@ -78,31 +78,31 @@ class Seen:
 
 
 def rehearsed(names: Sequence[str], wanted: Sequence[str], account: Account) -> Found:
-    """Which of `names` and then `wanted` may be loaded, as children that are this account found out.
+    """Which of `names` and then `wanted` may be loaded, as tried by children with this account.
 
-    Each child begins with what this process has; the last one loaded exactly what is returned, and had one thread.
+    Each child starts with what this process has; the last one loaded exactly what is returned, and had one thread.
     """
     everything = (*names, *(name for name in wanted if name not in names))
-    asked: tuple[str, ...] = everything
+    to_try: tuple[str, ...] = everything
     culprits: dict[str, str] = {}
     because: dict[str, str] = {}
     for _round in range(_ROUNDS):
         try:
-            answer = workers.run_as(account, _try, asked, sorted(culprits), timeout=_DEADLINE)
+            answer = workers.run_as(account, _try, to_try, sorted(culprits), timeout=_DEADLINE)
         except HostError as error:
-            log.warning("nothing is preloaded, as trying it failed: %s", error.problem)
+            log.warning("nothing is preloaded: the trial failed: %s", error.problem)
             return Found((), dict.fromkeys(wanted, "could not be tried"))
         seen = Seen.parse(answer)
         because |= {name: why for name, why in seen.because.items() if name not in because}
         culprits |= seen.culprits
         if not seen.culprits and not seen.because:
             return Found(seen.loaded, left_out(wanted, culprits, because))
-        asked = everything if seen.culprits else seen.loaded
-    return Found((), dict.fromkeys(wanted, "starts threads, and it was not found where"))
+        to_try = everything if seen.culprits else seen.loaded
+    return Found((), dict.fromkeys(wanted, "starts threads, and the module that does was not found"))
 
 
 def left_out(wanted: Sequence[str], culprits: Mapping[str, str], because: Mapping[str, str]) -> dict[str, str]:
-    """For each of `wanted` that is not loaded: why, in words that follow its name."""
+    """The reason for each of `wanted` that is not loaded, worded to follow its name."""
     found = {}
     for name in wanted:
         if name in culprits:
@@ -114,7 +114,7 @@ def left_out(wanted: Sequence[str], culprits: Mapping[str, str], because: Mappin
 
 @contextlib.contextmanager
 def as_in_a_kernel() -> Iterator[None]:
-    """What modules look at when they are imported: pandas shows wide tables to a terminal in another way."""
+    """What modules check when they are imported: pandas shows wide tables differently on a terminal."""
     stdout = sys.stdout
     vars(builtins)["get_ipython"] = lambda: SimpleNamespace(kernel=None, config={})
     with open(os.devnull, "w", encoding="UTF-8") as sys.stdout:  # spelled as ipykernel's own stream says it
@@ -126,7 +126,7 @@ def as_in_a_kernel() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
-    """Try these modules as whoever runs this; the first argument has those to be avoided (`a,b.c`)."""
+    """Try these modules as the caller's account; the first argument has those to be avoided (`a,b.c`)."""
     avoid, *wanted = arguments
     os.environ.update(VARIABLES)
     print(json.dumps(_try((*_PLATFORM, *wanted), tuple(filter(None, avoid.split(","))))))
@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _try(names: Sequence[str], avoid: Collection[str]) -> dict[str, Any]:
-    """Runs as the account, in a process that ends afterwards: what is imported here stays here."""
+    """Runs as the account, in a process that ends afterwards and takes all imports with it."""
     watch = _Watch(frozenset(avoid))
     loaded: list[str] = []
     because: dict[str, str] = {}
@@ -156,7 +156,7 @@ def _try(names: Sequence[str], avoid: Collection[str]) -> dict[str, Any]:
 
 
 class _Avoided(BaseException):
-    """A module that must not be loaded was asked for. No package that takes an ImportError for an answer catches it."""
+    """A module that must not be loaded was imported. Packages that tolerate an ImportError do not catch this."""
 
 
 @dataclass
@@ -192,14 +192,14 @@ class _Watch(AbstractContextManager[None]):
             yield
         finally:
             _name, of_others = self._loading.pop()
-            started = preload.threads() - before
+            started = preload.threads(before + of_others) - before
             if started > of_others:
                 self.culprits.setdefault(name, _STARTS_A_THREAD)
             if self._loading:
                 self._loading[-1][1] += started
 
     def listen(self) -> None:
-        """From now on it is noticed who asks for the running kernel, shell or application."""
+        """From now on record which module asks for the running kernel, shell or application."""
         configurable = sys.modules["traitlets.config.configurable"].SingletonConfigurable
 
         def initialized(_kind: type) -> bool:

@@ -1,4 +1,4 @@
-"""What a forked process must have anew: all that Python and libraries computed for the process it was forked from.
+"""What a forked process must renew: all that Python and libraries computed for the process it was forked from.
 
 CPython itself reseeds `random` and renews locks and thread numbers (os.register_at_fork); OpenSSL notices a fork too.
 What stays shared is written in docs/security.md: the layout of memory and the hash seed.
@@ -23,7 +23,7 @@ from typing import Any
 
 
 def renew(environment: Mapping[str, str]) -> None:
-    """In the child, as the student, before anything else of it runs."""
+    """Call it in the child, as the student, before anything else."""
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
@@ -49,10 +49,10 @@ def use_pythons_signals() -> None:
 
 
 def use_virtual_environment(python: Path, library: Iterable[str], *, runs_pth_lines: bool = True) -> None:
-    """Be what `python` is when it starts: an interpreter of a virtual environment, as the module `site` makes it.
+    """Become like `python` at its start: an interpreter of a virtual environment, as the module `site` makes it.
 
-    `library` is the part of sys.path that is Python's own. The .pth files of the environment are read, as at a start;
-    without `runs_pth_lines` only the paths in them count, and no line of theirs is executed.
+    `library` is the part of sys.path with the standard library. The .pth files of the environment are read, as at a
+    start; without `runs_pth_lines` only their paths are used, and none of their lines is executed.
     """
     prefix = str(python.parents[1])
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -92,7 +92,7 @@ def _add_paths(packages: str) -> None:
 
 
 def _put(module: str, name: str, value: Any) -> None:
-    """What the module computed from the prefix when it was imported. Others may hold the list, so it stays the same."""
+    """What the module computed from the prefix at its import. The list is changed in place: others may hold it."""
     names = getattr(sys.modules.get(module), "__dict__", {})
     if isinstance(names.get(name), list):
         names[name][:] = value
@@ -101,7 +101,7 @@ def _put(module: str, name: str, value: Any) -> None:
 
 
 def use_backend(environment: Mapping[str, str]) -> None:
-    """matplotlib reads MPLBACKEND when it is imported; once there was a figure, nothing changes any more."""
+    """matplotlib reads MPLBACKEND at its import; after the first figure a change has no effect."""
     matplotlib, pyplot = sys.modules.get("matplotlib"), sys.modules.get("matplotlib.pyplot")
     has_begun = getattr(pyplot, "_backend_mod", None) is not None
     if matplotlib is not None and not has_begun and environment.get("MPLBACKEND"):
@@ -110,7 +110,7 @@ def use_backend(environment: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HomePaths:
-    """Where modules keep paths below the home that they found when they were imported."""
+    """Where modules keep paths below the home that they found at their import."""
 
     home: str
     values: tuple[tuple[MutableMapping[str, Any], str, str | PurePath], ...]
@@ -129,12 +129,16 @@ class HomePaths:
             for name, value in list(names.items()):
                 if _is_below(home, value):
                     values.append((names, name, value))
-                elif type(value) is list and any(_is_below(home, one) for one in value):
+                elif type(value) is list and any(_is_below(home, entry) for entry in value):
                     lists.append((value, tuple(value)))
                 elif isinstance(value, FunctionType):
-                    cells += [(cell, one) for cell in value.__closure__ or () if _is_below(home, one := _content(cell))]
+                    cells += [
+                        (cell, content)
+                        for cell in value.__closure__ or ()
+                        if _is_below(home, content := _content(cell))
+                    ]
                 elif isinstance(value, type) and value.__module__ == getattr(module, "__name__", None):
-                    attributes += [(value, key, one) for key, one in vars(value).items() if _is_below(home, one)]
+                    attributes += [(value, key, path) for key, path in vars(value).items() if _is_below(home, path)]
         return cls(home, tuple(values), tuple(attributes), tuple(lists), tuple(cells))
 
     def renew(self, home: str) -> None:
@@ -146,7 +150,7 @@ class HomePaths:
         for cell, value in self.cells:
             cell.cell_contents = self._moved(value, home)
         for target, entries in self.lists:
-            target[:] = [self._moved(one, home) if _is_below(self.home, one) else one for one in entries]
+            target[:] = [self._moved(entry, home) if _is_below(self.home, entry) else entry for entry in entries]
 
     def _moved(self, value: str | PurePath, home: str) -> str | PurePath:
         text = str(value).replace(self.home, home)
@@ -165,7 +169,7 @@ def _is_below(home: str, value: object) -> bool:
 
 
 def _known_locale() -> str:
-    """That of the environment; C where the host does not know it, as for a Python that starts."""
+    """Set the environment's locale; C if the host does not have it, as Python does when it starts."""
     try:
         locale.setlocale(locale.LC_CTYPE, "")
     except locale.Error:

@@ -1,6 +1,6 @@
 """The fork server of notebook servers: `python -I -m nblauncher.forkserver.servers FOUND LINK`, as root.
 
-LINK is the number of its socket to the supervisor, FOUND a file of root's that keeps what a warm-up found. It says
+LINK is the number of its socket to the supervisor, FOUND a file, owned by root, with what a warm-up found. It sends
 `{"ready": ...}` or `{"refused": [...]}`, then answers a request with the pid of the forked server or a problem. The
 supervisor, not this process, becomes the servers' parent. It ends when the supervisor hangs up.
 """
@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from nblauncher import children, privileges
-from nblauncher.children import Child
-from nblauncher.fork_requests import Request, RequestError, answer, receive
 from nblauncher.forkserver import life, preload, renewal
-from nblauncher.wire import WireError, close_all
+from nblauncher.forkserver.requests import Request, RequestError, answer, receive
+from nblauncher.isolation import spawn
+from nblauncher.isolation.spawn import Child
+from nblauncher.system import privileges
+from nblauncher.system.wire import WireError, close_all
 
 log = logging.getLogger("nblauncher.forkserver")
 
@@ -28,21 +29,20 @@ _GO = b"g"
 
 
 def main(arguments: list[str]) -> int:
-    """Look, load, say so, serve."""
+    """Check the folders, load the modules, report that, serve."""
     found, number = arguments
     link = life.open_link(number)
     if life.refuses_to_import(link):
         return 4
     _load(Path(found))
     answer(link, {"ready": len(sys.modules)})
-    while _serve_one(link):
+    while _serve_request(link):
         pass
     return 0
 
 
 def _load(found: Path) -> None:
-    """What a server needs, as it was found by an earlier fork server of this environment, or by a warm-up now."""
-    preload.postpone_grammar()
+    """Load what a server needs, as noted by an earlier fork server of this environment or found by a warm-up now."""
     preload.remember_entry_points()
     from nblauncher.forkserver import warm_up  # not before the interpreter was looked at: this imports all of Jupyter
 
@@ -60,8 +60,8 @@ def _load(found: Path) -> None:
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
 
 
-def _serve_one(link: socket.socket) -> bool:
-    """Answer one request; False at the end. Nothing that is asked ends this process."""
+def _serve_request(link: socket.socket) -> bool:
+    """Answer one request; False at the end. No request can end this process."""
     descriptors: list[int] = []
     number = None
     try:
@@ -86,8 +86,8 @@ def _serve_one(link: socket.socket) -> bool:
 
 
 def _fork(link: socket.socket, request: Request, descriptors: list[int]) -> None:
-    """Fork twice, so that the server is an orphan and the supervisor's. It waits until the supervisor was told."""
-    told, tell = os.pipe()
+    """Fork twice, so that the orphaned server is adopted by the supervisor. It waits until the supervisor knows it."""
+    pids, tell = os.pipe()
     wait, go = os.pipe()
     try:
         middle = os.fork()
@@ -96,13 +96,13 @@ def _fork(link: socket.socket, request: Request, descriptors: list[int]) -> None
         os.close(tell)
         tell = -1
         os.waitpid(middle, 0)
-        pid = os.read(told, _PID.size)
+        pid = os.read(pids, _PID.size)
         if len(pid) != _PID.size:
             raise OSError(11, os.strerror(11))
         answer(link, {"id": request.number, "pid": _PID.unpack(pid)[0]})
         os.write(go, _GO)
     finally:
-        close_all([one for one in (told, tell, wait, go) if one >= 0])
+        close_all([end for end in (pids, tell, wait, go) if end >= 0])
 
 
 def _be_the_middle(request: Request, descriptors: list[int], tell: int, wait: int, go: int) -> NoReturn:
@@ -117,7 +117,7 @@ def _be_the_middle(request: Request, descriptors: list[int], tell: int, wait: in
 
 
 def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoReturn:
-    """The server's life. Without the word to go it ends: then nobody knows of it."""
+    """Run the server. Without the signal to go on it ends, as the supervisor then does not know it."""
     if os.read(wait, 1) != _GO:
         os._exit(0)
     life.live(lambda: _live(request, *descriptors))
@@ -126,24 +126,24 @@ def _be_a_server(request: Request, descriptors: list[int], wait: int) -> NoRetur
 def _live(request: Request, output: int, *keep: int) -> int:
     account = request.place.account
     command_line = privileges.command_line()
-    children.settle(Child(account, (), {}, keep, account.home, request.place.sandbox), output)
+    spawn.settle(Child(account, (), {}, keep, account.home, request.place.sandbox), output)
     renewal.use_pythons_signals()
     renewal.renew(request.environment)
     sys.argv[:] = ["nblauncher.server"]
     privileges.set_name("notebook-server")
     privileges.set_command_line(command_line, (sys.executable, "-I", "-m", "nblauncher.server"))
-    # As after an exec: the student's own tools may look at it. Nothing in here is somebody else's.
+    # As after an exec: the student's own tools may inspect it. It holds nothing of other accounts.
     privileges.set_dumpable(True)
     return _serve(request, list(keep))
 
 
 def _serve(request: Request, keep: list[int]) -> int:
-    from nblauncher import server  # loaded long ago
+    from nblauncher.server import app  # already loaded
 
     config, *rest = keep
     certificate, key = (rest.pop(0), rest.pop(0)) if request.has_tls else (None, None)
     news = rest.pop(0)
-    return server.serve(server.Descriptors(tuple(rest), config, certificate, key, news))
+    return app.serve(app.Descriptors(tuple(rest), config, certificate, key, news))
 
 
 if __name__ == "__main__":

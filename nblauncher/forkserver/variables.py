@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 
 
 def watch(names: Iterable[str], take_over: Callable[[str, str], None]) -> None:
-    """Call `take_over(name, value)` whenever one of these is set by os.environ, %env or os.putenv.
+    """Call `take_over(name, value)` whenever one of these is set through os.environ, %env or os.putenv.
 
-    os.environ calls the putenv of its own module, so that one is replaced; it does what it did.
+    os.environ calls the putenv of its own module, so that one is replaced by one that also calls `take_over`.
     """
     wanted, putenv = frozenset(names), os.putenv
 

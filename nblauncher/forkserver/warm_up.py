@@ -1,4 +1,4 @@
-"""A notebook server that is started, visited and stopped, to learn what a server loads. Not run as root."""
+"""Start a notebook server, visit it and stop it, to learn what a server loads. Not run as root."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from nblauncher import passwords
-from nblauncher.server import Inherited, make_application
-from nblauncher.server_config import ServerConfig
+from nblauncher.auth import passwords
+from nblauncher.server.app import Inherited, make_application
+from nblauncher.server.config import ServerConfig
 
 _USERNAME = "warm-up"
 _PAGES = (

@@ -1,6 +1,9 @@
-"""How students reach their servers. `FrontEnd` is one of the three seams.
+"""How students reach their servers: addresses, certificates and nginx's config. `FrontEnd` is one of the three seams.
 
 `direct` gives each student's server a port; `nginx` has one process with one key in front of all of them.
+
+Run by: root, for as long as the command takes.
+May import: config, system.
 """
 
 from __future__ import annotations
@@ -9,30 +12,27 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from nblauncher.frontends.direct import is_address
-from nblauncher.frontends.nginx_config import AWAY, CLOSED, Proxied
-from nblauncher.frontends.nginx_config import Student as ProxiedStudent
-from nblauncher.frontends.nginx_config import render as render_nginx
 from nblauncher.model import Route
 
-__all__ = ["AWAY", "CLOSED", "FrontEnd", "Proxied", "ProxiedStudent", "is_address", "render_nginx"]
+__all__ = ["FrontEnd", "is_address"]
 
 
 class FrontEnd(Protocol):
-    """The addresses of a class: pure answers from settings and from what the host is called."""
+    """The addresses of a class: pure answers from the settings and the host's names."""
 
     @property
     def host(self) -> str:
-        """What stands in every address."""
+        """The host part of every address."""
         ...
 
     @property
     def front_page(self) -> str:
-        """Where students begin, `https://HOST:PORT/`."""
+        """Where students start, `https://HOST:PORT/`."""
         ...
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Every name and address by which a browser may come; all of them stand in the certificates."""
+        """Every name and address that a browser may use; the certificates cover all of them."""
         ...
 
     @property
@@ -52,19 +52,28 @@ class FrontEnd(Protocol):
 
     @property
     def leaf_names(self) -> tuple[str, ...]:
-        """`names`, and what stands for the students' own names, for a server's certificate."""
+        """`names`, and wildcards for the students' own host names, for a server's certificate."""
         ...
 
     def public_ports(self, students: Mapping[str, int]) -> dict[int, str]:
-        """The ports that are open to everybody, and whose each is; "" is the front page's."""
+        """The public ports: port → username, "" for the front page."""
+        ...
+
+    @property
+    def routing(self) -> str:
+        """How the proxy tells students apart (web.routing); "" without a proxy."""
+        ...
+
+    def own_label(self, username: str) -> str:
+        """What stands before the class's name in the student's own host name; "" where students have none."""
         ...
 
     def certified(self, students: Mapping[str, int]) -> tuple[str, ...]:
-        """What browsers will ask for: a certificate that somebody else made must be good for all of it."""
+        """Names besides web.names that the administrator's certificate must cover."""
         ...
 
     def require(self, usernames: Iterable[str]) -> None:
-        """InputError when these students cannot all be reached in this way."""
+        """InputError when some of these students cannot be reached in this way."""
         ...
 
     def front_page_for(self, username: str) -> str:
@@ -72,5 +81,5 @@ class FrontEnd(Protocol):
         ...
 
     def route(self, username: str, port: int) -> Route:
-        """Where the student's own server is, given the port in the ledger."""
+        """The address of the student's server, given its port in the ledger."""
         ...

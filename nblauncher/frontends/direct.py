@@ -7,10 +7,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import psutil
-
+from nblauncher.config.settings import Settings
 from nblauncher.model import Route
-from nblauncher.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -28,7 +26,7 @@ class HostNames:
 
 @dataclass(frozen=True, slots=True)
 class DirectFrontEnd:
-    """Routes of a class without a proxy. `host` stands in every address, `hosts` are the ones that are answered."""
+    """Routes of a class without a proxy. `host` is used in every address; requests for any of `hosts` are answered."""
 
     scheme: str
     host: str
@@ -57,10 +55,18 @@ class DirectFrontEnd:
         return {self.front_port: "", **{port: username for username, port in students.items()}}
 
     def require(self, usernames: Iterable[str]) -> None:
-        """Everybody can have a port."""
+        """Every student can have a port."""
 
-    def certified(self, students: Mapping[str, int]) -> tuple[str, ...]:
-        return (self.host,)
+    @property
+    def routing(self) -> str:
+        return ""
+
+    def own_label(self, _username: str) -> str:
+        return ""
+
+    def certified(self, _students: Mapping[str, int]) -> tuple[str, ...]:
+        """Nothing besides web.names: the name in the addresses may be one that we guessed."""
+        return ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +80,7 @@ class DirectFrontEnd:
 
 
 def direct(settings: Settings, found: HostNames) -> DirectFrontEnd:
-    """The front end of a course on a host that goes by the names found. Pure."""
+    """The front end of a course on a host with these names. Pure."""
     wanted = tuple(canonical(name) for name in settings.web.names)
     bound = tuple(canonical(address) for address in settings.web.bind)
     has_wildcard = not bound or any(is_address(address) and _is_wildcard(address) for address in bound)
@@ -97,6 +103,8 @@ def survey_host_names() -> HostNames:
 
 def own_addresses() -> tuple[str, ...]:
     """The addresses of the host's interfaces that others can reach, the one of the default route first."""
+    import psutil
+
     found = [
         address.address
         for addresses in psutil.net_if_addrs().values()
@@ -131,7 +139,7 @@ def in_url(host: str) -> str:
 
 
 def _choose_host(wanted: tuple[str, ...], full_name: str, resolved: frozenset[str], addresses: tuple[str, ...]) -> str:
-    """First of web.names, else the full name when it leads here, else the address (DESIGN section 3)."""
+    """The first of web.names, the full name if it leads here, or the address (docs/reference.md, notebooks.cfg)."""
     if wanted:
         return wanted[0]
     # Debian writes the host's name to /etc/hosts as 127.0.1.1: it then means nothing to a student's laptop.

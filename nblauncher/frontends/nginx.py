@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from nblauncher.config.settings import Settings
 from nblauncher.errors import InputError
 from nblauncher.frontends.direct import DirectFrontEnd, HostNames, direct, in_url, is_address
 from nblauncher.model import Route
-from nblauncher.settings import Settings
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -26,7 +26,7 @@ class NginxFrontEnd(DirectFrontEnd):
 
     @property
     def leaf_names(self) -> tuple[str, ...]:
-        """With hosts every student has a name below each of the class's."""
+        """With `hosts` routing every student has a host name below each of the class's names."""
         if self.routing != "hosts":
             return self.names
         return (*self.names, *(f"*.{name}" for name in self.names if "." in name))
@@ -40,12 +40,12 @@ class NginxFrontEnd(DirectFrontEnd):
         return Route(username, port, f"{base}/user/{username}/")
 
     def public_ports(self, students: Mapping[str, int]) -> dict[int, str]:
-        """The ports that are open to everybody, and whose each is; the front page's is "'s."""
+        """Only with `ports` routing do students have ports of their own."""
         own = {port: username for username, port in students.items()} if self.routing == "ports" else {}
         return {self.front_port: "", **own}
 
     def require(self, usernames: Iterable[str]) -> None:
-        """InputError when a student cannot have a host name: RFC 1123 knows no underscore."""
+        """InputError when a username cannot be a host name: RFC 1123 does not allow underscores."""
         if self.routing != "hosts":
             return
         problems = []
@@ -59,8 +59,11 @@ class NginxFrontEnd(DirectFrontEnd):
         if problems:
             raise InputError(problems, "Use `web.routing: ports`, or another username.")
 
+    def own_label(self, username: str) -> str:
+        return f"{username}." if self.routing == "hosts" else ""
+
     def certified(self, students: Mapping[str, int]) -> tuple[str, ...]:
-        """Every name that the certificate must be good for, as browsers will ask for it."""
+        """Every name that browsers will use."""
         if self.routing != "hosts":
             return (self.host,)
         return (self.host, *(f"{username}.{self.host}" for username in students))

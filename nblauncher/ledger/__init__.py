@@ -1,8 +1,11 @@
 """Our memory of what we did, in SQLite. Never the truth about the host, and never a secret.
 
-`HostLedger` (host.db) knows every account we made and every port we gave; `CourseLedger` (course.db) knows what one
-course has done for its students; `HistoryLedger` (history.db) knows what their folders held when. Intention is written
-before the act and completion after it.
+`HostLedger` (host.db) has every account that we made and every port that we assigned; `CourseLedger` (course.db) what
+one course has done for its students; `HistoryLedger` (history.db) what their folders contained at which time. An
+intention is recorded before the act, its completion after it.
+
+Run by: root.
+May import: system.
 """
 
 from nblauncher.ledger.course_ledger import Arrived, Capture, CourseLedger, Retrieval

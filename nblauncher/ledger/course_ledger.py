@@ -1,4 +1,4 @@
-"""course.db: what one course has done for each of its students. Everything is bound to the uid it was done for."""
+"""course.db: what one course has done for each of its students. Each record is for one uid."""
 
 from __future__ import annotations
 
@@ -62,40 +62,40 @@ STEPS = (
     )
     """,
 )
-"""`deadlines` are those of `retrieve --at`; the config's are in the config."""
+"""`deadlines` has those of `retrieve --at`; the others are in the config."""
 
 _OF_STUDENTS = ("students", "handed_out", "retrievals", "extensions", "captures", "failed_captures", "remarks")
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """One student's part of a published retrieval: which folder it went to and what it amounted to."""
+    """One student's part of a published retrieval, and the folder that it is in."""
 
     scope: str
     folder: str
     username: str
     uid: int
     digest: str
-    """Of paths, sizes and sha256 of everything stored; two equal digests are equal work."""
+    """Over paths, sizes and sha256 of all stored files; equal digests are equal work."""
     is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One student's work in the staging of a run that is still going on."""
+    """One student's work in the staging folder of a run that is not finished."""
 
     username: str
     uid: int
     scope: str
     digest: str
     listing: str
-    """Of the home as it was walked; what is deleted later must still have it."""
+    """A digest of the home as it was walked; a home is deleted only if it still has it."""
     is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One student's work as it was at a deadline. `retrieved` is the folder in the store, '' until it is there."""
+    """One student's work at a deadline. `retrieved` is its folder in the store, '' until it is stored."""
 
     name: str
     username: str
@@ -106,7 +106,7 @@ class Capture:
     manifest: str = ""
     """The sha256 of the manifest in that folder."""
     remark: str = ""
-    """What is wrong with it: something that may hold work was left out, say."""
+    """What is wrong with it, for example that a file was left out that may hold work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,9 @@ class CourseLedger:
         return Database(self.file, SCHEMA, STEPS)
 
     def identity(self) -> str:
-        """Of this course from its setup to its removal: one that is set up again has another. Empty without a course.
+        """Identifies this course from setup to removal; another setup makes another one. Empty without a course.
 
-        Two calls agree only after `settle`, where an older nblauncher wrote the file.
+        If an older nblauncher wrote the file, two calls agree only after `settle`.
         """
         if not self.file.exists():
             return ""
@@ -130,35 +130,35 @@ class CourseLedger:
             return str(connection.execute("SELECT identity FROM course").fetchone()[0])
 
     def settle(self) -> None:
-        """Write down what is new in this version. HostError when there is no course."""
+        """Upgrade the file to this version. HostError when there is no course."""
         with self._database.transaction(makes=False):
             pass
 
     def uids(self) -> dict[str, int]:
-        """For which uid each student's records were made; records of another uid are void."""
+        """The uid for which each student's records were made; they are void for another uid."""
         with self._database.reading() as connection:
             return {row["username"]: row["uid"] for row in connection.execute("SELECT username, uid FROM students")}
 
     def with_passwords(self) -> frozenset[str]:
-        """Students whose passwords were generated, hashed, written for the teacher and set."""
+        """Students with passwords that were generated, hashed, written for the teacher and set."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT username FROM students WHERE has_passwords").fetchall()
         return frozenset(row["username"] for row in rows)
 
     def with_material(self) -> frozenset[str]:
-        """Students who were given, once, everything that there was to hand out: later files are for `send`."""
+        """Students that were given all of the material once: later files are for `send`."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT username FROM students WHERE has_material").fetchall()
         return frozenset(row["username"] for row in rows)
 
     def desired(self) -> dict[str, str]:
-        """What each student's server should be: `up`, `asleep` (it starts when somebody comes) or `down`."""
+        """The wanted state of each student's server: `up`, `asleep` (started by the first visit) or `down`."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT username, desired FROM students").fetchall()
         return {row["username"]: row["desired"] for row in rows}
 
     def handed_out(self, username: str, kind: str) -> dict[str, HandedOut]:
-        """What the student was given of `material` or `profile`, by path below the target folder."""
+        """The files of `material` or `profile` that the student was given, by path below the target folder."""
         return self.all_handed_out(kind, (username,)).get(username, {})
 
     def all_handed_out(self, kind: str, usernames: Iterable[str] | None = None) -> dict[str, dict[str, HandedOut]]:
@@ -180,19 +180,19 @@ class CourseLedger:
         return result
 
     def handed_out_paths(self, kind: str) -> frozenset[str]:
-        """Every path that some student was given."""
+        """Every path that any student was given."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT DISTINCT path FROM handed_out WHERE kind = ?", (kind,)).fetchall()
         return frozenset(row["path"] for row in rows)
 
     def versions(self) -> frozenset[str]:
-        """The sha256 of every version that some student was given last or has made something of."""
+        """The sha256 of every version that a student was given last, or based a file on."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT sha256 FROM handed_out UNION SELECT base FROM handed_out").fetchall()
         return frozenset(row["sha256"].removeprefix(GONE) for row in rows)
 
     def last_retrievals(self, scope: str) -> dict[str, Retrieval]:
-        """Each student's newest published retrieval of the scope."""
+        """Each student's last published retrieval of the scope."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM retrievals WHERE scope = ? ORDER BY number", (scope,)).fetchall()
         return {
@@ -203,7 +203,7 @@ class CourseLedger:
         }
 
     def begin_students(self, uids: Mapping[str, int]) -> None:
-        """Know these students. Where the uid is another than before, everything recorded for the old one is void."""
+        """Add these students. Records that were made for another uid of the name are deleted."""
         with self._database.transaction() as connection:
             for username, uid in uids.items():
                 row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
@@ -232,8 +232,8 @@ class CourseLedger:
             )
 
     def record_handed_out(self, username: str, kind: str, files: Mapping[str, HandedOut]) -> None:
-        """A path that is FORGOTTEN has no record any more."""
-        forgotten = [path for path, one in files.items() if one == FORGOTTEN]
+        """Record these files. For a FORGOTTEN one the record is deleted."""
+        forgotten = [path for path, new in files.items() if new == FORGOTTEN]
         with self._database.transaction() as connection:
             connection.executemany(
                 "DELETE FROM handed_out WHERE username = ? AND kind = ? AND path = ?",
@@ -242,9 +242,9 @@ class CourseLedger:
             connection.executemany(
                 "INSERT OR REPLACE INTO handed_out VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (username, kind, path, one.sha256, one.size, one.mtime_ns, one.inode, one.ctime_ns, one.base)
-                    for path, one in files.items()
-                    if one != FORGOTTEN
+                    (username, kind, path, new.sha256, new.size, new.mtime_ns, new.inode, new.ctime_ns, new.base)
+                    for path, new in files.items()
+                    if new != FORGOTTEN
                 ],
             )
 
@@ -256,7 +256,7 @@ class CourseLedger:
             )
 
     def record_arrived(self, run: str, arrived: Arrived) -> None:
-        """A student's work is in the staging of this run. What other runs left here is void."""
+        """Record that a student's work is in the staging folder of this run. Records of other runs are deleted."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM collected WHERE run != ?", (run,))
             connection.execute(
@@ -273,7 +273,7 @@ class CourseLedger:
             )
 
     def arrived(self, run: str) -> dict[str, Arrived]:
-        """What has arrived in the staging of this run, by username."""
+        """The work that is in the staging folder of this run, by username."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM collected WHERE run = ?", (run,)).fetchall()
         return {
@@ -284,13 +284,13 @@ class CourseLedger:
         }
 
     def deadlines(self) -> tuple[Deadline, ...]:
-        """Those of `retrieve --at`."""
+        """The deadlines of `retrieve --at`."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM deadlines ORDER BY at").fetchall()
         return tuple(Deadline(row["name"], row["folder"], _time(row["at"])) for row in rows)
 
     def add_deadline(self, deadline: Deadline) -> None:
-        """In place of one of the same name, whose extensions go with it. HostError when there is no course."""
+        """Add a deadline. It replaces one of the same name and its extensions. HostError when there is no course."""
         with self._database.transaction(makes=False) as connection:
             values = (deadline.name, deadline.folder, deadline.at.timestamp())
             connection.execute("DELETE FROM extensions WHERE name = ?", (deadline.name,))
@@ -303,7 +303,7 @@ class CourseLedger:
                 connection.execute("DELETE FROM extensions WHERE name = ?", (name,))
 
     def extensions(self) -> dict[tuple[str, str], timedelta]:
-        """More time by name of the deadline and username."""
+        """Extra time, by name of the deadline and username."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM extensions").fetchall()
         return {(row["name"], row["username"]): timedelta(seconds=row["seconds"]) for row in rows}
@@ -335,7 +335,7 @@ class CourseLedger:
         )
 
     def failed_captures(self) -> dict[tuple[str, str, datetime], str]:
-        """Why a moment's work was not captured, by name of the deadline, username and moment."""
+        """Why a student's work was not captured, by name of the deadline, username and time."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM failed_captures").fetchall()
         return {(row["name"], row["username"], _time(row["at"])): row["reason"] for row in rows}
@@ -367,7 +367,7 @@ class CourseLedger:
             )
 
     def remarks(self) -> dict[tuple[str, str, datetime], tuple[str, bool]]:
-        """What is to be said about a captured work, and whether it is complete, by deadline, username and moment."""
+        """A remark about captured work, and whether the work is complete, by deadline, username and time."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM remarks").fetchall()
         return {
@@ -385,15 +385,15 @@ class CourseLedger:
             )
 
     def forget_handed_out(self, username: str) -> None:
-        """The home is emptied: should the student stay after all, everything is handed out again."""
+        """The home is being emptied: if the student stays after all, all files are handed out again."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM handed_out WHERE username = ?", (username,))
 
-    def forget(self, username: str) -> None:
-        """The student has left the course."""
+    def forget(self, *usernames: str) -> None:
+        """Forget students who left the course."""
         with self._database.transaction() as connection:
             for table in (*_OF_STUDENTS, "collected"):
-                connection.execute(f"DELETE FROM {table} WHERE username = ?", (username,))  # noqa: S608
+                connection.executemany(f"DELETE FROM {table} WHERE username = ?", zip(usernames))  # noqa: S608
 
 
 def _time(seconds: float) -> datetime:

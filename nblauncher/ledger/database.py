@@ -1,4 +1,4 @@
-"""A SQLite file that is open only for the length of one transaction, so that it is never open across a fork."""
+"""A SQLite file that is open only during a transaction, so that it is never open across a fork."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Database:
 
     file: Path
     schema: str
-    """Of the first version."""
+    """The schema of the first version."""
     steps: tuple[str, ...] = ()
-    """Statements that lead from each version to the next."""
+    """Statements that upgrade each version to the next."""
 
     @property
     def version(self) -> int:
@@ -30,8 +30,8 @@ class Database:
     def transaction(self, *, makes: bool = True) -> Iterator[sqlite3.Connection]:
         """A write transaction; it commits when the block ends and rolls back when the block raises.
 
-        Raises HostError when the file is damaged, made by a newer nblauncher, or cannot be written; and, unless it
-        `makes` the file, when there is none: what belongs to a course that was removed must not bring it back.
+        HostError when the file is damaged, was written by a newer nblauncher, or cannot be written; and, unless it
+        `makes` the file, when there is none: late work for a removed course must not bring its ledger back.
         """
         if makes:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,15 +46,15 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction; an empty database when the file is not there. HostError as for `transaction`.
+        """A read transaction; an empty database when the file does not exist. HostError as for `transaction`.
 
-        Not opened read-only: after a kill in the middle of a write, whoever looks next rolls that write back
+        Not opened read-only: after a kill in the middle of a write, the next reader rolls that write back
         (https://www.sqlite.org/lockingv3.html, "hot journals").
         """
         is_there = self._is_there()
         with self._opened(f"file:{self.file}?mode=rw" if is_there else ":memory:") as connection:
             if self._version_of(connection) < self.version:
-                with self._opened(":memory:") as copy:  # looking changes nothing, not even an old file's form
+                with self._opened(":memory:") as copy:  # reading changes nothing, not even an old file's schema
                     connection.backup(copy)
                     connection.close()
                     self._bring_up(copy)
@@ -70,7 +70,7 @@ class Database:
         except FileNotFoundError:
             return False
         except PermissionError:
-            raise RefusedError(f"the ledger {self.file} is for root alone", "Run the command with sudo.") from None
+            raise RefusedError("this must run as root", "Run it with sudo.") from None
         return True
 
     @contextmanager

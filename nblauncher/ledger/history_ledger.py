@@ -1,7 +1,7 @@
-"""history.db: which contents a student's material folder had at which snapshot.
+"""history.db: the contents of a student's material folder at each snapshot.
 
-A version of a file is there from one snapshot on, `since`, up to another, `until`, which has it no more; so a snapshot
-in which nothing changed costs one row. Snapshots are numbered: a clock that is set back puts nothing out of order.
+A version of a file is in the snapshots from `since` on, up to but not including `until`; so a snapshot in which nothing
+changed takes one row. Snapshots are numbered, so their order does not depend on a clock that may be set back.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from nblauncher.ledger.database import Database
-from nblauncher.scope import Stored
-from nblauncher.shares import content_bytes, entry_bytes
+from nblauncher.model import Stored
+from nblauncher.system.storage_share import content_bytes, entry_bytes
 
 SCHEMA = """
 CREATE TABLE snapshots (
@@ -33,7 +33,7 @@ CREATE INDEX of_file ON versions (username, path, since)
 """
 
 STEPS = (
-    # 2: contents that count for nobody, and what each student's versions count.
+    # 2: contents that do not count, and how much each student's versions count.
     """
     CREATE TABLE handed_out (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL);
     CREATE INDEX of_content ON versions (sha256);
@@ -44,7 +44,7 @@ STEPS = (
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One student's folder at one time. `changed`: files that are other than in the snapshot before, gone ones too."""
+    """One student's folder at one time. `changed`: files that differ from the snapshot before, deleted ones too."""
 
     number: int
     time: datetime
@@ -66,16 +66,16 @@ class Version:
     since: int
     """Number of the first snapshot that has it."""
     until: int | None
-    """Number of the first one after it that has it no more; None while it is there."""
+    """Number of the first snapshot after that without it; None while the file has this content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one student's kept versions count, as in `shares`."""
+    """How much one student's stored versions count, as in `storage_share`."""
 
     used: int = 0
     needed: int = 0
-    """What they would have counted before the oldest made room; 0 when none had to since the share was enough."""
+    """How much they would count with the old snapshots that were dropped for space; 0 when none were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class HistoryLedger:
         return Database(self.file, SCHEMA, STEPS)
 
     def current(self, username: str, uid: int) -> dict[str, Stored]:
-        """The files of the last snapshot; none for another account of the name."""
+        """The files of the last snapshot; none if that was of another account of the name."""
         with self._database.reading() as connection:
             last = _last(connection, username)
             if last is None or last["uid"] != uid:
@@ -107,8 +107,8 @@ class HistoryLedger:
         is_certainly_gone: Callable[[str], bool],
         is_complete: bool,
     ) -> int:
-        """Add a snapshot; how many files changed. A path that is not in `files` is taken for gone only if it certainly
-        is. Records of another account of the name are void.
+        """Add a snapshot. Returns how many files changed. A path that is not in `files` counts as deleted only if it
+        certainly is. Records of another account of the name are deleted.
         """
         with self._database.transaction() as connection:
             last = _last(connection, username)
@@ -117,9 +117,9 @@ class HistoryLedger:
             rows = connection.execute("SELECT * FROM versions WHERE username = ? AND until IS NULL", (username,))
             known = {os.fsdecode(row["path"]): _stored(row) for row in rows}
             gone = [path for path in known if path not in files and is_certainly_gone(path)]
-            new = {path: one for path, one in files.items() if known.get(path) != one}
-            changed = [path for path, one in new.items() if path not in known or known[path].sha256 != one.sha256]
-            values = (username, uid, time.timestamp(), len(files), sum(one.size for one in files.values()))
+            new = {path: stored for path, stored in files.items() if known.get(path) != stored}
+            changed = [path for path in new if path not in known or known[path].sha256 != new[path].sha256]
+            values = (username, uid, time.timestamp(), len(files), sum(stored.size for stored in files.values()))
             number = connection.execute(
                 "INSERT INTO snapshots (username, uid, time, files, bytes, changed, is_complete) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -129,11 +129,11 @@ class HistoryLedger:
                 "UPDATE versions SET until = ? WHERE username = ? AND path = ? AND until IS NULL",
                 [(number, username, os.fsencode(path)) for path in (*gone, *changed)],
             )
-            # Same content, other times: still the same version.
+            # Other times but the same content: the same version.
             connection.executemany(
                 "UPDATE versions SET mtime_ns = ?, ctime_ns = ?, inode = ? "
                 "WHERE username = ? AND path = ? AND until IS NULL",
-                [(*_times(one), username, os.fsencode(path)) for path, one in new.items() if path not in set(changed)],
+                [(*_times(new[path]), username, os.fsencode(path)) for path in new if path not in set(changed)],
             )
             connection.executemany(
                 "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -145,13 +145,13 @@ class HistoryLedger:
         return len(changed) + len(gone)
 
     def snapshots(self, username: str) -> list[Snapshot]:
-        """Oldest first."""
+        """The student's snapshots, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM snapshots WHERE username = ? ORDER BY number", (username,))
             return [_snapshot(row) for row in rows]
 
     def versions(self, username: str, path: str) -> list[Version]:
-        """Of one file, oldest first."""
+        """The versions of one file, oldest first."""
         with self._database.reading() as connection:
             found = [
                 _snapshot(row)
@@ -163,53 +163,54 @@ class HistoryLedger:
         versions = []
         for row in rows:
             until = row["until"]
-            having = [one for one in found if one.number >= row["since"] and (until is None or one.number < until)]
+            having = [shot for shot in found if shot.number >= row["since"] and (until is None or shot.number < until)]
             if having:
                 times = having[0].time, having[-1].time
                 versions.append(Version(path, row["sha256"], row["size"], *times, row["since"], until))
         return versions
 
     def paths(self, username: str) -> dict[str, int]:
-        """Every file of which there is a version, and how many there are."""
+        """Every file with versions, and how many it has."""
         question = "SELECT path, COUNT(*) AS count FROM versions WHERE username = ? GROUP BY path ORDER BY path"
         with self._database.reading() as connection:
             return {os.fsdecode(row["path"]): row["count"] for row in connection.execute(question, (username,))}
 
     def at(self, username: str, path: str, time: datetime) -> tuple[Snapshot, Version | None] | None:
-        """The last snapshot that was taken by then and the file's version in it; None without such a snapshot."""
-        taken = [one for one in self.snapshots(username) if one.time <= time]
+        """The last snapshot up to this time, and the file's version in it; None without such a snapshot."""
+        taken = [shot for shot in self.snapshots(username) if shot.time <= time]
         if not taken:
             return None
-        last = max(taken, key=lambda one: (one.time, one.number))
-        for one in self.versions(username, path):
-            if one.since <= last.number and (one.until is None or last.number < one.until):
-                return last, one
+        last = max(taken, key=lambda shot: (shot.time, shot.number))
+        for version in self.versions(username, path):
+            if version.since <= last.number and (version.until is None or last.number < version.until):
+                return last, version
         return last, None
 
     def contents(self) -> frozenset[str]:
-        """The sha256 of everything that some kept snapshot has."""
+        """The sha256 of every content in any snapshot."""
         with self._database.reading() as connection:
             return frozenset(row["sha256"] for row in connection.execute("SELECT DISTINCT sha256 FROM versions"))
 
     def forget_old(self, username: str, *, most: int, since: datetime) -> frozenset[str]:
         """Forget this student's snapshots beyond the last `most`, and those from before `since`; never the last one.
 
-        Then it is not the share that is too small. Returns the contents that nobody has any more.
+        If it forgets any, the share counts as large enough. Returns the contents that no student has any more.
         """
         with self._database.transaction() as connection:
-            _last_one, *earlier = connection.execute(
+            _newest, *earlier = connection.execute(
                 "SELECT number, time FROM snapshots WHERE username = ? ORDER BY number DESC", (username,)
             ).fetchall() or [None]
             old = {row["number"] for row in earlier if row["time"] < since.timestamp()}
             old |= {row["number"] for row in earlier[max(most - 1, 0) :]}
             if old:
                 connection.execute("UPDATE usage SET needed = 0 WHERE username = ?", (username,))
-            return _nobodys(connection, _forget_snapshots(connection, username, old))
+            return _unused(connection, _forget_snapshots(connection, username, old))
 
     def fit(self, username: str, share: int, *, refused: int = 0) -> tuple[Usage, frozenset[str]]:
-        """Forget this student's oldest snapshots, never the last one, until the rest counts no more than the share.
+        """Forget this student's oldest snapshots, never the last one, until the rest fits into the share.
 
-        `refused`: bytes that the last snapshot had to leave out. Also returns the contents that nobody has any more.
+        `refused`: bytes that the last snapshot had to leave out. Also returns the contents that no student has any
+        more.
         """
         with self._database.transaction() as connection:
             numbers, costs = _costs(connection, username)
@@ -224,10 +225,10 @@ class HistoryLedger:
             row = connection.execute("SELECT needed FROM usage WHERE username = ?", (username,)).fetchone()
             needed = total + refused if total + refused > share else row["needed"] if row else 0
             connection.execute("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", (username, used, needed))
-            return Usage(used, needed), _nobodys(connection, gone)
+            return Usage(used, needed), _unused(connection, gone)
 
     def usage(self) -> dict[str, Usage]:
-        """Of every student who has a snapshot."""
+        """The usage of every student with a snapshot."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM usage")
             return {row["username"]: Usage(row["used"], row["needed"]) for row in rows}
@@ -239,16 +240,17 @@ class HistoryLedger:
             return {row["username"]: row["time"] for row in rows}
 
     def free(self, handed_out: Mapping[str, int]) -> dict[str, int]:
-        """The contents that count for nobody, with their sizes: what is handed out, and what was when it was kept."""
+        """The contents that do not count, with their sizes: those handed out now, or when they were stored."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM handed_out WHERE sha256 NOT IN (SELECT sha256 FROM versions)")
             connection.executemany("INSERT OR REPLACE INTO handed_out VALUES (?, ?)", handed_out.items())
             return {row["sha256"]: row["size"] for row in connection.execute("SELECT * FROM handed_out")}
 
-    def forget(self, username: str) -> None:
-        """The student has left the course."""
+    def forget(self, *usernames: str) -> None:
+        """These students have left the course."""
         with self._database.transaction() as connection:
-            _forget(connection, username)
+            for username in usernames:
+                _forget(connection, username)
 
 
 def _last(connection: sqlite3.Connection, username: str) -> sqlite3.Row | None:
@@ -264,7 +266,7 @@ def _forget(connection: sqlite3.Connection, username: str) -> None:
 
 
 def _forget_snapshots(connection: sqlite3.Connection, username: str, numbers: set[int]) -> set[str]:
-    """And every version that no other snapshot of the student has; the contents of these."""
+    """Forget snapshots, and versions that no other snapshot of the student has. Returns the contents of those."""
     if not numbers:
         return set()
     connection.executemany("DELETE FROM snapshots WHERE number = ?", [(number,) for number in numbers])
@@ -277,13 +279,13 @@ def _forget_snapshots(connection: sqlite3.Connection, username: str, numbers: se
     return contents
 
 
-def _nobodys(connection: sqlite3.Connection, contents: Iterable[str]) -> frozenset[str]:
+def _unused(connection: sqlite3.Connection, contents: Iterable[str]) -> frozenset[str]:
     question = "SELECT 1 FROM versions WHERE sha256 = ? LIMIT 1"
-    return frozenset(one for one in contents if connection.execute(question, (one,)).fetchone() is None)
+    return frozenset(sha256 for sha256 in contents if connection.execute(question, (sha256,)).fetchone() is None)
 
 
 def _costs(connection: sqlite3.Connection, username: str) -> tuple[list[int], dict[int, int]]:
-    """The student's snapshots, oldest first, and what each adds to those after it: what it is the last to have."""
+    """The student's snapshots, oldest first, and the bytes of what is in each but in no later one."""
     rows = connection.execute("SELECT number FROM snapshots WHERE username = ? ORDER BY number", (username,))
     numbers = [row["number"] for row in rows]
     costs = dict.fromkeys(numbers, 0)
@@ -309,9 +311,9 @@ def _stored(row: sqlite3.Row) -> Stored:
     return Stored(stamp, row["sha256"])
 
 
-def _times(one: Stored) -> tuple[str, str, str]:
-    """As text: a student may set a time that SQLite's integers do not hold."""
-    _size, mtime, ctime, inode = one.stamp
+def _times(stored: Stored) -> tuple[str, str, str]:
+    """As text: a student may set a time that does not fit into SQLite's integers."""
+    _size, mtime, ctime, inode = stored.stamp
     return str(mtime), str(ctime), str(inode)
 
 

@@ -40,12 +40,12 @@ class Claim:
     is_guest: bool
     stage: str
     has_password: bool = False
-    """Whether a system password was set and handed to the teacher."""
+    """Whether a system password was set and given to the teacher."""
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A student of a course: the account's name and the port that is theirs for good."""
+    """A student of a course, with a port that no other student ever gets."""
 
     username: str
     port: int
@@ -53,7 +53,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class CourseRecord:
-    """A course of this host and whose it is."""
+    """A course of this host, and its owner."""
 
     course: str
     owner: str
@@ -61,7 +61,7 @@ class CourseRecord:
     config: str
     front_port: int
     group_made: bool
-    """Whether the course's group was made by us (and may be removed by us)."""
+    """Whether we made the course's group, and so may remove it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class HostLedger:
     def _database(self) -> Database:
         return Database(self.file, SCHEMA)
 
-    # What we know.
+    # Reading.
 
     def courses(self) -> tuple[CourseRecord, ...]:
         with self._database.reading() as connection:
@@ -115,29 +115,29 @@ class HostLedger:
             return tuple(row["course"] for row in rows)
 
     def ports(self) -> dict[int, tuple[str, str]]:
-        """Every port that belongs to somebody: port → (course, username)."""
+        """Every assigned port: port → (course, username)."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM ports").fetchall()
         return {row["port"]: (row["course"], row["username"]) for row in rows}
 
     def members_elsewhere(self, course: str) -> frozenset[str]:
-        """Students who are in another course as well."""
+        """Students that are also in another course."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT username FROM memberships WHERE course != ?", (course,)).fetchall()
         return frozenset(row["username"] for row in rows)
 
     def spent_uids(self) -> frozenset[int]:
-        """Uids that we gave to somebody at any time; none is ever given again."""
+        """Uids that we have ever assigned; none is assigned again."""
         with self._database.reading() as connection:
             return frozenset(row["uid"] for row in connection.execute("SELECT uid FROM spent_uids"))
 
     def spent_ports(self, course: str) -> frozenset[int]:
-        """Ports that students of the course have or had; nobody else of the course gets one of them."""
+        """Ports that students of the course have or had; no other student of the course gets one of them."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT port FROM spent_ports WHERE course = ?", (course,)).fetchall()
         return frozenset(row["port"] for row in rows)
 
-    # What we are about to do, and what is done.
+    # Recording intentions and what is done.
 
     def record_course(self, record: CourseRecord) -> None:
         with self._database.transaction() as connection:
@@ -156,9 +156,9 @@ class HostLedger:
             )
 
     def claim_accounts(self, accounts: Iterable[Account], *, is_guest: bool) -> None:
-        """Write the intention to make (or, for guests, to serve) these accounts. Their uids are spent for ever.
+        """Record the intention to make (or, for guests, to serve) these accounts. Their uids are spent for ever.
 
-        A claim of the same name is replaced: the account was deleted by hand or is made anew after a crash.
+        Replaces a claim of the same name: the account was deleted by hand, or is made again after a crash.
         """
         stage = "made" if is_guest else "intended"
         with self._database.transaction() as connection:
@@ -183,7 +183,7 @@ class HostLedger:
                     connection.execute("INSERT OR IGNORE INTO spent_uids VALUES (?)", (account.uid,))
 
     def made_account(self, account: Account) -> None:
-        """The account is complete (again); its gid is as the host gave it."""
+        """Record that the account is complete (again), with the gid that the host gave it."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE accounts SET stage = 'made', gid = ? WHERE username = ? AND uid = ?",
@@ -191,7 +191,7 @@ class HostLedger:
             )
 
     def begin_emptying(self, username: str) -> None:
-        """The home was retrieved and verified, and is about to be emptied: from here on it may be gone."""
+        """Record that the home was retrieved and verified and may be empty or gone from now on."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE accounts SET stage = 'emptying' WHERE username = ?", (username,))
 
@@ -201,15 +201,21 @@ class HostLedger:
                 "UPDATE accounts SET has_password = 1 WHERE username = ?", [(username,) for username in usernames]
             )
 
+    def passwords_disabled(self, usernames: Iterable[str]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE accounts SET has_password = 0 WHERE username = ?", [(username,) for username in usernames]
+            )
+
     def begin_removal(self, username: str) -> None:
-        """Before the first act of a removal: from here on the account may be locked."""
+        """Record that a removal begins: the account may be locked from now on."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE accounts SET stage = 'removing' WHERE username = ? AND stage != 'emptying'", (username,)
             )
 
     def join(self, course: str, ports: Mapping[str, int]) -> None:
-        """Make these students members of the course, each with the port given; a port that is kept stays kept."""
+        """Make these students members of the course, each with this port, unless the student has one already."""
         with self._database.transaction() as connection:
             for username, port in ports.items():
                 connection.execute("INSERT OR IGNORE INTO memberships VALUES (?, ?)", (course, username))
@@ -223,18 +229,19 @@ class HostLedger:
                     (course, username),
                 )
 
-    def leave(self, course: str, username: str) -> None:
-        """The student is no longer in the course; an account without a course is forgotten, its uid stays spent."""
+    def leave(self, course: str, *usernames: str) -> None:
+        """Remove students from the course. An account without a course is forgotten, but its uid stays spent."""
+        both = [(course, username) for username in usernames]
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM memberships WHERE course = ? AND username = ?", (course, username))
-            connection.execute("DELETE FROM ports WHERE course = ? AND username = ?", (course, username))
-            connection.execute(
+            connection.executemany("DELETE FROM memberships WHERE course = ? AND username = ?", both)
+            connection.executemany("DELETE FROM ports WHERE course = ? AND username = ?", both)
+            connection.executemany(
                 "DELETE FROM accounts WHERE username = ? AND username NOT IN (SELECT username FROM memberships)",
-                (username,),
+                [(username,) for username in usernames],
             )
 
     def forget_course(self, course: str) -> None:
-        """The last student is gone: the course's record and ports go too."""
+        """Forget the course and its ports, after its last student."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM courses WHERE course = ?", (course,))
             connection.execute("DELETE FROM ports WHERE course = ?", (course,))

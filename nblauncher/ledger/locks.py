@@ -1,4 +1,4 @@
-"""Who may change things: one nblauncher at a time for a course, and one for the host's accounts."""
+"""Locks: one nblauncher at a time may change a course, and one the host's accounts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nblauncher import interruption
 from nblauncher.errors import BusyError, HostError
+from nblauncher.system import interruption
 
 PATIENCE = 10.0
 """Seconds to wait for another run before giving up (exit code 6)."""
@@ -20,9 +20,9 @@ PATIENCE = 10.0
 def locked(file: Path, what: str, *, patience: float = PATIENCE, makes_folder: bool = True) -> Iterator[int]:
     """Hold an exclusive flock(2) on `file`, made 0600 when missing. Yields the descriptor.
 
-    Hand the descriptor to useradd, userdel and chpasswd: as long as one of them runs, the lock is held, also when
-    we are killed. Raises BusyError after `patience` seconds, naming `what` is being changed; HostError when the
-    folder is gone and we are not to make it.
+    Pass the descriptor to useradd, userdel and chpasswd: the lock is held as long as one of them runs, even if we are
+    killed. BusyError after `patience` seconds, naming `what` is being changed; HostError when the folder is gone and we
+    must not make it.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -41,7 +41,7 @@ def locked(file: Path, what: str, *, patience: float = PATIENCE, makes_folder: b
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
-    """Whoever held the lock before us may have deleted the file (`remove` ends a course); then it keeps nobody out."""
+    """Whether the file is still the locked one: `remove` deletes it, and then the lock protects nothing."""
     try:
         return os.path.samestat(os.stat(file), os.fstat(descriptor))
     except FileNotFoundError:

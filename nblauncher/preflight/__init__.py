@@ -1,4 +1,8 @@
-"""What could keep a class from working, found before it starts. Looks, changes nothing.
+"""`check` and `check --security`: find what could keep a class from working, before it starts. Changes nothing.
 
-Each check is a function of what it looks at: texts, answers of programs and facts come in, findings go out.
+Each check is a function: texts, answers of programs and facts in, findings out.
+
+Run by: root; most checks also without root.
+May import: planning, supervisor, forkserver, environments, frontends, server, accounts, auth, config, isolation,
+ledger, system.
 """

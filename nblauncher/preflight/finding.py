@@ -1,4 +1,4 @@
-"""What a check found, and how checks ask the host's programs."""
+"""The result of a check, and how checks run the host's programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `check`. `hint` says what to do and is empty only when all is well."""
+    """One line of `check`. `hint` says what to do; it is empty only for `ok`."""
 
     level: Level
     subject: str
@@ -22,20 +22,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a program said on standard output, and how it ended."""
+    """The standard output and exit status of a program."""
 
     exit_status: int
     text: str
 
 
 Ask = Callable[[Sequence[str]], Answer | None]
-"""Runs a program that only tells; None when the host does not have it."""
+"""Runs a program that changes nothing; None when the host does not have it."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def ask(command: Sequence[str]) -> Answer | None:
-    """Run a program of the system's in the C locale, at most 15 s, without standard input."""
+    """Run a system program in the C locale, for at most 15 s, without standard input."""
     try:
         done = subprocess.run(
             list(command),

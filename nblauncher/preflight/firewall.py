@@ -1,4 +1,4 @@
-"""Whether the host's own firewall lets students in: ufw, firewalld, nftables, whichever is in charge."""
+"""Whether the host's firewall lets students in: ufw, firewalld or nftables, whichever is active."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUBJECT = "firewall"
 
 
 def firewall(ports: Collection[int], ask: Ask) -> Iterator[Finding]:
-    """Ask ufw, then firewalld (both write nftables rules of their own), else read nftables itself."""
+    """Ask ufw, then firewalld (both write nftables rules); if neither is active, read nftables."""
     for judge in (_ufw, _firewalld):
         finding = judge(ports, ask)
         if finding is not None:
@@ -30,7 +30,7 @@ def _ufw(ports: Collection[int], ask: Ask) -> Finding | None:
     if answer is None or "Status: inactive" in answer.text:
         return None
     if "Status: active" not in answer.text:
-        return _untold("ufw", ports)
+        return _unknown("ufw", ports)
     allowed = set(ports) if "Default: allow (incoming)" in answer.text else set[int]()
     for line in answer.text.splitlines():
         match = re.match(r"([0-9:,]+)(/tcp)?\s+ALLOW(?: IN)?\s+Anywhere\s*$", line.strip())
@@ -46,7 +46,7 @@ def _firewalld(ports: Collection[int], ask: Ask) -> Finding | None:
         return None
     listed = ask(["firewall-cmd", "--list-ports"])
     if state.exit_status != 0 or listed is None or listed.exit_status != 0:
-        return _untold("firewalld", ports)
+        return _unknown("firewalld", ports)
     allowed = {
         port for word in listed.text.split() if word.endswith("/tcp") for port in _numbers(word.removesuffix("/tcp"))
     }
@@ -64,7 +64,7 @@ def _nftables(ports: Collection[int], ask: Ask) -> Iterator[Finding]:
     except (ValueError, KeyError, TypeError):
         items = None
     if items is None:
-        yield _untold("nftables", ports)
+        yield _unknown("nftables", ports)
         return
     chains = [item["chain"] for item in items if _is_input(item.get("chain", {}))]
     rules = [item["rule"] for item in items if "rule" in item]
@@ -91,14 +91,14 @@ def _is_input(chain: Mapping[str, Any]) -> bool:
 
 
 def _accepted(ports: Collection[int], policy: str, rules: Iterable[Mapping[str, Any]]) -> set[int]:
-    """The ports that a chain lets in for everybody. A rule with further conditions lets nobody in, to be careful."""
+    """The ports that a chain accepts from every address. A rule with other conditions counts as closed, to be safe."""
     undecided = set(ports)
     accepted: set[int] = set()
     for rule in rules:
         parts = rule.get("expr", ())
         words = {word for part in parts for word in part}
         if words & {"jump", "goto", "vmap", "xt"}:
-            policy = "drop"  # what happens there is not followed
+            policy = "drop"  # we do not follow other chains
         matches = [part["match"] for part in parts if "match" in part]
         verdict = next((word for word in ("accept", "drop", "reject") if word in words), "")
         if not verdict or any(not _is_port_match(match) for match in matches):
@@ -141,9 +141,9 @@ def _judged(name: str, ports: Collection[int], allowed: set[int], command: str, 
     return warning(_SUBJECT, f"{name} does not let {in_words(missing)} through for all", f"Run `{command}`{more}.")
 
 
-def _untold(name: str, ports: Collection[int]) -> Finding:
+def _unknown(name: str, ports: Collection[int]) -> Finding:
     return warning(
         _SUBJECT,
         f"{name} is there and did not say what it lets through",
-        f"Run `sudo nblauncher check`, or see yourself that TCP {in_words(ports)} is let through.",
+        f"Run `sudo nblauncher check`, or check that TCP {in_words(ports)} is open.",
     )

@@ -1,23 +1,23 @@
-"""What holds a student on this host: limits, isolation, disk quotas."""
+"""What confines students on this host: limits, isolation, disk quotas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nblauncher import memory
-from nblauncher.memory import Room
 from nblauncher.model import Limits
 from nblauncher.preflight.finding import Finding, ok, problem, warning
+from nblauncher.system import memory
+from nblauncher.system.memory import Room
 
 _WEAK = {
     "RLIMIT_DATA": "each process by itself only (RLIMIT_DATA): several together take more",
     "RLIMIT_NPROC": "by RLIMIT_NPROC, with what the student runs outside of the class",
-    "": "by nothing: who computes takes what there is",
+    "": "by nothing: a busy student takes all that there is",
 }
 
 
 def limits(wanted: Limits, mechanism: Mapping[str, str], room: Room) -> Iterator[Finding]:
-    """By what each limit is held. `mechanism` as nblauncher.limits tells it."""
+    """What enforces each limit. `mechanism` is from nblauncher.isolation.limits."""
     held = {"memory": wanted.memory, "cpus": wanted.cpus, "processes": wanted.processes}
     strong = [f"{name} by {mechanism[name]}" for name, value in held.items() if value and mechanism[name] not in _WEAK]
     if strong:
@@ -36,7 +36,7 @@ def limits(wanted: Limits, mechanism: Mapping[str, str], room: Room) -> Iterator
 
 
 def disk(wanted: Limits, *, has_quotas: bool, creates: bool) -> Finding | None:
-    """None when nothing is limited."""
+    """None when there is no limit."""
     if wanted.disk is None:
         return None
     if has_quotas and creates:
@@ -44,19 +44,19 @@ def disk(wanted: Limits, *, has_quotas: bool, creates: bool) -> Finding | None:
     why = "the file system of the homes has no quotas" if creates else "the accounts are not ours"
     return warning(
         "disk quota",
-        f"{why}: limits.disk is only watched, and told by `status`",
+        f"{why}: limits.disk is only watched, and shown by `status`",
         "Mount it with usrquota (ext4: tune2fs -O quota; XFS: uquota).",
     )
 
 
 def isolation(is_wanted: bool, objection: str, *, hides_processes: bool) -> Finding:
-    """`objection` as nblauncher.namespaces tells it; asked for as root only."""
+    """`objection` is from nblauncher.isolation.namespaces, as root."""
     if not is_wanted:
         return warning(
             "isolation", "off: students share /tmp and see each other's processes", "Remove `isolation: false`."
         )
     if objection:
-        return problem("isolation", f"this host cannot: {objection}", "Set `isolation: off`, or use another host.")
+        return problem("isolation", f"this host cannot: {objection}", "Set `isolation: false`, or use another host.")
     if not hides_processes:
         return warning(
             "isolation",

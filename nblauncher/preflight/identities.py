@@ -1,4 +1,4 @@
-"""Where accounts come from, and which uids are free for new ones."""
+"""Where accounts come from, and whether there are uids, homes and a shell for new ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from nblauncher.accounts import home_folders
+from nblauncher.config.settings import AccountSettings
 from nblauncher.errors import RefusedError
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
-from nblauncher.settings import AccountSettings
 
 _FROM_NETWORK = frozenset({"sss", "ldap", "nis", "nisplus", "winbind", "hesiod", "compat"})
 # https://systemd.io/UIDS-GIDS
+_HIGHEST_UID = 2_000_000_000
 _SYSTEMD_RANGES: Mapping[str, range] = {
     "systemd-homed": range(60001, 60514),
     "systemd's dynamic users": range(61184, 65520),
@@ -23,7 +24,7 @@ _SYSTEMD_RANGES: Mapping[str, range] = {
 
 
 def account_sources(nsswitch: str, *, creates: bool) -> Finding:
-    """From the text of /etc/nsswitch.conf. `creates`: the course makes its accounts."""
+    """Judge the text of /etc/nsswitch.conf. `creates`: the course makes its accounts."""
     line = re.search(r"^\s*passwd\s*:([^#\n]*)", nsswitch, re.MULTILINE)
     sources = re.sub(r"\[[^\]]*\]", " ", line[1]).split() if line else ["files"]
     network = [source for source in sources if source in _FROM_NETWORK]
@@ -48,20 +49,14 @@ def account_sources(nsswitch: str, *, creates: bool) -> Finding:
 def uid_range(
     wanted: range, students: int, login_defs: str, taken: Mapping[int, str], ours: Collection[int]
 ) -> Iterator[Finding]:
-    """`taken`: uid → name of every account of the host; `ours`: uids that we gave at any time."""
-    limits = {name: int(value) for name, value in re.findall(r"^\s*(UID_M\w+|SUB_UID_MIN)\s+(\d+)", login_defs, re.M)}
+    """`taken`: uid → name of every account on the host; `ours`: uids that we have ever assigned."""
+    limits = _limits(login_defs)
     subject = "uid range"
     shown = f"{wanted.start}-{wanted.stop - 1}"
     least, most = limits.get("UID_MIN", 1000), limits.get("UID_MAX", 60000)
     if wanted.start < least:
         yield problem(subject, f"{shown} begins below UID_MIN, {least}", "Choose a higher accounts.uid_range.")
-    if wanted.stop - 1 > most:
-        yield warning(
-            subject,
-            f"{shown} goes beyond UID_MAX, {most}: useradd works and warns, other tools may take them for no people",
-            "Choose a lower accounts.uid_range.",
-        )
-    for name, others in {**_SYSTEMD_RANGES, "subordinate uids": _subordinate(limits)}.items():
+    for name, others in _reserved(limits).items():
         if max(wanted.start, others.start) < min(wanted.stop, others.stop):
             yield warning(
                 subject,
@@ -77,15 +72,37 @@ def uid_range(
         yield warning(
             subject,
             f"{len(strangers)} uids of {shown} belong to accounts that we did not make: {some}",
-            "They are left alone; choose a range of its own to keep the class apart.",
+            "They are left alone; choose a range for the class alone to keep them apart.",
         )
     else:
-        yield ok(subject, f"{shown}: {free} left")
+        ordinary = max(wanted.start, least) <= most
+        remark = f"; the host's next ordinary useradd may take one of them (UID_MAX is {most})" if ordinary else ""
+        yield ok(subject, f"{shown}: {free} left{remark}")
+
+
+def range_for(login_defs: str, usual: range) -> range:
+    """`usual`, or, where this host's own useradd assigns its uids or they are reserved, the next range that is free."""
+    limits = _limits(login_defs)
+    taken = [*_reserved(limits).values(), range(limits.get("UID_MAX", 60000) + 1)]
+    for first in (usual.start, *range(usual.start + len(usual), _HIGHEST_UID, len(usual))):
+        found = range(first, first + len(usual))
+        if not any(max(found.start, one.start) < min(found.stop, one.stop) for one in taken):
+            return found
+    return usual
+
+
+def _limits(login_defs: str) -> dict[str, int]:
+    found = re.findall(r"^\s*(UID_M\w+|SUB_UID_M\w+)\s+(\d+)", login_defs, re.M)
+    return {name: int(value) for name, value in found}
+
+
+def _reserved(limits: Mapping[str, int]) -> Mapping[str, range]:
+    return {**_SYSTEMD_RANGES, "subordinate uids": _subordinate(limits)}
 
 
 def _subordinate(limits: Mapping[str, int]) -> range:
-    """The uids for containers that useradd deals out (login.defs: SUB_UID_MIN, SUB_UID_MAX)."""
-    return range(limits.get("SUB_UID_MIN", 100000), 600100001)
+    """The uids for containers that useradd assigns (login.defs: SUB_UID_MIN, SUB_UID_MAX)."""
+    return range(limits.get("SUB_UID_MIN", 100000), limits.get("SUB_UID_MAX", 600100000) + 1)
 
 
 def new_accounts(settings: AccountSettings, shells: str) -> Iterator[Finding]:
@@ -96,7 +113,7 @@ def new_accounts(settings: AccountSettings, shells: str) -> Iterator[Finding]:
         home_folders.refuse_unsafe_root(settings.home)
     except PermissionError as error:
         hint = "Run `sudo nblauncher check`."
-        yield warning("homes", f"the way to {printable(str(settings.home))} cannot be looked at: {error}", hint)
+        yield warning("homes", f"the path to {printable(str(settings.home))} cannot be checked: {error}", hint)
     except RefusedError as error:
         yield problem("homes", printable(error.problem), printable(error.hint) or "Choose another accounts.home.")
     if not Path(settings.shell).is_file() or not os.access(settings.shell, os.X_OK):

@@ -1,4 +1,4 @@
-"""The Python that runs the kernels (notebook.kernel_python), and what it has in memory for them (notebook.preload)."""
+"""The Python that runs the kernels (notebook.kernel_python), and the modules that they are forked with."""
 
 from __future__ import annotations
 
@@ -13,26 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import (
-    enclosure,
-    environments,
-    kernel_sockets,
-    kernel_transport,
-    namespaces,
-    privileges,
-    shared_data,
-    workers,
-)
-from nblauncher.children import NOWHERE
-from nblauncher.course import CoursePaths
+from nblauncher.config.requirements import Requirements
+from nblauncher.config.settings import Settings
+from nblauncher.environments import course_packages
 from nblauncher.errors import HostError
-from nblauncher.forkserver import foreign, rehearsal, trusted
+from nblauncher.forkserver import foreign, rehearsal
+from nblauncher.isolation import enclosure, namespaces
+from nblauncher.isolation.spawn import NOWHERE
 from nblauncher.model import Account
+from nblauncher.paths import CoursePaths
 from nblauncher.preflight.finding import PATH, Finding, ok, problem, warning
 from nblauncher.printable import printable
-from nblauncher.requirements import Requirements
-from nblauncher.settings import Settings
-from nblauncher.spawners import Preload
+from nblauncher.server import kernel_sockets, kernel_transport, shared_data
+from nblauncher.supervisor.spawners import Preload
+from nblauncher.system import privileges, trusted, workers
 
 log = logging.getLogger(__name__)
 
@@ -62,37 +56,37 @@ _PATIENCE = 60.0
 _ROUNDS = 4
 _NOBODY = "nobody"
 _OLDEST = (3, 10)
-"""Python's version that the fork server is written for."""
+"""The oldest Python that the fork server supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What an interpreter says of itself when nobody runs it; or `why` it says nothing."""
+    """What an interpreter reports when the account `nobody` runs it, or `why` it reports nothing."""
 
     version: tuple[int, ...] = ()
     ipykernel: str = ""
     path: tuple[str, ...] = ()
     prefix: str = ""
     missing: tuple[str, ...] = ()
-    """Of the modules that it was asked for."""
+    """Those of the requested modules that it does not have."""
     no_debugger: str = ""
-    """Why its kernels have none."""
+    """Why its kernels have no debugger."""
     why: str = ""
 
 
 def python_of(settings: Settings) -> str:
-    """What runs the kernels. HostError when the course's packages were never built."""
+    """The interpreter that runs the kernels. HostError when the course's packages were never built."""
     notebook = settings.notebook
     if notebook.requirements is None:
         return str(notebook.kernel_python or sys.executable)
-    environment = environments.current(CoursePaths(settings.course).environments)
+    environment = course_packages.current(CoursePaths(settings.course).environments)
     if environment is None:
         raise HostError("the course's packages are not installed", "Run `nblauncher setup`, which builds them.")
-    return str(environments.python_in(environment))
+    return str(course_packages.python_in(environment))
 
 
 def prefix_of(settings: Settings) -> Path:
-    """Where the packages of the kernels' Python have their files. HostError as `python_of`."""
+    """The prefix of the kernels' Python, with its packages' files. HostError as `python_of`."""
     python = Path(python_of(settings))
     if settings.notebook.kernel_python is None or settings.notebook.requirements is not None:
         return python.parents[1] if settings.notebook.requirements is not None else Path(sys.prefix)
@@ -100,11 +94,11 @@ def prefix_of(settings: Settings) -> Path:
 
 
 def for_the_browser(settings: Settings) -> Iterator[Finding]:
-    """What the course's packages bring for Notebook and Lab, and what is left out of it."""
+    """What the course's packages bring for Notebook and Lab, and which parts are left out."""
     try:
         offered = shared_data.offered(prefix_of(settings), python_of(settings))
     except HostError:
-        return  # `packages` says it
+        return  # `packages` reports it
     kinds = [name.partition("/") for name in offered.extras.links]
     extensions = sorted(name for kind, _slash, name in kinds if kind == "labextensions")
     if extensions:
@@ -116,7 +110,7 @@ def for_the_browser(settings: Settings) -> Iterator[Finding]:
 
 
 def over_tcp(settings: Settings) -> Iterator[Finding]:
-    """Kernels beside the class's own that would listen where other accounts can connect."""
+    """Other kernels than the class's that would listen where other accounts can connect."""
     try:
         specs = dict(shared_data.offered(prefix_of(settings), python_of(settings)).extras.specs)
     except HostError:
@@ -127,15 +121,15 @@ def over_tcp(settings: Settings) -> Iterator[Finding]:
     if found:
         yield warning(
             "kernels",
-            f"{printable(', '.join(sorted(found)))}: as far as known, TCP is all that such a kernel speaks; what it "
-            "prints can be read by every account of this host while it runs",
-            'Tell your students, or take it away. One that can use unix sockets says so by `"transport": "ipc"` in the '
+            f"{printable(', '.join(sorted(found)))}: as far as we know, such a kernel uses only TCP; every account of "
+            "this host can read what it prints while it runs",
+            'Tell your students, or remove it. A kernel that can use unix sockets needs `"transport": "ipc"` in the '
             "metadata of its kernel.json.",
         )
 
 
 def preload(settings: Settings) -> Preload | None:
-    """What kernels are forked from; None where each is to be a program of its own, which the log explains."""
+    """What kernels are forked from; None where each is started as a program, for a reason that the log has."""
     notebook = settings.notebook
     if notebook.spawner != "forkserver":
         return None
@@ -148,12 +142,12 @@ def preload(settings: Settings) -> Preload | None:
 
 
 def has_debugger(python: str) -> bool:
-    """Whether kernels of this interpreter have one that is the student's alone. nblauncher's own do, or say so."""
+    """Whether its kernels have a debugger that only the student reaches; nblauncher's own do, or report why not."""
     return python == sys.executable or not _tried(python, ()).no_debugger
 
 
 def objections(python: str) -> list[str]:
-    """Why root must not run this interpreter, or cannot use it, to fork kernels from; empty when all is well."""
+    """Why root must not or cannot fork kernels from this interpreter; empty when it can."""
     if python == sys.executable:
         return trusted.objections()
     found = list(trusted.objections_to(Path(python)))
@@ -168,7 +162,7 @@ def objections(python: str) -> list[str]:
 
 
 def kernel_python(python: Path) -> Iterator[Finding]:
-    """Whether students can run it, and whether it has ipykernel. It is run as nobody, never as root."""
+    """Whether students can run it, and whether it has ipykernel. The account `nobody` runs it, never root."""
     shown = printable(str(python))
     tried = _tried(str(python), ())
     if tried.why:
@@ -183,46 +177,46 @@ def kernel_python(python: Path) -> Iterator[Finding]:
         yield warning(
             "kernels",
             f"notebooks have no debugger: {printable(tried.no_debugger)}",
-            "Install the newest ipykernel and debugpy there. One that others could reach is switched off.",
+            "Install the newest ipykernel and debugpy there. A debugger that others could reach is switched off.",
         )
     if found := list(trusted.objections_to(python)):
         yield warning(
             "kernels",
-            f"students run {shown}, and not only root can change it: {printable(found[0])}",
-            "Make it root's, unless whoever that is may act as every student.",
+            f"students run {shown}, and other accounts than root can change it: {printable(found[0])}",
+            "Make root its owner, unless that account may act as every student.",
         )
 
 
 def packages(settings: Settings, wanted: Requirements | None) -> Iterator[Finding]:
-    """Whether the environment that the course asks for is there."""
+    """Whether the environment that the course needs is installed."""
     if wanted is None:
         return
     folder, subject = CoursePaths(settings.course).environments, "packages"
-    found, many = environments.current(folder), f"the course's packages ({len(wanted.lines)} asked for)"
-    if environments.is_built(folder, wanted):
+    found, many = course_packages.current(folder), f"the course's packages ({len(wanted.lines)} asked for)"
+    if course_packages.is_built(folder, wanted):
         yield ok(subject, f"{many} are installed in {found}")
     elif privileges.is_root() and (why := enclosure.objection()):
         yield problem(subject, f"{many} cannot be built here: {why}", namespaces.APART)
     elif found is None:
         yield warning(subject, f"{many} are not installed yet", "`nblauncher setup` builds them.")
     else:
-        hint = "`nblauncher setup` builds them anew."
-        yield warning(subject, f"{many} are other ones than those in {found}", hint)
+        hint = "`nblauncher setup` builds them again."
+        yield warning(subject, f"{many} differ from those in {found}", hint)
 
 
 def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:
-    """How kernels are started, and what they have in memory. `default` are modules that may be missing."""
+    """How kernels are started, and with which modules. `default` are modules that may be missing."""
     notebook, subject = settings.notebook, "kernel fork server"
     try:
         python = python_of(settings)
     except HostError:
-        return  # `packages` says it
+        return  # `packages` reports it
     if found := objections(python):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         yield warning(
             subject,
             f"{printable(found[0])}{more}: every kernel is started as a program of its own",
-            "Give the kernels' Python to root and let nobody else write there, or set notebook.spawner: process.",
+            "Make root its owner and let no other account write there, or set notebook.spawner: process.",
         )
         return
     tried = _tried(python, notebook.preload)
@@ -235,13 +229,13 @@ def preloading(settings: Settings, default: Sequence[str]) -> Iterator[Finding]:
         yield warning(
             subject,
             f"notebook.preload: kernels are forked without {name} in memory: it {printable(why)}",
-            "It works all the same, and takes its time to import. Take it out of notebook.preload to end this warning.",
+            "It still works, and takes its time to import. Remove it from notebook.preload to end this warning.",
         )
     if missing := [name for name in tried.missing if name not in default]:
         yield warning(
             subject,
             f"notebook.preload: {printable(python)} has no {', '.join(missing)}",
-            "Install it there, or take it out of notebook.preload.",
+            "Install it there, or remove it from notebook.preload.",
         )
 
 
@@ -251,27 +245,27 @@ def _tried(python: str, modules: tuple[str, ...]) -> Tried:
 
 
 def _as_nobody(function: Callable[..., list[str]], *arguments: object) -> list[str]:
-    """What it says, or nothing and why. As whoever asks, where that is not root."""
+    """The function's answer, or an empty one and the reason. Without root it runs as the caller."""
     if not privileges.is_root():
         return function(*arguments)
     try:
         entry = pwd.getpwnam(_NOBODY)
     except KeyError:
         return ["", f"there is no account {_NOBODY} to try it with"]
-    nobody = Account(_NOBODY, entry.pw_uid, entry.pw_gid, NOWHERE)
+    account = Account(_NOBODY, entry.pw_uid, entry.pw_gid, NOWHERE)
     try:
-        said, why = workers.run_as(nobody, function, *arguments, timeout=_PATIENCE + 10)
+        output, why = workers.run_as(account, function, *arguments, timeout=_PATIENCE + 10)
     except HostError as error:
         return ["", error.problem]
-    return [str(said), str(why)]
+    return [str(output), str(why)]
 
 
 def _try(python: str, modules: Sequence[str]) -> list[str]:
-    """Runs as nobody. What the probe said, or nothing and why."""
-    return _said_by([python, "-I", "-c", _PROBE, kernel_sockets.__file__, *modules])
+    """Runs as that account. The probe's output, or none and the reason."""
+    return _output_of([python, "-I", "-c", _PROBE, kernel_sockets.__file__, *modules])
 
 
-def _said_by(command: Sequence[str]) -> list[str]:
+def _output_of(command: Sequence[str]) -> list[str]:
     try:
         done = subprocess.run(
             command,
@@ -294,15 +288,15 @@ def _said_by(command: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _left_out(python: str, modules: tuple[str, ...]) -> dict[str, str]:
-    """Which of them a fork server leaves to the kernels, and why, as it would find out itself."""
+    """Modules that a fork server would not load, with the reasons, found as the fork server finds them."""
     culprits: dict[str, str] = {}
     because: dict[str, str] = {}
     for _round in range(_ROUNDS):
-        said = _as_nobody(_rehearse, python, sorted(culprits), modules)
+        output, why = _as_nobody(_rehearse, python, sorted(culprits), modules)
         try:
-            seen = rehearsal.Seen.parse(json.loads(said[0]))
+            seen = rehearsal.Seen.parse(json.loads(output))
         except (ValueError, RecursionError):
-            return dict.fromkeys(modules, f"could not be tried: {said[1]}")
+            return dict.fromkeys(modules, f"could not be tried: {why}")
         because |= seen.because
         culprits |= seen.culprits
         if not seen.culprits:
@@ -311,18 +305,18 @@ def _left_out(python: str, modules: tuple[str, ...]) -> dict[str, str]:
 
 
 def _rehearse(python: str, avoid: Sequence[str], modules: Sequence[str]) -> list[str]:
-    """Runs as nobody."""
+    """Runs as that account."""
     module = "nblauncher.forkserver.rehearsal"
-    return _said_by([python, str(_FOREIGN), module, ",".join(avoid), *modules])
+    return _output_of([python, str(_FOREIGN), module, ",".join(avoid), *modules])
 
 
 def _understood(answer: Any) -> Tried:
-    """What a program of the teacher's choice said, run by nobody: anything."""
-    said, why = answer
+    """Parse the output of a program that the teacher chose: it may be anything."""
+    output, why = answer
     if why:
         return Tried(why=str(why))
     try:
-        facts = json.loads(said)
+        facts = json.loads(output)
         return Tried(
             tuple(int(number) for number in facts["version"]),
             str(facts["ipykernel"]),

@@ -1,4 +1,4 @@
-"""The class's ports: which they are, whether they are free, and what else may take them."""
+"""The class's ports: which they are, whether they are free, and what else may use them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import psutil
 
-from nblauncher.allot import BLOCKED_PORTS
 from nblauncher.preflight.finding import Finding, ok, problem, warning
+from nblauncher.system.blocked_ports import BLOCKED_PORTS
 
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
 
 
 def class_ports(front_port: int, students: int, allotted: Collection[int], taken: Collection[int] = ()) -> list[int]:
-    """The front page's port, the students' allotted ones, and the next ones for those who have none yet."""
+    """The front page's port, the students' assigned ports, and the next ones for students without a port."""
     ports = {front_port, *allotted}
     following = max(ports) + 1
     while len(ports) < students + 1 and following < 65536:
@@ -28,7 +28,7 @@ def class_ports(front_port: int, students: int, allotted: Collection[int], taken
 
 
 def ranges(ports: Iterable[int]) -> list[tuple[int, int]]:
-    """Both ends of every unbroken run."""
+    """The first and last port of each consecutive range."""
     found: list[tuple[int, int]] = []
     for port in sorted(set(ports)):
         if found and found[-1][1] == port - 1:
@@ -54,14 +54,14 @@ def enough(front_port: int, students: int, ports: Collection[int]) -> Finding | 
 
 
 def blocked(front_port: int, allotted: Collection[int]) -> Iterator[Finding]:
-    """Ports that no browser connects to, whatever listens there."""
+    """The ports of the class that no browser connects to."""
     if front_port in BLOCKED_PORTS:
         hint = "Choose another web.port, 8000 say."
         yield problem("ports", f"no browser opens port {front_port}: it is one of those that they block", hint)
     if found := BLOCKED_PORTS.intersection(allotted):
         yield warning(
             "ports",
-            f"no browser opens {in_words(found)}, which students of this course were given by an older release",
+            f"no browser opens {in_words(found)}, which an older release assigned to students of this course",
             "`nblauncher remove --only NAME` and then `setup` give such a student another port.",
         )
 
@@ -70,7 +70,7 @@ Holder = Callable[[int], str]
 
 
 def free(ports: Collection[int], addresses: Collection[str], own: Collection[int], holder: Holder) -> Iterator[Finding]:
-    """Try to bind each port on each address and let go at once; `own` are held by the running class itself."""
+    """Try to bind each port on each address, without keeping it; the running class holds the `own` ones."""
     families = []
     taken: dict[int, str] = {}
     for address in addresses:
@@ -99,7 +99,7 @@ def free(ports: Collection[int], addresses: Collection[str], own: Collection[int
 
 
 def bind_trouble(family: int, address: str, port: int) -> int:
-    """The errno of a bind, 0 when it works. Nothing listens: with SO_REUSEADDR a bind still fails beside a listener."""
+    """The errno of a bind, 0 if it works. Never listens: even with SO_REUSEADDR a bind fails beside a listener."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,7 +112,7 @@ def bind_trouble(family: int, address: str, port: int) -> int:
 
 
 def holder_of(port: int) -> str:
-    """The program that has the port, in words; root sees everybody's."""
+    """A description of the program that has the port; root sees all accounts' programs."""
     try:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
@@ -140,7 +140,7 @@ def other_courses(ports: Collection[int], others: Mapping[str, Collection[int]])
 
 
 def ephemeral(ports: Collection[int], local_range: str, reserved: str, course: str) -> Finding:
-    """Whether outgoing connections may take a port of ours first (ip-sysctl: ip_local_port_range, _reserved_ports)."""
+    """Whether outgoing connections may use our ports first (ip-sysctl: ip_local_port_range, _reserved_ports)."""
     low, high = (int(word) for word in local_range.split()[:2])
     kept = {
         port

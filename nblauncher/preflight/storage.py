@@ -1,4 +1,4 @@
-"""Room on the disks that a class fills."""
+"""Space on the disks, and memory, for a class."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nblauncher import memory
-from nblauncher.memory import Room
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
+from nblauncher.system import memory
+from nblauncher.system.memory import Room
 
 _LEAST_BYTES = 100_000_000
 _LEAST_INODES = 1000
@@ -18,15 +18,15 @@ _INODES_PER_STUDENT = 2000
 
 
 def room(places: Mapping[str, Path], students: int) -> Iterator[Finding]:
-    """Free bytes and inodes for homes, state and retrieved work. Name → folder, which need not exist yet."""
+    """Free bytes and inodes for homes, state and retrieved work. Name → folder, which may not exist yet."""
     for name, place in places.items():
         try:
             status = os.statvfs(_existing(place))
         except PermissionError:
-            yield warning("disk space", f"{name} ({printable(str(place))}) cannot be looked at", "Run it as root.")
+            yield warning("disk space", f"{name} ({printable(str(place))}) cannot be checked", "Run it as root.")
             continue
         free = status.f_bavail * status.f_frsize
-        # Btrfs and ZFS make inodes as they need them and say 0 of 0.
+        # Btrfs and ZFS make inodes as they need them and report 0 of 0.
         inodes = status.f_favail if status.f_files else None
         where = f"{name} ({printable(str(place))})"
         if free < _LEAST_BYTES or (inodes is not None and inodes < _LEAST_INODES):
@@ -40,8 +40,9 @@ def room(places: Mapping[str, Path], students: int) -> Iterator[Finding]:
 
 
 def main_memory(room: Room, spawner: str, students: int, running: int, *, on_demand: bool) -> Finding:
-    """Whether the students fit at the same time, each with a server and a kernel that imported pandas. `running` have
-    their servers already, which `room` no longer counts.
+    """Whether there is memory for all students at the same time, each with a server and a kernel that imported pandas.
+
+    `running` students have their servers already, which `room` no longer includes.
     """
     able = room.students(spawner) + running
     left = f"{memory.words(room.usable)} are left for the class"
@@ -56,7 +57,7 @@ def main_memory(room: Room, spawner: str, students: int, running: int, *, on_dem
 
 
 def does_not_fit(room: Room, spawner: str, servers: int) -> tuple[str, str]:
-    """What to say, and what to do, when so many servers more have no room."""
+    """The problem and the hint when there is no memory for so many more servers."""
     needed = memory.words(servers * memory.server_bytes(spawner))
     return (
         f"{servers} servers need {needed} of memory and {memory.words(room.usable)} are left for the class",

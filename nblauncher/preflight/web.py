@@ -1,4 +1,4 @@
-"""Names under which students reach the class, and the administrator's certificate."""
+"""Names under which students reach the class, the pages that they see, and the administrator's certificate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 import os
 import pwd
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 import psutil
 from cryptography import x509
 
-from nblauncher import tcp_diag, workers
+from nblauncher.auth import texts
+from nblauncher.config.settings import Settings, TlsSettings
 from nblauncher.errors import InputError, NblauncherError
 from nblauncher.frontends import FrontEnd
-from nblauncher.model import Account
+from nblauncher.frontends.admin_certificate import load_files
+from nblauncher.model import LANGUAGES, Account
 from nblauncher.preflight.finding import Finding, ok, problem, warning
 from nblauncher.printable import printable
-from nblauncher.settings import TlsSettings
-from nblauncher.tls_files import load_files
+from nblauncher.system import tcp_diag, workers
 
 _SOON = timedelta(days=30)
 
@@ -39,10 +40,41 @@ def names(wanted: Collection[str], frontend: FrontEnd, own: Collection[str]) -> 
             yield warning(
                 "names",
                 f"{name} leads to {', '.join(sorted(resolved))}, which is not an address of this host",
-                "That is right behind an address translation that forwards the ports unchanged; else correct it.",
+                "That is right behind an address translation that forwards the ports unchanged; otherwise correct it.",
             )
         else:
             yield ok("names", f"{name} leads here")
+
+
+def pages(settings: Settings) -> Iterator[Finding]:
+    """Whether the teacher's texts are complete, and on whose clock students see deadlines."""
+    if settings.web.texts is not None:
+        yield from _texts(printable(settings.web.texts.name), settings.web.language, settings.texts)
+    now = datetime.now(timezone.utc).astimezone()
+    if settings.deadlines and not settings.web.time_zone and now.tzname() == "UTC":
+        yield warning(
+            "pages",
+            "this host's clock is UTC, so students see deadlines in UTC",
+            "Set web.time_zone to the class's, such as Europe/Berlin, if that is not its own clock.",
+        )
+
+
+def _texts(name: str, language: str, given: Mapping[str, str]) -> Iterator[Finding]:
+    lacking, odd = texts.missing(given), texts.objections(given)
+    if language.partition("-")[0].lower() not in LANGUAGES and lacking:
+        yield warning(
+            "pages",
+            f"{name} lacks {_counted(lacking)}, which students see in English: {', '.join(lacking)}",
+            "Add them, or leave them English.",
+        )
+    for words in odd:
+        yield warning("pages", f"{name}: {printable(words)}", "Correct the text, or leave it out.")
+    if not lacking and not odd:
+        yield ok("pages", f"{name} has all {len(given)} texts")
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} text{'' if len(names) == 1 else 's'}"
 
 
 def _without_names(frontend: FrontEnd) -> Finding:
@@ -59,7 +91,7 @@ def _without_names(frontend: FrontEnd) -> Finding:
 
 
 def host_of(frontend: FrontEnd) -> str:
-    """The host that stands in every address."""
+    """The host in every address."""
     return urlsplit(frontend.front_page).hostname or ""
 
 
@@ -76,7 +108,7 @@ def own_addresses() -> set[str]:
 
 
 def crowding() -> Finding:
-    """Whether root can end connections that ask for nothing before they fill nginx: tried on one of our own."""
+    """Whether root can close silent connections before they fill nginx: tried on one of our own."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             address = listening.getsockname()
@@ -86,10 +118,10 @@ def crowding() -> Finding:
     except OSError as error:
         return warning(
             "front end",
-            f"the kernel does not let us end connections ({error}), so one client can fill nginx with silent ones",
+            f"the kernel does not let us close connections ({error}), so one client can fill nginx with silent ones",
             "It takes a kernel with CONFIG_INET_DIAG_DESTROY, as distributions build it, and CAP_NET_ADMIN.",
         )
-    return ok("front end", "connections of one client that ask for nothing are limited")
+    return ok("front end", "silent connections of one client are limited")
 
 
 def _is_address(host: str) -> bool:
@@ -101,13 +133,13 @@ def _is_address(host: str) -> bool:
 
 
 def certificate(tls: TlsSettings, hosts: Collection[str], *, now: datetime | None = None) -> Iterator[Finding]:
-    """The files of `tls: files`: readable, a pair, in their dates, and good for `hosts`.
+    """The files of `tls: files`: readable, a matching pair, within their dates, and valid for `hosts`.
 
-    As root each is read in a worker that is the key's owner (the key may lie in somebody's home).
+    As root they are read in a worker that is the key's owner, because the key may be in a home.
     """
     now = now or datetime.now(timezone.utc)
     if tls.mode == "off":
-        yield warning("certificate", "tls is off: anybody on the network can read passwords", "Use tls.mode: class-ca.")
+        yield warning("certificate", "tls is off: passwords can be read on the network", "Use tls.mode: class-ca.")
     if tls.mode == "class-ca":
         yield ok("certificate", "signed by the class's own authority")
     if tls.mode != "files" or tls.certificate is None or tls.key is None:
@@ -134,7 +166,7 @@ def certificate(tls: TlsSettings, hosts: Collection[str], *, now: datetime | Non
 
 
 def judge_files(certificate_file: str, key_file: str, hosts: Collection[str]) -> dict[str, Any]:
-    """Runs as whoever may read the files. InputError with every problem, a line each; no key is returned."""
+    """Runs as the key's owner. InputError with all problems, a line each; returns no key."""
     addresses = [host for host in hosts if _is_address(host)]
     host_names = [host for host in hosts if not _is_address(host)]
     files = load_files(Path(certificate_file), Path(key_file), host_names, addresses)
@@ -143,7 +175,7 @@ def judge_files(certificate_file: str, key_file: str, hosts: Collection[str]) ->
 
 
 def _owner_of(file: Path) -> Account | None:
-    """Whom root becomes to read it; None for root's own files, and when we are not root."""
+    """The account that root becomes to read it; None for root's own files, and when we are not root."""
     try:
         uid = file.stat().st_uid
         if os.geteuid() != 0 or uid == 0:
@@ -152,5 +184,5 @@ def _owner_of(file: Path) -> Account | None:
     except OSError as error:
         raise InputError(f"{printable(str(file))}: {os.strerror(error.errno or 0)}") from None
     except KeyError:
-        raise InputError(f"{printable(str(file))} belongs to nobody on this host") from None
+        raise InputError(f"{printable(str(file))} belongs to a uid without an account on this host") from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))

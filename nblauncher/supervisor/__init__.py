@@ -1,4 +1,7 @@
 """The supervisor: a small root process, one per course, that holds a class's sockets, logs and exits.
 
-It imports nothing of Jupyter, parses nothing of the students' and speaks no HTTP. Commands talk to it with `client`.
+It does not load Jupyter, parse bytes that a student sent, or speak HTTP. Commands talk to it with `client`.
+
+Run by: root, from `launch` until the class ends.
+May import: forkserver, server, isolation, system.
 """

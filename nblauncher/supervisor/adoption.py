@@ -1,4 +1,4 @@
-"""What the next supervisor must know of a seat, and how it takes the server over that a killed one left running."""
+"""What the next supervisor must know of a seat, and how it adopts a server that a killed one left running."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher import owners, processes
-from nblauncher.descriptors import take_listener, take_pipe
+from nblauncher.isolation import owners
 from nblauncher.model import Handle
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.seat import Seat
+from nblauncher.system import processes
+from nblauncher.system.descriptors import take_listener, take_pipe
 
 
 class NotAdopted(Exception):
-    """The server is gone, or cannot be verified; why, in words."""
+    """The server is gone or cannot be verified. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Descriptors of a server that runs on: its pidfd, duplicates of its listening sockets and of the end of its log's
-    pipe, which is None when there is none any more. The caller closes them.
+    """Descriptors of a server that runs on: its pidfd, duplicates of its listening sockets and of the ends of the pipes
+    of its log and its news, which are None when there are none any more. The caller closes them.
     """
 
     pidfd: int
     sockets: list[socket.socket]
     output: int | None
+    news: int | None
 
 
 def remembered(seat: Seat | None) -> Remembered | None:
@@ -43,24 +45,26 @@ def remembered(seat: Seat | None) -> Remembered | None:
         seat.handle,
         seat.output.inode if seat.output else 0,
         seat.started_at,
+        os.fstat(seat.news_pipe).st_ino if seat.news_pipe >= 0 else 0,
     )
 
 
-def take(one: Remembered, handle: Handle) -> Taken:
+def take(student: Remembered, handle: Handle) -> Taken:
     """Take the server over without touching it. NotAdopted when it is another process by now, another uid's, or does
     not listen on the sockets that it was given.
     """
     pidfd = processes.open_handle(handle)
     if pidfd is None:
-        raise NotAdopted("it ended while nobody watched")
-    taken = [take_listener(pidfd, handle.pid, wanted) for wanted in one.listeners]
-    sockets = [socket for socket in taken if socket is not None]
-    if not sockets or len(sockets) != len(taken) or not _is_run_by(handle.pid, one.uid):
-        for one_socket in sockets:
-            one_socket.close()
+        raise NotAdopted("it ended while no supervisor ran")
+    taken = [take_listener(pidfd, handle.pid, wanted) for wanted in student.listeners]
+    sockets = [found for found in taken if found is not None]
+    if not sockets or len(sockets) != len(taken) or not _is_run_by(handle.pid, student.uid):
+        for found in sockets:
+            found.close()
         os.close(pidfd)
         raise NotAdopted("its process could not be verified")
-    return Taken(pidfd, sockets, take_pipe(pidfd, handle.pid, one.pipe_inode))
+    pipes = (take_pipe(pidfd, handle.pid, inode) for inode in (student.pipe_inode, student.news_inode))
+    return Taken(pidfd, sockets, *pipes)
 
 
 def _is_run_by(pid: int, uid: int) -> bool:

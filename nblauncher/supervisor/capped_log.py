@@ -1,6 +1,6 @@
-"""One capped log per student's server. The student writes to a pipe; what arrives here is escaped, counted, cut.
+"""One capped log per student's server. The student writes to a pipe; what arrives here is escaped, counted and cut.
 
-Nothing that a student writes can fill the disk, move the cursor of whoever reads the log, or keep the supervisor busy.
+Nothing that a student writes can fill the disk, move the cursor of a reader's terminal, or keep the supervisor busy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CAP = 1_000_000
 
 BURST = 256_000
 RATE = 32_000
-"""Bytes per second that are kept in the long run; what is more is dropped, with a note."""
+"""Bytes per second that are kept in the long run; the rest is dropped, with a note."""
 
 _PART = 65_536
 _PAUSE = 0.05
@@ -42,7 +42,7 @@ class CappedLog:
         self._credit, self._credited_at = float(BURST), time.monotonic()
         self._dropped = 0
         self.is_flooded = False
-        """Output came faster than it is kept, at least once."""
+        """At least once output came faster than it is kept."""
         self._pause: Timer | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._out = _open(file)
@@ -53,7 +53,7 @@ class CappedLog:
         return tuple(self._last_lines) + ((printable(self._line),) if self._line else ())
 
     def close(self) -> None:
-        """Read what is still there, at most a pipe's worth, and let go."""
+        """Read what is left, at most a pipe's worth, and close the log."""
         if self._pipe < 0:
             return
         self._loop.forget(self._pipe)
@@ -79,12 +79,12 @@ class CappedLog:
         except BlockingIOError:
             return
         if not part:
-            # Everybody closed it. The server may live on without output; its end is told by the kernel, not by this.
+            # Every writer closed it. The server may live on without output: its end shows elsewhere.
             self._loop.forget(self._pipe)
             return
         self._take(part)
         if self._credit <= 0:
-            # A flood: look again a little later, so that the others get their turn and the flood costs little.
+            # A flood: read on a little later, so that other seats get their turn and the flood costs little.
             self._loop.forget(self._pipe)
             self._pause = self._loop.later(_PAUSE, self._resume)
 

@@ -8,11 +8,7 @@ with client.start(paths) as supervisor:                 # or client.connect(path
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,30 +16,47 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nblauncher import interruption, processes, wire
-from nblauncher.course import CoursePaths
-from nblauncher.descriptors import sealed
-from nblauncher.errors import BusyError, HostError, RefusedError
+from nblauncher.errors import BusyError, HostError
 from nblauncher.model import Account, Handle, ServerState, TlsFiles
-from nblauncher.spawners import Forking, Preload
-from nblauncher.supervisor.appointments import Wanted
-from nblauncher.supervisor.proxy import ProxySpec, ProxyWanted
+from nblauncher.paths import CoursePaths
+from nblauncher.server.notices import MOST_CHANGED
+from nblauncher.supervisor import launching, requests
+from nblauncher.supervisor.control_socket import UNKNOWN
+from nblauncher.supervisor.nginx import ProxySpec, ProxyWanted
+from nblauncher.supervisor.notice_requests import EndVisits, Invite, Say, Tell
+from nblauncher.supervisor.requests import (
+    Appoint,
+    Bind,
+    Drop,
+    End,
+    EndKernels,
+    FailServer,
+    KeepOrder,
+    MarkReady,
+    PortWanted,
+    Prepare,
+    Question,
+    RenewFrontPage,
+    Servers,
+    StartFrontPage,
+    StartProxy,
+    StartServer,
+    StopServers,
+)
+from nblauncher.supervisor.schedule import Wanted
+from nblauncher.supervisor.spawners import Forking, Preload
 from nblauncher.supervisor.specs import DEFAULT_GRACE, FrontPageSpec, ServerReport, ServerSpec
+from nblauncher.system import interruption, wire
+from nblauncher.system.descriptors import sealed
 
 START_DEADLINE = 60.0
 """Seconds until a supervisor that was just started must listen."""
 
 ANSWER_DEADLINE = 30.0
 _SWEEPING = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class PortWanted:
-    """A port to be held: a student's, or the front page's when `username` is None."""
-
-    port: int
-    username: str | None = None
-    uid: int = 0
+_RENEW = "`nblauncher shutdown`, then `nblauncher launch`, gives it the installed release."
+_ENDING_KERNELS = 30.0
+"""More than the supervisor waits for the servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class ServerOrder:
 
 @dataclass(frozen=True, slots=True)
 class FrontPageReport:
-    """How the front page is."""
+    """The state of the front page."""
 
     state: ServerState
     reason: str
@@ -67,16 +80,16 @@ class FrontPageReport:
     handle: Handle | None
     last_lines: tuple[str, ...]
     proxy_config: str = ""
-    """What the nginx in front of it was started with."""
+    """The config of the nginx in front of it."""
     proxy_is_starting: bool = False
     proxy_ports: tuple[int, ...] = ()
-    """Those that could be held for it."""
+    """The ports that could be held for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers: the release the class keeps, the supervisor's pid, since when (Unix seconds), which groups, and how
-    kernels begin (one of an older release does not say).
+    """About the supervisor: the release that the class keeps, its pid, its start (Unix seconds), the kind of control
+    groups, and how kernels start (one of an older release does not report that).
     """
 
     version: str
@@ -84,6 +97,15 @@ class Hello:
     started_at: float
     groups: str
     kernels: Forking
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The whole class at one moment; `kernels` is None if the supervisor is of a release that does not report it."""
+
+    servers: tuple[ServerReport, ...]
+    front_page: FrontPageReport
+    kernels: Forking | None
 
 
 def connect(paths: CoursePaths) -> Client | None:
@@ -111,16 +133,16 @@ def start(paths: CoursePaths) -> Client:
         if client is not None:
             return client
         try:
-            _launch(paths.course)
+            launching.launch(paths.course, START_DEADLINE)
         except BusyError:
-            # Somebody else just starts one, or the last one is just ending.
+            # Another command is starting one, or the last one is ending.
             if time.monotonic() > deadline:
                 raise
             interruption.sleep(0.1)
 
 
 class Client:
-    """A connection to the supervisor. Requests are answered in turn; HostError when one is refused or it went away."""
+    """A connection to the supervisor. Requests are answered in turn; HostError when one is refused or it has gone."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -140,7 +162,7 @@ class Client:
         self._reader.close()
 
     def hello(self) -> Hello:
-        answer = self._ask("hello")
+        answer = self._ask(requests.HELLO)
         kernels = Forking(**answer.get("kernels", {"state": "off"}))
         return Hello(answer["version"], answer["pid"], answer["started_at"], answer["groups"], kernels)
 
@@ -148,75 +170,116 @@ class Client:
         self, ports: Sequence[PortWanted], addresses: Sequence[str] = (), proxy: ProxyWanted | None = None
     ) -> tuple[dict[str, HostError], tuple[str, ...]]:
         """Hold these ports; those held already are left alone. `addresses` are web.bind. With a proxy its ports are
-        held, and for everybody a socket behind it.
+        held, and for each student a socket behind it.
 
         Returns what could not be held, by username ("" for the front page), and notes for the teacher.
         """
-        wanted = [{"port": one.port, "username": one.username, "uid": one.uid} for one in ports]
-        asked = {"ports": wanted, "addresses": list(addresses), "proxy": None if proxy is None else proxy.to_json()}
-        answer = self._ask("bind", asked)
+        answer = self._ask(Bind(tuple(ports), tuple(addresses), proxy))
         errors = {username: HostError(*words) for username, words in answer["errors"].items()}
         return errors, tuple(answer["notes"])
 
     def drop(self, usernames: Sequence[str]) -> None:
-        """Let go of these students' ports. HostError while one of their servers runs."""
-        self._ask("drop", {"usernames": list(usernames)})
+        """Close these students' ports. HostError while one of their servers runs."""
+        self._ask(Drop(tuple(usernames)))
 
     def servers(self, usernames: Iterable[str] | None = None) -> tuple[ServerReport, ...]:
-        """These students, or all of them, as far as their port is held."""
-        asked = {} if usernames is None else {"usernames": list(usernames)}
-        return tuple(map(ServerReport.from_json, self._ask("servers", asked)["servers"]))
+        """Reports on these students' servers, or on all, without students whose port is not held."""
+        answer = self._ask(Servers(None if usernames is None else tuple(usernames)))
+        return tuple(map(ServerReport.from_json, answer["servers"]))
+
+    def overview(self) -> Overview:
+        """Everything that `status` shows, in one question."""
+        answer = self._ask(Servers())
+        kernels = Forking(**answer["kernels"]) if "kernels" in answer else None
+        return Overview(tuple(map(ServerReport.from_json, answer["servers"])), _front_report(answer["front"]), kernels)
 
     def front_page(self) -> FrontPageReport:
-        return _front_report(self._ask("front_page")["front"])
+        return _front_report(self._ask(requests.FRONT_PAGE)["front"])
 
     def prepare(self, spawner: str, *, at_first_use: bool = False, kernels: Preload | None = None) -> None:
-        """Servers are about to be started with this spawner: fork servers begin to load, now or with the first. None is
-        there for kernels without `kernels`.
+        """Servers are about to be started with this spawner: load fork servers now, or with the first server. Kernels
+        have one only with `kernels`.
         """
-        wanted = None if kernels is None else {"python": kernels.python, "modules": list(kernels.modules)}
-        self._ask("prepare", {"spawner": spawner, "at_first_use": at_first_use, "kernels": wanted})
+        self._ask(Prepare(spawner, at_first_use, kernels))
 
     def start_server(self, order: ServerOrder, *, on_demand: bool = False) -> ServerReport:
-        """Start a server, now or when somebody comes, or find that it runs already. Does not wait until it answers."""
-        asked = {"server": order.spec.to_json(), "on_demand": on_demand}
+        """Start a server, now or on demand, unless it is running already. Does not wait until it answers."""
         with _memory_files(order.config, order.tls, order.spec.account) as descriptors:
-            answer = self._ask("start_server", asked, descriptors)
+            answer = self._ask(StartServer(order.spec, on_demand), descriptors)
+        return ServerReport.from_json(answer["server"])
+
+    def keep_order(self, order: ServerOrder) -> ServerReport:
+        """The student's next server is started with this, whoever starts it. HostError when the port is not held, or
+        the supervisor is of a release that cannot do it.
+        """
+        with _memory_files(order.config, order.tls, order.spec.account) as descriptors:
+            answer = self._ask(KeepOrder(order.spec), descriptors)
         return ServerReport.from_json(answer["server"])
 
     def mark_ready(self, report: ServerReport) -> ServerReport:
         """The server answered a real request."""
-        return self._about("mark_ready", report, {})
+        return self._about(MarkReady(report.username, report.handle.pid if report.handle else None))
 
     def fail_server(self, report: ServerReport, reason: str, grace: float = DEFAULT_GRACE) -> ServerReport:
         """End a server that does not answer; its state will say `reason`."""
-        return self._about("fail_server", report, {"reason": reason, "grace": grace}, grace + _SWEEPING)
+        pid = report.handle.pid if report.handle else None
+        return self._about(FailServer(report.username, pid, reason, grace), grace + _SWEEPING)
 
     def stop_servers(
-        self, usernames: Sequence[str] | None = None, *, grace: float = DEFAULT_GRACE
+        self, usernames: Sequence[str] | None = None, *, grace: float = DEFAULT_GRACE, keeps_sessions: bool = False
     ) -> tuple[ServerReport, ...]:
         """Stop these students' servers (None: all) with everything that they started; waits until they are gone."""
-        names = None if usernames is None else list(usernames)
-        answer = self._ask("stop_servers", {"usernames": names, "grace": grace}, deadline=grace + _SWEEPING)
+        names = None if usernames is None else tuple(usernames)
+        answer = self._ask(StopServers(names, grace, keeps_sessions), deadline=grace + _SWEEPING)
         return tuple(map(ServerReport.from_json, answer["servers"]))
 
+    def end_kernels(self, usernames: Sequence[str]) -> dict[str, int | str]:
+        """Have these servers end their kernels: how many each ended, or why that is not known. HostError."""
+        answer = self._ask(EndKernels(tuple(usernames)), deadline=_ENDING_KERNELS)
+        return {str(name): outcome for name, outcome in answer["outcomes"].items()}
+
     def appointments(self, wanted: Wanted | None = None) -> Wanted:
-        """Which are kept, after the wanted ones have taken their place."""
-        asked = {"appointments": None if wanted is None else wanted.to_json()}
-        return Wanted.from_json(self._ask("appoint", asked)["appointments"])
+        """The present schedule, after `wanted` has replaced it."""
+        return Wanted.from_json(self._ask(Appoint(wanted))["appointments"])
+
+    def say(self, usernames: Iterable[str] | None, text: str, until: int | None) -> tuple[ServerReport, ...]:
+        """Show a message to these students, None: to the class; no text clears. Reports on those who see it."""
+        names = None if usernames is None else tuple(usernames)
+        return tuple(map(ServerReport.from_json, self._ask(Say(names, text, until))["servers"]))
+
+    def tell_changed(self, username: str, paths: Sequence[str]) -> None:
+        """A delivery changed these files below the student's home. HostError if the student has no port."""
+        self._ask(Tell(username, changed=tuple(paths[:MOST_CHANGED])))
+
+    def tell_disk(self, username: str, disk: tuple[int, int] | None) -> None:
+        """Bytes that the student's files take, and may take; None: there is room. HostError as `tell_changed`."""
+        self._ask(Tell(username, disk=disk))
+
+    def invite(self, username: str, digest: str, *, valid: int, lasts: int) -> ServerReport:
+        """A link works once within `valid` seconds. HostError when the student's server does not run."""
+        return self._about(Invite(username, digest, valid, lasts))
+
+    def end_visits(self, usernames: Iterable[str] | None) -> int:
+        """End the teacher's visits, and void unused links; how many there were."""
+        return int(self._ask(EndVisits(None if usernames is None else tuple(usernames)))["ended"])
 
     def start_front_page(self, spec: FrontPageSpec, config: bytes, tls: TlsFiles | None) -> FrontPageReport:
         """Start the front page; `config` is the JSON of nblauncher.web. Does not wait until it answers."""
         with _memory_files(config, tls, spec.account) as descriptors:
-            answer = self._ask("start_front_page", {"front": spec.to_json()}, descriptors)
+            answer = self._ask(StartFrontPage(spec), descriptors)
         return _front_report(answer["front"])
+
+    def renew_front_page(self, config: bytes, account: Account) -> bool:
+        """Let the running front page know other students and passwords. False if it did not take them over."""
+        with _memory_files(config, None, account) as descriptors:
+            return self._ask(RenewFrontPage(), descriptors)["is_renewed"] is True
 
     def start_proxy(self, spec: ProxySpec) -> None:
         """Start the class's nginx, or a new one in place of the one that runs. Does not wait until it answers."""
-        self._ask("start_proxy", {"proxy": spec.to_json()})
+        self._ask(StartProxy(spec))
 
     def wait_for_front_page(self, deadline: float) -> FrontPageReport:
-        """Until it answers or died, at most `deadline` seconds."""
+        """Wait until it answers or has died, at most `deadline` seconds."""
         until = time.monotonic() + deadline
         while (report := self.front_page()).state is ServerState.STARTING and time.monotonic() < until:
             interruption.sleep(0.05)
@@ -224,35 +287,27 @@ class Client:
 
     def stop_front_page(self) -> FrontPageReport:
         """Stop the front page, not the servers; waits until it is gone. It is not started again by itself."""
-        return _front_report(self._ask("stop_front_page", deadline=_SWEEPING)["front"])
+        return _front_report(self._ask(requests.STOP_FRONT_PAGE, deadline=_SWEEPING)["front"])
 
     def end(self, *, grace: float = DEFAULT_GRACE) -> tuple[ServerReport, ...]:
         """Stop every server, the front page and the supervisor; waits until they are gone."""
-        answer = self._ask("end", {"grace": grace}, deadline=grace + 2 * _SWEEPING)
+        answer = self._ask(End(grace), deadline=grace + 2 * _SWEEPING)
         with contextlib.suppress(OSError, HostError):
-            # It hangs up when it has put everything away.
+            # It hangs up when it has removed everything.
             self._receive(time.monotonic() + _SWEEPING)
         return tuple(map(ServerReport.from_json, answer["servers"]))
 
-    def _about(
-        self, ask: str, report: ServerReport, fields: Mapping[str, Any], deadline: float = ANSWER_DEADLINE
-    ) -> ServerReport:
-        pid = report.handle.pid if report.handle else None
-        answer = self._ask(ask, {"username": report.username, "pid": pid, **fields}, deadline=deadline)
-        return ServerReport.from_json(answer["server"])
+    def _about(self, question: Question, deadline: float = ANSWER_DEADLINE) -> ServerReport:
+        return ServerReport.from_json(self._ask(question, deadline=deadline)["server"])
 
     def _ask(
-        self,
-        ask: str,
-        fields: Mapping[str, Any] | None = None,
-        descriptors: Sequence[int] = (),
-        deadline: float = ANSWER_DEADLINE,
+        self, question: Question, descriptors: Sequence[int] = (), deadline: float = ANSWER_DEADLINE
     ) -> dict[str, Any]:
         self._number += 1
         until = time.monotonic() + deadline
         try:
             self._connection.settimeout(deadline)
-            wire.send(self._connection, {**(fields or {}), "ask": ask, "id": self._number}, descriptors)
+            wire.send(self._connection, {**question.to_json(), "ask": question.name, "id": self._number}, descriptors)
             while True:
                 answer = self._receive(until)
                 if answer.get("id") == self._number:
@@ -260,6 +315,8 @@ class Client:
         except (OSError, wire.WireError) as error:
             raise HostError(f"the supervisor did not answer: {error}", "Run `nblauncher launch` again.") from error
         if "problem" in answer:
+            if answer["problem"].endswith(UNKNOWN):
+                raise HostError("the class runs with an older release, which cannot do this", _RENEW)
             raise HostError(answer["problem"], answer["hint"])
         return answer
 
@@ -270,48 +327,6 @@ class Client:
                 raise HostError("the supervisor hung up", "Run `nblauncher launch` again.")
         wire.close_all(message[1])
         return message[0]
-
-
-def _launch(course: str) -> None:
-    """Run a supervisor and read what it says about its start."""
-    environment = {
-        "PATH": processes.ENVIRONMENT["PATH"],
-        "LANG": os.environ.get("LANG") or "C.UTF-8",
-        **({"TZ": os.environ["TZ"]} if os.environ.get("TZ") else {}),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "nblauncher.supervisor", course],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        env=environment,
-        start_new_session=True,
-    )
-    assert process.stdout is not None and process.stderr is not None  # noqa: S101
-    with process.stdout as stdout, process.stderr as stderr:
-        line = _read_line(stdout.fileno(), START_DEADLINE)
-        process.wait(ANSWER_DEADLINE)
-        if not line:
-            words = processes.last_words(stderr.read().decode(errors="replace"))
-            raise HostError(f"the supervisor did not start: {words or 'see its log'}")
-    said = json.loads(line)
-    if "problem" in said:
-        kind = {"BusyError": BusyError, "RefusedError": RefusedError}.get(said["kind"], HostError)
-        raise kind(said["problem"], said["hint"])
-
-
-def _read_line(descriptor: int, deadline: float) -> bytes:
-    until = time.monotonic() + deadline
-    line = b""
-    while not line.endswith(b"\n"):
-        if not interruption.wait([descriptor], max(0.0, until - time.monotonic())):
-            raise HostError(f"the supervisor did not start within {deadline:.0f} s")
-        part = os.read(descriptor, 65536)
-        if not part:
-            return b""
-        line += part
-    return line
 
 
 @contextlib.contextmanager
@@ -334,5 +349,5 @@ def _front_report(given: Mapping[str, Any]) -> FrontPageReport:
 
 
 def log_file(paths: CoursePaths, username: str) -> Path:
-    """Where the student's server's output is kept."""
+    """The log with the output of the student's server."""
     return paths.logs / f"{username}.log"

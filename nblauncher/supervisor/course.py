@@ -1,64 +1,47 @@
-"""What the supervisor does for a course: the requests, and the end."""
+"""What the supervisor holds for a course: seats, front page, proxy and schedule, from its start to its end."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
-import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nblauncher import __version__, reasons
-from nblauncher.cgroups import Groups, is_held
-from nblauncher.course import CoursePaths
-from nblauncher.descriptors import is_sealed
-from nblauncher.errors import HostError
-from nblauncher.model import Limits, ServerState
-from nblauncher.sandbox import Sandbox
-from nblauncher.spawners import (
+from nblauncher.isolation.cgroups import Groups, is_held
+from nblauncher.model import SHUT_DOWN, ServerState
+from nblauncher.paths import CoursePaths
+from nblauncher.supervisor import ports, registry
+from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.doings import SIGN_INS, SignIns
+from nblauncher.supervisor.front_page import FrontPage
+from nblauncher.supervisor.kernel_ending import Outcome, end_kernels
+from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.nginx import Proxy
+from nblauncher.supervisor.notices import Board
+from nblauncher.supervisor.porter import Porter
+from nblauncher.supervisor.registry import Registry
+from nblauncher.supervisor.sandboxes import Sandboxes
+from nblauncher.supervisor.schedule import Appointments, Wanted
+from nblauncher.supervisor.seat import Seat
+from nblauncher.supervisor.seats import Seats
+from nblauncher.supervisor.spawners import (
     ForkServerSpawner,
     KernelForkServer,
-    Order,
     ProcessSpawner,
     Spawner,
-    server_environment,
 )
-from nblauncher.supervisor import ports, registry
-from nblauncher.supervisor.appointments import Appointments, Wanted
-from nblauncher.supervisor.capped_log import CappedLog
-from nblauncher.supervisor.front import FrontPage
-from nblauncher.supervisor.loop import Loop
-from nblauncher.supervisor.porter import Porter
-from nblauncher.supervisor.proxy import Proxy, ProxySpec, ProxyWanted
-from nblauncher.supervisor.registry import Registry
-from nblauncher.supervisor.requests import Answer, Handler
-from nblauncher.supervisor.sandboxes import Sandboxes
-from nblauncher.supervisor.seat import Behind, Seat
-from nblauncher.supervisor.seats import Seats
-from nblauncher.supervisor.specs import (
-    FrontPageSpec,
-    ServerSpec,
-    SpecError,
-    checked_grace,
-    checked_number,
-    checked_port,
-    checked_preload,
-    checked_spawner,
-    checked_username,
-)
+from nblauncher.supervisor.specs import FrontPageSpec
 
 log = logging.getLogger(__name__)
-
-Asked = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Locale:
-    """LANG and TZ for the servers, from whoever started the supervisor."""
+    """LANG and TZ for the servers, as the command had them that started the supervisor."""
 
     language: str
     time_zone: str
@@ -69,18 +52,18 @@ FORK_SERVER, KERNEL_FORK_SERVER = "fork-server", "kernel-fork-server"
 
 
 class Course:
-    """One course's seats and front page, and how requests act on them."""
+    """One course's; `handlers` says how requests act on it."""
 
     def __init__(self, loop: Loop, paths: CoursePaths, groups: Groups, tickets: socket.socket, locale: Locale) -> None:
-        self._loop, self._paths, self._groups, self._tickets, self._locale = loop, paths, groups, tickets, locale
-        self._fork_server = ForkServerSpawner(
+        self._loop, self.paths, self.groups, self._tickets, self.locale = loop, paths, groups, tickets, locale
+        self.fork_server = ForkServerSpawner(
             loop,
             groups.group(FORK_SERVER),
             locale.language,
             paths.preloaded,
             partial(self._keep_output, FORK_SERVER),
         )
-        self._kernels = KernelForkServer(
+        self.kernels = KernelForkServer(
             loop,
             groups.group(KERNEL_FORK_SERVER),
             locale.language,
@@ -89,26 +72,29 @@ class Course:
             partial(self._keep_output, KERNEL_FORK_SERVER),
         )
         self._fork_server_logs: dict[str, CappedLog] = {}
-        spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self._fork_server}
+        spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self.fork_server}
         self._sandboxes = Sandboxes(groups, paths.students_run)
-        self.seats = Seats(loop, spawners, self._kernels, self._sandboxes, paths.logs)
-        self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake)
+        sign_ins = SignIns(loop, paths.state / SIGN_INS)
+        self.seats = Seats(loop, spawners, self.kernels, self._sandboxes, paths.logs, sign_ins)
+        self.board = Board(paths.run, lambda: {seat.username: seat.uid for seat in self.seats})
+        self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake, self.board)
         self.proxy = Proxy(loop, groups, paths.logs)
-        self.porter = Porter(loop, groups, paths.logs)
+        self.porter = Porter(loop, groups, paths.logs, paths.appearance)
         self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
-        self._started_at = time.time()
+        self.started_at = time.time()
 
     def recover(self) -> None:
         """Adopt what a killed supervisor left."""
-        for one in registry.load(self.registry.file):
-            self.seats.adopt(one)
+        for student in registry.load(self.registry.file):
+            self.seats.adopt(student)
+        self.board.recover()
 
     def settle(self) -> bool:
-        """End what was left and not adopted (the old front page, unknown servers); whether all of it is gone."""
+        """Kill what was left and not adopted (the old front page, unknown servers). Whether all of it is gone."""
         kept = {seat.group.path.name for seat in self.seats if seat.is_up} | {"supervisor"}
-        names = [name for name in self._groups.names() if name not in kept and not is_held(name)]
-        left = [self._groups.group(name) for name in names]
+        names = [name for name in self.groups.names() if name not in kept and not is_held(name)]
+        left = [self.groups.group(name) for name in names]
         for group in left:
             if group.is_empty():
                 group.remove()
@@ -121,7 +107,7 @@ class Course:
         self.porter.keep(self._closed())
         ports.show(self.front.sockets, is_shown=not self.front.is_closed)
         if self.seats.changed:
-            self.seats.show()
+            self.seats.ports.show(self.seats.changed)
             try:
                 self.registry.save(self.seats.remembered())
             except OSError as error:
@@ -135,15 +121,15 @@ class Course:
             or self.front.child_ended(pid, status)
             or self.proxy.child_ended(pid, status)
             or self.porter.child_ended(pid, status)
-            or self._fork_server.child_ended(pid)
-            or self._kernels.child_ended(pid)
+            or self.fork_server.child_ended(pid)
+            or self.kernels.child_ended(pid)
             or self.appointments.child_ended(pid, status)
         ):
             self.seats.orphan_ended(pid, status)
 
     def end(self, grace: float, over: Callable[[], None] = lambda: None) -> None:
-        """Stop the front page and every server, then the supervisor itself. What each student's server should be, the
-        ledger still says: after a reboot the next `launch` knows.
+        """Stop the front page and every server, then the supervisor itself. The ledger still says which servers should
+        be up: after a reboot the next `launch` starts them.
         """
 
         def is_over() -> None:
@@ -152,230 +138,60 @@ class Course:
             self._loop.stop()
 
         self.appointments.close()
-        stop_servers = partial(self._stop_all, list(self.seats), grace, is_over)
+        stop_servers = partial(self.stop_servers, list(self.seats), grace, is_over)
         self.porter.stop(lambda: self.proxy.stop(lambda: self.front.stop(stop_servers)))
 
     def close(self) -> None:
-        """Let go of everything; the class is over."""
+        """Close everything: the class is over."""
         self.seats.close()
         self.front.close()
         self.proxy.close()
         self.porter.close()
-        self._fork_server.close()
-        self._kernels.close()
+        self.fork_server.close()
+        self.kernels.close()
         self._sandboxes.close()
+        self.board.close()
 
-    @property
-    def handlers(self) -> dict[str, Handler]:
-        return {
-            "hello": self._hello,
-            "bind": self._bind,
-            "drop": self._drop,
-            "servers": self._servers,
-            "prepare": self._prepare,
-            "start_server": self._start_server,
-            "mark_ready": self._mark_ready,
-            "fail_server": self._fail_server,
-            "stop_servers": self._stop_servers,
-            "start_front_page": self._start_front_page,
-            "stop_front_page": self._stop_front_page,
-            "front_page": self._front_page,
-            "start_proxy": self._start_proxy,
-            "appoint": self._appoint,
-            "end": self._end,
-        }
-
-    def _hello(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        kind = self._groups.kind.value
-        about = {"version": __version__, "pid": os.getpid(), "started_at": self._started_at, "groups": kind}
-        answer({**about, "kernels": self._kernels.state.to_json()})
-
-    def _bind(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """Every port that can be held is; the others are told by name."""
-        addresses = _words(asked.get("addresses", []))
-        errors: dict[str, list[str]] = {}
-        notes: list[str] = []
-        behind = None
-        if asked.get("proxy") is None and self.proxy.is_there:
-            raise HostError("the class still runs behind nginx", "Run `nblauncher shutdown` first.")
-        if asked.get("proxy") is not None:
-            wanted = ProxyWanted.from_json(asked["proxy"])
-            behind = Behind(self._paths.http, wanted.gid)
-            failed, notes = self.proxy.bind(wanted.ports, addresses)
-            errors = {name: [error.problem, error.hint] for name, error in failed.items()}
-        for one in _list(asked.get("ports")):
-            username, port = one.get("username"), checked_port(one.get("port"))
-            try:
-                if username is None:
-                    notes += self.front.bind(port, addresses, behind)
-                else:
-                    uid = checked_number(one.get("uid"), 1, 2**32 - 2)
-                    notes += self.seats.bind(checked_username(username), uid, port, addresses, behind)
-            except HostError as error:
-                errors[username or ""] = [error.problem, error.hint]
-        answer({"errors": errors, "notes": list(dict.fromkeys(notes))})
-
-    def _drop(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        for username in _words(asked.get("usernames")):
-            self.seats.drop(username)
-        answer({})
-
-    def _servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        chosen = self._chosen(asked)
-        answer({"servers": [self.seats.report(seat).to_json() for seat in chosen], "front": self._front_report()})
-
-    def _prepare(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """A class is about to be started with this spawner, now or when the first student comes."""
-        at_first_use = asked.get("at_first_use") is True
-        preload = checked_preload(asked.get("kernels"))
-        if checked_spawner(asked.get("spawner")) == "forkserver":
-            self._fork_server.prepare(at_first_use=at_first_use)
-        self._kernels.prepare(preload, at_first_use=at_first_use)
-        answer({})
-
-    def _keep_output(self, name: str, output: int) -> None:
-        if name in self._fork_server_logs:
-            self._fork_server_logs[name].close()
-        self._fork_server_logs[name] = CappedLog(self._loop, output, self._paths.logs / f"_{name}.log")
-
-    def _start_server(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        spec = ServerSpec.from_json(asked.get("server"))
-        seat = self._seat(spec.username)
-        if (seat.uid, seat.port) != (spec.uid, spec.port) or not seat.sockets:
-            raise HostError(f"port {spec.port} is not held for {spec.username}")
-
-        def done() -> None:
-            answer({"server": self.seats.report(seat).to_json()})
-
-        _check_memory_files(descriptors)
-        order = self._order(spec, seat, descriptors)
-        if seat.is_up:
-            self.seats.keep(seat, order, spec.spawner)
-            done()
-        elif asked.get("on_demand") is True:
-            self.seats.keep(seat, order, spec.spawner)
-            self.seats.lay_down(seat)
-            done()
-        else:
-            self.seats.start(seat, order, spec.spawner, done)
-
-    def _order(self, spec: ServerSpec, seat: Seat, descriptors: Sequence[int]) -> Order:
-        run = self._paths.run
-        jupyter = {
-            "JUPYTER_CONFIG_PATH": run / "etc/jupyter",
-            "JUPYTER_PATH": run / "share/jupyter",
-            "JUPYTER_RUNTIME_DIR": self._paths.students_run / str(spec.uid),
-        }
-        environment = server_environment(
-            spec.account,
-            language=self._locale.language,
-            time_zone=self._locale.time_zone,
-            jupyter=jupyter,
-            wanted={**_threads(spec.limits), **spec.environment},
-        )
-        has_tls = len(descriptors) == 3
-        return Order(
-            account=spec.account,
-            listening=tuple(one.fileno() for one in seat.sockets),
-            config=descriptors[0],
-            certificate=descriptors[1] if has_tls else None,
-            key=descriptors[2] if has_tls else None,
-            environment=environment,
-            sandbox=Sandbox(seat.group, spec.limits),
-            is_isolated=spec.is_isolated,
-            news=-1,
-        )
-
-    def _mark_ready(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        seat = self._seat(asked.get("username"))
-        if seat.handle is not None and seat.handle.pid == asked.get("pid"):
-            self.seats.mark_ready(seat)
-        answer({"server": self.seats.report(seat).to_json()})
-
-    def _fail_server(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """A server that does not answer in time is ended, and its state says why."""
-        seat = self._seat(asked.get("username"))
-        grace, reason = checked_grace(asked.get("grace")), str(asked.get("reason", ""))
-
-        def done() -> None:
-            answer({"server": self.seats.report(seat).to_json()})
-
-        if seat.handle is None or seat.handle.pid != asked.get("pid"):
-            done()
-            return
-        self.seats.stop(seat, grace, done, final_state=ServerState.FAILED, reason=reason)
-
-    def _stop_servers(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """Answers when the last of them is gone."""
-        grace, chosen = checked_grace(asked.get("grace")), self._chosen(asked)
-
-        def done() -> None:
-            answer({"servers": [self.seats.report(seat).to_json() for seat in chosen]})
-
-        self._stop_all(chosen, grace, done)
-
-    def _stop_all(self, chosen: Sequence[Seat], grace: float, done: Callable[[], None]) -> None:
-        waiting = len(chosen)
-        if not waiting:
+    def stop_servers(
+        self, chosen: Sequence[Seat], grace: float, done: Callable[[], None], *, keeps_runtime: bool = False
+    ) -> None:
+        """Stop them all at the same time, then call `done`."""
+        left = len(chosen)
+        if not left:
             done()
             return
 
-        def one_done() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
+        def stopped() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
                 done()
 
         for seat in chosen:
-            self.seats.stop(seat, grace, one_done, reason=reasons.SHUT_DOWN)
+            self.seats.stop(seat, grace, stopped, reason=SHUT_DOWN, keeps_runtime=keeps_runtime)
 
-    def _start_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        spec = FrontPageSpec.from_json(asked.get("front"))
-        _check_memory_files(descriptors)
-        self.front.start(spec, self._tickets, descriptors)
-        self.porter.employ(spec, descriptors)
-        answer({"front": self._front_report()})
+    def end_kernels(self, chosen: Sequence[Seat], done: Callable[[Mapping[str, Outcome]], None]) -> None:
+        end_kernels(self._loop, chosen, done)
 
-    def _stop_front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        self.front.stop(lambda: answer({"front": self._front_report()}))
+    def start_front_page(self, spec: FrontPageSpec, memory_files: Sequence[int]) -> None:
+        """HostError as FrontPage.start."""
+        self.front.start(spec, self._tickets, memory_files)
+        self.porter.employ(spec, memory_files)
 
-    def _front_page(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        answer({"front": self._front_report()})
+    def appoint(self, wanted: Wanted) -> None:
+        """Keep this schedule, and let the front page show its deadlines."""
+        self.appointments.keep(wanted)
+        self.front.tell_deadlines(wanted.deadlines, wanted.own_of)
+        with self._kept_going("deadlines"):
+            self.board.keep_deadlines(wanted.deadlines, wanted.own_of)
 
-    def _start_proxy(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        self.proxy.start(ProxySpec.from_json(asked.get("proxy")))
-        answer({"front": self._front_report()})
+    def students_changed(self) -> None:
+        """Seats were made or removed: newcomers see what the class was told."""
+        with self._kept_going("messages"):
+            self.board.refresh()
 
-    def _appoint(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        """Keep these appointments, or say which are kept."""
-        if asked.get("appointments") is not None:
-            self.appointments.keep(Wanted.from_json(asked["appointments"]))
-            wanted = self.appointments.wanted
-            self.front.tell_deadlines(wanted.deadlines, wanted.own_of)
-        answer({"appointments": self.appointments.wanted.to_json()})
-
-    def _end(self, asked: Asked, descriptors: list[int], answer: Answer) -> None:
-        everybody = list(self.seats)
-
-        def over() -> None:
-            answer({"servers": [self.seats.report(seat).to_json() for seat in everybody]})
-
-        self.end(checked_grace(asked.get("grace")), over)
-
-    def _closed(self) -> dict[int, Sequence[socket.socket]]:
-        """Public ports on which nobody accepts connections. A proxy answers by itself, so there are none behind one."""
-        found: dict[int, Sequence[socket.socket]] = {}
-        if self.front.is_closed:
-            found[self.front.port] = self.front.sockets
-        found |= {seat.port: seat.sockets for seat in self.seats if seat.is_closed}
-        return {
-            port: sockets
-            for port, sockets in found.items()
-            if sockets and all(one.family != socket.AF_UNIX for one in sockets)
-        }
-
-    def _front_report(self) -> dict[str, Any]:
-        """Students arrive where both are: the page, and the proxy if there is one."""
+    def front_report(self) -> dict[str, Any]:
+        """Of the page and of the proxy, if there is one: students need both."""
         page, proxy = self.front.report(), self.proxy.report()
         about = {"proxy_config": proxy["config"], "proxy_is_starting": proxy["is_starting"]}
         about["proxy_ports"] = proxy["ports"]
@@ -383,23 +199,30 @@ class Course:
             about |= {"state": proxy["state"], "reason": f"nginx: {proxy['reason']}"}
         return {**page, **about, "last_lines": proxy["last_lines"] or page["last_lines"]}
 
-    def _chosen(self, asked: Asked) -> list[Seat]:
-        """Those who are named, or everybody where nobody is. Who has no seat is left out."""
-        names = asked.get("usernames")
-        if names is None:
-            return list(self.seats)
-        return [seat for name in dict.fromkeys(_words(names)) if (seat := self.seats.get(name)) is not None]
+    def _closed(self) -> dict[int, Sequence[socket.socket]]:
+        """Public ports on which no process accepts connections. Behind a proxy there are none: it answers by itself."""
+        found: dict[int, Sequence[socket.socket]] = {}
+        if self.front.is_closed:
+            found[self.front.port] = self.front.sockets
+        found |= {seat.port: seat.sockets for seat in self.seats if seat.is_closed}
+        return {
+            port: sockets
+            for port, sockets in found.items()
+            if sockets and all(held.family != socket.AF_UNIX for held in sockets)
+        }
 
-    def _seat(self, username: object) -> Seat:
-        seat = self.seats.get(checked_username(username))
-        if seat is None:
-            raise HostError(f"the supervisor holds no port for {username}")
-        return seat
+    @contextlib.contextmanager
+    def _kept_going(self, what: str) -> Iterator[None]:
+        """A runtime folder that is full costs the students' notices, and nothing else."""
+        try:
+            yield
+        except OSError as error:
+            log.error("students are not told about %s: %s", what, error)
 
     def _wake(self, username: str) -> None:
         seat = self.seats.get(username)
         if seat is not None:
-            self.seats.waking.call(seat)
+            self.seats.waking.wake(seat)
 
     def _state_of(self, username: str) -> tuple[ServerState, str]:
         seat = self.seats.get(username)
@@ -408,26 +231,7 @@ class Course:
         about = seat.stopping
         return (seat.state, seat.reason) if about is None else (about.final_state, about.reason)
 
-
-def _threads(limits: Limits) -> dict[str, str]:
-    """numpy's libraries start a thread for each processor of the host, which all count as processes."""
-    if limits.cpus is None or limits.cpus >= (os.cpu_count() or 1):
-        return {}
-    return {"OMP_NUM_THREADS": str(math.ceil(limits.cpus))}
-
-
-def _check_memory_files(descriptors: Sequence[int]) -> None:
-    if len(descriptors) not in (1, 3) or not all(map(is_sealed, descriptors)):
-        raise SpecError("a config, and with TLS a certificate and a key, are needed as sealed memory files")
-
-
-def _words(given: object) -> list[str]:
-    if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
-        raise SpecError("not a list of words")
-    return given
-
-
-def _list(given: object) -> list[dict[str, Any]]:
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise SpecError("not a list of objects")
-    return given
+    def _keep_output(self, name: str, output: int) -> None:
+        if name in self._fork_server_logs:
+            self._fork_server_logs[name].close()
+        self._fork_server_logs[name] = CappedLog(self._loop, output, self.paths.logs / f"_{name}.log")

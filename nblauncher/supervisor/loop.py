@@ -1,4 +1,4 @@
-"""The supervisor's event loop: descriptors, timers and ended children, one thing at a time."""
+"""The supervisor's event loop: descriptors, timers and ended children, one at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITE = selectors.EVENT_WRITE
 
 @dataclass(order=True)
 class Timer:
-    """A call that is to come; `cancel` it or let it happen."""
+    """A call in the future, unless it is cancelled."""
 
     due: float
     number: int
@@ -31,7 +31,7 @@ class Timer:
 
 
 class Loop:
-    """Calls back for readable descriptors, due timers and signals. Everything runs in this one thread."""
+    """Calls back for ready descriptors, due timers and signals, all in one thread."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -45,14 +45,14 @@ class Loop:
         self.watch(self._woken.fileno(), self._on_signal)
 
     def watch(self, descriptor: int, call: Callable[[], None], events: int = READ) -> None:
-        """Call when the descriptor is ready, again and again, until `forget`. Replaces an earlier watch."""
+        """Call whenever the descriptor is ready, until `forget`. Replaces an earlier watch."""
         try:
             self._selector.register(descriptor, events, call)
         except KeyError:
             self._selector.modify(descriptor, events, call)
 
     def forget(self, descriptor: int) -> None:
-        """Before the descriptor is closed. Nothing happens when it is not watched."""
+        """Call it before the descriptor is closed. Nothing happens when it is not watched."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(descriptor)
 
@@ -71,10 +71,10 @@ class Loop:
         self._is_running = False
 
     def run(self, each_round: Callable[[], None]) -> None:
-        """Until `stop`. `each_round` is called after whatever happened together."""
+        """Run until `stop`. `each_round` is called after each batch of events."""
         while self._is_running:
             for key, _events in self._selector.select(self._patience()):
-                # An earlier call of this round may have forgotten it.
+                # An earlier call of this round may have stopped watching it.
                 if self._is_watched(key):
                     key.data()
             self._call_due()
@@ -119,14 +119,3 @@ def reap() -> list[tuple[int, int]]:
         if pid == 0:
             return ended
         ended.append((pid, status))
-
-
-def exit_words(status: int) -> str:
-    """How a process ended, in words."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return f"killed by {signal.Signals(number).name}"
-        except ValueError:
-            return f"killed by signal {number}"
-    return f"exit status {os.waitstatus_to_exitcode(status)}"

@@ -1,8 +1,8 @@
-"""The porter as the supervisor keeps it: a process that answers on the ports of stopped servers and closed front pages.
+"""The porter, as the supervisor runs it: a process that answers on the ports of stopped servers and closed front pages.
 
 The supervisor itself never accepts a connection on these ports, and a student's process must not answer for another
-student or for the front page. The porter is started with the first port that has nobody, and then stays until the class
-ends; a class in which everything runs needs none.
+student or for the front page. The porter is started with the first port that no process serves, and then stays until
+the class ends; a class in which everything runs needs none.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nblauncher import limits
-from nblauncher.cgroups import Groups
-from nblauncher.children import Child, fork_exec
 from nblauncher.errors import HostError
+from nblauncher.isolation import limits
+from nblauncher.isolation.cgroups import Groups
+from nblauncher.isolation.sandbox import Sandbox
+from nblauncher.isolation.spawn import Child, fork_exec
 from nblauncher.model import Handle
-from nblauncher.sandbox import Sandbox
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.capped_log import CappedLog
-from nblauncher.supervisor.loop import WRITE, Loop, Timer, exit_words
+from nblauncher.supervisor.loop import WRITE, Loop, Timer
 from nblauncher.supervisor.specs import FrontPageSpec
-from nblauncher.wire import close_all
+from nblauncher.system import processes
+from nblauncher.system.wire import close_all
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 class Porter:
     """One per course. `keep` is called after every change with the ports that are closed."""
 
-    def __init__(self, loop: Loop, groups: Groups, logs: Path) -> None:
-        self._loop, self._logs = loop, logs
+    def __init__(self, loop: Loop, groups: Groups, logs: Path, appearance: Path) -> None:
+        """`appearance` is the file with the class's title and language, which the porter reads."""
+        self._loop, self._logs, self._appearance = loop, logs, appearance
         self._group = groups.group("porter")
         self._spec: FrontPageSpec | None = None
         self._tls: tuple[int, ...] = ()
@@ -52,7 +54,7 @@ class Porter:
         self._link: socket.socket | None = None
         self._timer: Timer | None = None
         self._closed: Mapping[int, Sequence[socket.socket]] = {}
-        self._told: dict[int, list[socket.socket]] = {}
+        self._sent: dict[int, list[socket.socket]] = {}
         self._unsent: deque[tuple[bytes, list[socket.socket]]] = deque()
         self._over: Callable[[], None] | None = None
 
@@ -61,11 +63,11 @@ class Porter:
         is running is replaced.
         """
         close_all(self._tls)
-        self._spec, self._tls = spec, tuple(os.dup(one) for one in memory_files[1:])
+        self._spec, self._tls = spec, tuple(map(os.dup, memory_files[1:]))
         self._kill()
 
     def keep(self, closed: Mapping[int, Sequence[socket.socket]]) -> None:
-        """Have these ports answered, and no others. Cheap when nothing has changed."""
+        """Have the porter answer these ports and no others. Cheap when nothing has changed."""
         self._closed = closed
         if self._over is not None or self._spec is None:
             return
@@ -73,18 +75,18 @@ class Porter:
             if closed and self._timer is None:
                 self._timer = self._loop.later(PATIENCE, self._start)
             return
-        for port in [port for port, told in self._told.items() if list(closed.get(port, ())) != told]:
-            del self._told[port]
-            self._tell(port, [])
-        for port in closed.keys() - self._told.keys():
-            self._told[port] = list(closed[port])
-            self._tell(port, self._told[port])
+        for port in [port for port, sent in self._sent.items() if list(closed.get(port, ())) != sent]:
+            del self._sent[port]
+            self._send(port, [])
+        for port in closed.keys() - self._sent.keys():
+            self._sent[port] = list(closed[port])
+            self._send(port, self._sent[port])
 
     def child_ended(self, pid: int, status: int) -> bool:
-        """Handle the end of a child; whether it was the porter."""
+        """A child of ours ended. Returns whether it was the porter."""
         if self._handle is None or self._handle.pid != pid:
             return False
-        log.info("the porter, pid %d, ended: %s", pid, exit_words(status))
+        log.info("the porter, pid %d, ended: %s", pid, processes.exit_words(status))
         self._handle = None
         self._hang_up()
         if self._output is not None:
@@ -98,7 +100,7 @@ class Porter:
         return True
 
     def stop(self, done: Callable[[], None]) -> None:
-        """Kill it, since it has nothing to lose, then call `done`."""
+        """Kill it, as it has no state to lose, then call `done`."""
         self._over = done
         if self._timer is not None:
             self._timer.cancel()
@@ -118,7 +120,7 @@ class Porter:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-I", "-m", "nblauncher.web.porter", "--link", str(theirs.fileno())]
-        argv += ["--front-port", str(self._spec.port)]
+        argv += ["--front-port", str(self._spec.port), "--appearance", str(self._appearance)]
         if self._tls:
             argv += ["--tls-certificate", str(self._tls[0]), "--tls-key", str(self._tls[1])]
         keep = (theirs.fileno(), *self._tls)
@@ -129,7 +131,7 @@ class Porter:
             self._handle, output = fork_exec(child)
         except HostError as error:
             ours.close()
-            log.error("nobody answers where servers do not run: %s", error.problem)
+            log.error("cannot start the porter, which answers where servers do not run: %s", error.problem)
             self._timer = self._loop.later(RESTART_PAUSE, self._start)
             return
         finally:
@@ -141,26 +143,26 @@ class Porter:
         self.keep(self._closed)
 
     def _kill(self) -> None:
-        """Safe by pid: it is our own child and has not been reaped."""
+        """Safe by pid: it is our child and has not been reaped."""
         if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._handle.pid, signal.SIGKILL)
 
-    def _tell(self, port: int, sockets: list[socket.socket]) -> None:
+    def _send(self, port: int, sockets: list[socket.socket]) -> None:
         try:
             ports.listen_again(sockets)
         except HostError as error:
             log.error("%s", error.problem)
             return
         is_front_page = self._spec is not None and port == self._spec.port
-        said = {"port": port, "is_closed": bool(sockets), "is_front_page": is_front_page}
-        self._unsent.append((json.dumps(said).encode("ascii"), sockets))
+        message = {"port": port, "is_closed": bool(sockets), "is_front_page": is_front_page}
+        self._unsent.append((json.dumps(message).encode("ascii"), sockets))
         self._flush()
 
     def _flush(self) -> None:
         while self._link is not None and self._unsent:
             packet, sockets = self._unsent[0]
-            numbers = [one.fileno() for one in sockets if one.fileno() >= 0]
+            numbers = [listening.fileno() for listening in sockets if listening.fileno() >= 0]
             try:
                 if numbers:
                     socket.send_fds(self._link, [packet], numbers)
@@ -169,7 +171,7 @@ class Porter:
             except BlockingIOError:
                 break
             except OSError:
-                self._hang_up()  # it has died; child_ended starts another one
+                self._hang_up()  # it has died, and child_ended starts another one
                 return
             self._unsent.popleft()
         if self._link is not None:
@@ -179,7 +181,7 @@ class Porter:
                 self._loop.forget(self._link.fileno())
 
     def _hang_up(self) -> None:
-        self._told.clear()
+        self._sent.clear()
         self._unsent.clear()
         if self._link is not None:
             self._loop.forget(self._link.fileno())

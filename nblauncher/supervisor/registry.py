@@ -1,4 +1,4 @@
-"""servers.json: what the supervisor must know to find a class again after it was killed. 0600 root, on tmpfs."""
+"""servers.json: what a supervisor needs to adopt the class of one that was killed. 0600 root, on tmpfs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher import root_files
-from nblauncher.descriptors import Listener
 from nblauncher.model import Handle
+from nblauncher.system import root_files
+from nblauncher.system.descriptors import Listener
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A student as the last supervisor left them."""
+    """A student's seat, as the last supervisor left it."""
 
     username: str
     uid: int
@@ -35,10 +35,11 @@ class Remembered:
     handle: Handle | None
     pipe_inode: int
     started_at: float
+    news_inode: int = 0
 
 
 class Registry:
-    """Keeps the file true. What is written costs as much as changed, not as much as there is."""
+    """Keeps the file up to date. Only the seats that changed are serialised again."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -46,9 +47,9 @@ class Registry:
         self._students: dict[str, str] = {}
 
     def save(self, changed: Mapping[str, Remembered | None]) -> None:
-        """Replace the file atomically; None forgets a student. OSError when it cannot be written.
+        """Replace the file atomically; None removes a student. OSError when it cannot be written.
 
-        Not fsynced: what a power loss would take is void after it anyway.
+        Not fsynced: after a power loss the content would be void anyway.
         """
         for username, student in changed.items():
             if student is None:
@@ -59,7 +60,7 @@ class Registry:
 
 
 def load(file: Path) -> tuple[Remembered, ...]:
-    """What was saved since the host started; empty when there is none or it cannot be trusted."""
+    """What was saved since the host was booted; empty when there is none or it cannot be trusted."""
     text = root_files.read(file)
     if text is None:
         return ()
@@ -85,6 +86,7 @@ def _student(given: dict[str, Any]) -> Remembered:
         handle=None if handle is None else Handle(**handle),
         pipe_inode=int(given["pipe_inode"]),
         started_at=float(given["started_at"]),
+        news_inode=int(given.get("news_inode", 0)),
     )
 
 

@@ -1,4 +1,4 @@
-"""When a server that died is started again: at once, then later and later, and not for ever."""
+"""When a server that died is started again: at once, then after longer and longer pauses, and not for ever."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WINDOW = 60.0
 
 @dataclass
 class Restarts:
-    """One server's deaths, as times of a clock that never goes back (seconds)."""
+    """When one server died, in seconds of time.monotonic."""
 
     deaths: list[float] = field(default_factory=list)
 
     def pause(self, now: float) -> float | None:
-        """Seconds until it is started again after a death right now; None: it stays down."""
+        """It died now: seconds until it is started again. None: it stays down."""
         self.deaths = [death for death in self.deaths if now - death < WINDOW]
         self.deaths.append(now)
         number = len(self.deaths)

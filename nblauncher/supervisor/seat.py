@@ -1,4 +1,4 @@
-"""One student as the supervisor keeps them: a port that is held, and perhaps a server on it."""
+"""A student's seat in the supervisor: the port that is held for the student, and perhaps a server on it."""
 
 from __future__ import annotations
 
@@ -8,52 +8,73 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nblauncher.cgroups import Group
-from nblauncher.descriptors import Listener, describe
+from nblauncher.isolation.cgroups import Group
 from nblauncher.model import Handle, ServerState
-from nblauncher.spawners import Order
 from nblauncher.supervisor.capped_log import CappedLog
+from nblauncher.supervisor.doings import Doings
 from nblauncher.supervisor.loop import Timer
 from nblauncher.supervisor.restarts import Restarts
-from nblauncher.wire import close_all
+from nblauncher.supervisor.spawners import Order
+from nblauncher.supervisor.states import Phase
+from nblauncher.system.descriptors import Listener, describe
+from nblauncher.system.wire import close_all
 
-_DOWN = (ServerState.STOPPED, ServerState.FAILED)
+_PHASES = {
+    ServerState.STOPPED: Phase.DOWN,
+    ServerState.FAILED: Phase.DOWN,
+    ServerState.ASLEEP: Phase.ASLEEP,
+    ServerState.STARTING: Phase.STARTING,
+    ServerState.READY: Phase.READY,
+}
 _UP = (ServerState.STARTING, ServerState.READY)
 
 
 @dataclass
 class Stopping:
-    """A stop under way: what follows it, and until when politeness or patience lasts."""
+    """A stop under way, and what follows it."""
 
     final_state: ServerState
     reason: str
-    is_asked: bool = False
-    """Somebody wants it; else the server ended by itself."""
+    is_requested: bool = False
+    """A command or the supervisor wants it; otherwise the server ended by itself."""
+    keeps_runtime: bool = False
+    """A new server follows: the runtime folder stays, and with it the student's sessions."""
+    restart: Restart | None = None
+    """With the final state STARTING: how a new server is started."""
     deadline: Timer | None = None
+    """The end of the grace period; then the next look at what is left."""
     sweeping_since: float = 0.0
     quiet_rounds: int = 0
     done: list[Callable[[], None]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Why a new server is started in place of one that died, and after how many seconds."""
+
+    reason: str
+    pause: float
+
+
 @dataclass
 class Waker:
-    """How a seat's server came to be awake, and what came of it. Times are those of time.monotonic."""
+    """What woke a seat's server, and whether the student then signed in. Times are those of time.monotonic."""
 
-    why: str = ""
-    """waking.CALL or CONNECTION; empty: nobody came, `launch` started it."""
-    is_proven: bool = False
-    """Somebody who is signed in asked for something since it woke."""
+    cause: str = ""
+    """on_demand.SIGN_IN or CONNECTION; empty: `launch` started it."""
+    is_signed_in: bool = False
+    """A signed-in client has sent a request since it woke."""
     misses: int = 0
-    """How often a connection woke it and nobody signed in, one after the other."""
+    """How many times in a row a connection woke it and no sign-in followed."""
     not_before: float = 0.0
-    """Mere connections wake it again from here on."""
-    proof: Timer | None = None
-    """When it is looked whether somebody signed in."""
+    """From then on a connection alone wakes it again."""
+    deadline: Timer | None = None
+    """When a sign-in must have followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """The proxy that a server is behind: where its socket is, and the group of who connects."""
+    """The proxy that a server is behind: the folder of the server's socket, and the group that may connect."""
 
     folder: Path
     gid: int
@@ -61,7 +82,7 @@ class Behind:
 
 @dataclass
 class Seat:
-    """`watch` is a pidfd for a server that is not our child (it was adopted), else -1."""
+    """One student's. `pidfd` is -1 unless the server was adopted and therefore is not our child."""
 
     username: str
     uid: int
@@ -73,25 +94,36 @@ class Seat:
     handle: Handle | None = None
     output: CappedLog | None = None
     started_at: float = 0.0
-    watch: int = -1
+    pidfd: int = -1
     stopping: Stopping | None = None
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
     spawner: str = "process"
     order: Order | None = None
-    """What it is started with, again and again; its memory files are the seat's own. None right after an adoption."""
-    news: int = -1
-    """Where its server tells what happens (server_activity)."""
+    """What every start uses; the seat has duplicates of the memory files. None right after an adoption."""
+    news_pipe: int = -1
+    """Through which the server reports what happens (nblauncher.server.activity)."""
+    doings: Doings = field(default_factory=Doings)
     is_idle: bool = False
-    """It said that it ends because nobody needs it."""
+    """The server reported that it ends because it is not in use."""
     restarts: Restarts = field(default_factory=Restarts)
     waker: Waker = field(default_factory=Waker)
     timer: Timer | None = None
-    """A start that is to come, or the end of the patience with one."""
+    """The next start, or the deadline of the present one."""
     is_pausing: bool = False
-    """It died and will be started again after a pause."""
+    """The server died and is started again after a pause."""
     attempt: int = 0
-    """Which start the server comes from: an answer to an earlier one comes too late."""
+    """Counts starts and stops: the spawner's answer to an earlier start comes too late."""
+
+    @property
+    def phase(self) -> Phase:
+        if self.stopping is not None:
+            if self.stopping.is_requested:
+                return Phase.STOPPING
+            return Phase.CLEARING if self.stopping.restart is None else Phase.RESTARTING
+        if self.is_pausing:
+            return Phase.PAUSING
+        return _PHASES[self.state]
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
@@ -103,16 +135,21 @@ class Seat:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody accepts connections here, and a connection would not wake the server either."""
-        return (self.state in _DOWN or self.is_pausing) and self.stopping is None
+        """Whether no process accepts connections here, and a connection would not wake the server either."""
+        return self.phase in (Phase.DOWN, Phase.PAUSING)
 
     def is_at(self, behind: Behind | None) -> bool:
         """Whether the sockets that are held are of this kind."""
-        kind = socket.AF_INET if behind is None else socket.AF_UNIX
-        return any(one.family == kind or (behind is None and one.family == socket.AF_INET6) for one in self.sockets)
+        families = (socket.AF_INET, socket.AF_INET6) if behind is None else (socket.AF_UNIX,)
+        return any(held.family in families for held in self.sockets)
+
+    def close_sockets(self) -> None:
+        for held in self.sockets:
+            held.close()
+        self.sockets = []
 
     def keep_order(self, order: Order, spawner: str) -> None:
-        """Duplicates of its memory files, so that a server can be started again; those of the last order are closed."""
+        """Duplicate its memory files, so that a server can be started again, and close those of the last order."""
         kept = replace(
             order,
             config=os.dup(order.config),
@@ -124,7 +161,8 @@ class Seat:
 
     def forget_order(self) -> None:
         if self.order is not None:
-            close_all([one for one in (self.order.config, self.order.certificate, self.order.key) if one is not None])
+            files = (self.order.config, self.order.certificate, self.order.key)
+            close_all([file for file in files if file is not None])
             self.order = None
 
     def cancel_timer(self) -> None:
@@ -134,16 +172,14 @@ class Seat:
         self.is_pausing = False
 
     def end_output(self) -> None:
-        """The log is closed, and its last lines are kept."""
+        """Close the log and keep its last lines."""
         if self.output is not None:
             self.output.close()
             self.last_lines = self.output.last_lines()
             self.output = None
 
     def close(self) -> None:
-        """Let go of the port and of what a server is started with."""
+        """Close the port and what a server is started with."""
         self.cancel_timer()
-        for one in self.sockets:
-            one.close()
-        self.sockets = []
+        self.close_sockets()
         self.forget_order()

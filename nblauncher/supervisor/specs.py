@@ -1,4 +1,4 @@
-"""What the client tells the supervisor about a class, and what it hears back. Nothing in here is secret."""
+"""What a client sends to the supervisor about a class, and what comes back. Nothing in here is secret."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nblauncher.model import NO_LIMITS, Account, Handle, Limits, ServerState
-from nblauncher.sandbox import parse_limits
-from nblauncher.spawners import Preload
+from nblauncher.isolation.sandbox import parse_limits
+from nblauncher.model import NO_LIMITS, USERNAME, Account, Handle, Limits, ServerState
+from nblauncher.supervisor.spawners import Preload
 
 DEFAULT_GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -18,7 +18,6 @@ DEFAULT_GRACE = 10.0
 SPAWNERS = ("forkserver", "process")
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
 
 class SpecError(ValueError):
@@ -27,7 +26,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A student's server. `environment` and `spawner` are the teacher's (notebook.*), and what holds it as well."""
+    """A student's server. `environment`, `spawner` and the limits are the teacher's choice (notebook.*, limits.*)."""
 
     username: str
     uid: int
@@ -52,11 +51,11 @@ class ServerSpec:
         fields = _object(given)
         environment = _object(fields.get("environment", {}))
         if not all(isinstance(value, str) and key and "=" not in key for key, value in environment.items()):
-            raise SpecError("the environment holds something else than text")
+            raise SpecError("the environment holds something other than text")
         return cls(
             username=checked_username(fields.get("username")),
-            uid=checked_number(fields.get("uid"), 1, 2**32 - 2),
-            gid=checked_number(fields.get("gid"), 1, 2**32 - 2),
+            uid=checked_id(fields.get("uid")),
+            gid=checked_id(fields.get("gid")),
             home=_path(fields.get("home")),
             port=checked_port(fields.get("port")),
             shell=_path(fields.get("shell")),
@@ -69,8 +68,8 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class FrontPageSpec:
-    """The front page. `restart_argv` is what the supervisor runs, as root, when it died by itself: a command that gets
-    the secrets ready and asks for the front page to be started again; empty: it stays down.
+    """The front page. `restart_argv` is the command that the supervisor runs as root when it died by itself: it
+    prepares the secrets and starts the front page again. Empty: it stays down.
     """
 
     account: Account
@@ -90,21 +89,13 @@ class FrontPageSpec:
     @classmethod
     def from_json(cls, given: object) -> FrontPageSpec:
         fields = _object(given)
-        restart = fields.get("restart_argv", [])
-        if not isinstance(restart, list) or not all(isinstance(word, str) for word in restart):
-            raise SpecError("restart_argv is no list of words")
-        account = Account(
-            checked_username(fields.get("username")),
-            checked_number(fields.get("uid"), 1, 2**32 - 2),
-            checked_number(fields.get("gid"), 1, 2**32 - 2),
-            Path("/"),
-        )
-        return cls(account, checked_port(fields.get("port")), tuple(restart))
+        restart = checked_texts(fields.get("restart_argv", []))
+        return cls(checked_account(fields), checked_port(fields.get("port")), restart)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
-    """How a student's server is. `group` is its control group, empty where there is none; `started_at` Unix seconds.
+    """The state of a student's server. `group` is its control group, empty if there is none; `started_at` Unix seconds.
 
     `last_lines` are the end of its log, escaped, when it failed.
     """
@@ -119,9 +110,17 @@ class ServerReport:
     started_at: float = 0.0
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
-    """Where no control group can be made: the uid's processes that were left alone, for want of proof, at the stop."""
+    """Where no control group can be made: the uid's processes that a stop left alone, as their origin is unproven."""
     pressure: tuple[str, ...] = ()
     """The limits that the student ran into since the server started, in words."""
+    kernels: int | None = None
+    """How many kernels the server says it has, and how many are busy; None: not known."""
+    busy_kernels: int | None = None
+    saved_at: float = 0.0
+    used_at: float = 0.0
+    """The last save and the last activity, Unix seconds; 0: none since the class began, or not known."""
+    signed_in_at: float | None = None
+    """The last sign-in; 0: never. None: the supervisor is of a release that does not report it."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -137,6 +136,11 @@ class ServerReport:
             "last_lines": list(self.last_lines),
             "unproven": list(self.unproven),
             "pressure": list(self.pressure),
+            "kernels": self.kernels,
+            "busy_kernels": self.busy_kernels,
+            "saved_at": self.saved_at,
+            "used_at": self.used_at,
+            "signed_in_at": self.signed_in_at,
         }
 
     @classmethod
@@ -154,13 +158,35 @@ class ServerReport:
             tuple(given["last_lines"]),
             tuple(given["unproven"]),
             tuple(given["pressure"]),
+            given.get("kernels"),
+            given.get("busy_kernels"),
+            float(given.get("saved_at", 0.0)),
+            float(given.get("used_at", 0.0)),
+            given.get("signed_in_at"),
         )
 
 
 def checked_username(given: object) -> str:
-    if not isinstance(given, str) or not _USERNAME.fullmatch(given):
-        raise SpecError("that is no username")
+    if not isinstance(given, str) or not USERNAME.fullmatch(given):
+        raise SpecError("not a username")
     return given
+
+
+def checked_account(fields: Mapping[str, Any]) -> Account:
+    """A system account that is not root."""
+    uid, gid = checked_id(fields.get("uid")), checked_id(fields.get("gid"))
+    return Account(checked_username(fields.get("username")), uid, gid, Path("/"))
+
+
+def checked_id(given: object) -> int:
+    """A uid or gid; not root's."""
+    return checked_number(given, 1, 2**32 - 2)
+
+
+def checked_texts(given: object) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise SpecError("not a list of texts")
+    return tuple(given)
 
 
 def checked_spawner(given: object) -> str:
@@ -175,8 +201,8 @@ def checked_preload(given: object) -> Preload | None:
         return None
     fields = _object(given)
     modules = fields.get("modules")
-    if not isinstance(modules, list) or not all(isinstance(one, str) and _MODULE.fullmatch(one) for one in modules):
-        raise SpecError("that is no list of modules")
+    if not isinstance(modules, list) or not all(isinstance(name, str) and _MODULE.fullmatch(name) for name in modules):
+        raise SpecError("not a list of modules")
     return Preload(_path(fields.get("python")), tuple(modules))
 
 

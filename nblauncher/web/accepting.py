@@ -1,4 +1,4 @@
-"""Accepting connections so that a lack of descriptors is survived instead of spinning on."""
+"""Accepts connections, and survives a lack of descriptors without spinning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Listener:
     """Hands each accepted connection to `welcome`; a few at a time, so that those already in get their turn.
 
     When the process or the host has no descriptor left, `make_room()` is to end the least useful connection and say
-    whether it could; if not, nobody is accepted for a moment.
+    whether it could; if not, no connection is accepted for a moment.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
-                    # The client went away while it waited in the queue (accept(2) lists the errors of its network).
+                    # The client left while it waited in the backlog (accept(2) lists the errors of its network).
                     continue
                 if not self._make_room():
                     self._pause(error)
@@ -68,6 +68,6 @@ class Listener:
                 self._welcome(connection, address)
 
     def _pause(self, error: OSError) -> None:
-        log.warning("nobody is let in for a moment: %s", error.strerror)
+        log.warning("no connection is accepted for a moment: %s", error.strerror)
         self._loop.remove_reader(self._listening)
         self._resume = self._loop.call_later(_PAUSE, self._loop.add_reader, self._listening, self._accept)

@@ -1,4 +1,4 @@
-"""The front page's door: who may stay connected, and for how long (DESIGN promise 9).
+"""The front page's door: which clients may stay connected, and for how long (docs/security.md, promise 9).
 
 Tornado parses and answers; accepting, the TLS handshake's deadline and the number of connections are ours, because
 tornado's header timeout starts only when the handshake is over and its accept loop does not survive EMFILE.
@@ -22,16 +22,17 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
-from nblauncher.clients import Client, Clients
+from nblauncher.system import first_byte
+from nblauncher.system.clients import Client, Clients
 from nblauncher.web.accepting import Listener
 
 log = logging.getLogger(__name__)
 
 ARRIVAL = 10.0
-"""Seconds from connecting until TLS handshake and request header are complete."""
+"""Seconds from the connection until TLS handshake and request header are complete."""
 
 SPARED = 2.0
-"""Seconds since it was last heard for which one that arrives does not give way to a newcomer of the same client."""
+"""Seconds since its last byte for which an arriving connection does not give way to a newer one of its client."""
 
 IDLE = 10.0
 BODY = 10.0
@@ -43,12 +44,11 @@ MAX_CONNECTIONS = 1000
 MAX_PER_ADDRESS = 500
 """A whole classroom can be one NAT address, with two connections per browser. On this host, an account's."""
 
-_TLS_HANDSHAKE = 0x16
 _SPARE_DESCRIPTORS = 64
 
 
 class Stage(IntEnum):
-    """What a connection is doing; the lower, the sooner it is given up for a newcomer (see `Visit.worth`)."""
+    """What a connection is doing; the lower, the sooner it gives way to a newcomer (see `Visit.worth`)."""
 
     DELAYED = 0  # a wrong guess waits for its answer
     IDLE = 1  # between two requests
@@ -67,28 +67,28 @@ class Visit:
         self._loop = asyncio.get_running_loop()
         self._connection: socket.socket | None = connection
         self._stream: IOStream | None = None
-        self._heard = door.clock()
+        self._last_byte = door.clock()
         self._deadline = self._loop.call_later(ARRIVAL, self.end)
 
     def begin(self) -> None:
-        """Find out which protocol the client speaks: a TLS record begins with 0x16, plain HTTP with a letter."""
+        """Find out which protocol the client speaks."""
         if self._connection is not None:
             self._loop.add_reader(self._connection, self._look)
 
     def enter(self, stage: Stage, seconds: float) -> None:
-        """Do something else from now on, for so many seconds at most."""
+        """Enter another stage, for so many seconds at most."""
         self._deadline.cancel()
         self.stage = stage
         self._deadline = self._loop.call_later(seconds, self.end)
 
-    def heard(self) -> None:
-        """The client sent something, or is allowed to be silent from now on."""
-        self._heard = self._door.clock()
+    def touch(self) -> None:
+        """The client sent something, or may be silent from now on."""
+        self._last_byte = self._door.clock()
 
     @property
     def is_overdue(self) -> bool:
-        """It arrives and has said nothing for a while; being accepted counts as the first word."""
-        return self.stage is Stage.ARRIVING and self._door.clock() - self._heard > SPARED
+        """It is arriving and has sent nothing for a while; the time counts from its acceptance."""
+        return self.stage is Stage.ARRIVING and self._door.clock() - self._last_byte > SPARED
 
     @property
     def may_give_way(self) -> bool:
@@ -97,7 +97,7 @@ class Visit:
 
     @property
     def worth(self) -> tuple[bool, Stage, bool]:
-        """The least is given up first: the overdue, then by stage, and there the silent before those who speak."""
+        """The least is ended first: the overdue, then by stage, and within a stage those that have sent nothing."""
         return not self.is_overdue, self.stage, self._stream is not None
 
     def end(self) -> None:
@@ -119,17 +119,15 @@ class Visit:
         if self._connection is None:
             return
         try:
-            first = self._connection.recv(1, socket.MSG_PEEK)
+            first = first_byte.peek(self._connection)
         except BlockingIOError:
             return
-        except OSError:
-            first = b""
         self._loop.remove_reader(self._connection)
         if not first:
             self.end()
             return
-        self.heard()
-        self._serve(is_tls=self._door.tls is not None and first[0] == _TLS_HANDSHAKE)
+        self.touch()
+        self._serve(is_tls=self._door.tls is not None and first_byte.is_tls(first))
 
     def _serve(self, *, is_tls: bool) -> None:
         connection = self._connection
@@ -151,7 +149,7 @@ class Visit:
 
 
 class _Stream(IOStream):
-    """Tells the visit what it hears, and that it is closed."""
+    """Reports to the visit that bytes arrived, and that it is closed."""
 
     def __init__(self, connection: socket.socket, *, visit: Visit) -> None:
         self.visit = visit
@@ -160,7 +158,7 @@ class _Stream(IOStream):
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         count = super().read_from_fd(buf)
         if count:
-            self.visit.heard()
+            self.visit.touch()
         return count
 
     def close_fd(self) -> None:
@@ -179,7 +177,7 @@ def visit_of(request_connection: httputil.HTTPConnection) -> Visit:
 
 
 class _Watched(httputil.HTTPMessageDelegate):
-    """Tells the visit how far a request has come."""
+    """Reports to the visit which part of a request has arrived."""
 
     def __init__(self, inner: httputil.HTTPMessageDelegate, visit: Visit) -> None:
         self._inner = inner
@@ -188,7 +186,7 @@ class _Watched(httputil.HTTPMessageDelegate):
     def headers_received(
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._visit.heard()
+        self._visit.touch()
         self._visit.enter(Stage.ARRIVING, BODY)
         return self._inner.headers_received(start_line, headers)
 
@@ -217,7 +215,7 @@ class _Reception(httputil.HTTPServerConnectionDelegate):
 class Door:
     """Serves the application on inherited listening sockets, over TLS when there is a context.
 
-    Whoever speaks plain HTTP to a TLS port reaches the application too, which sees the protocol and redirects.
+    Plain HTTP on a TLS port reaches the application too, which sees the protocol and redirects.
     """
 
     def __init__(
@@ -232,7 +230,7 @@ class Door:
         clock: Callable[[], float] = time.monotonic,
         keeps_connections: bool = True,
     ) -> None:
-        """Behind a proxy everybody comes from one place, and the proxy counts addresses."""
+        """Behind a proxy all connections come from one place, and the proxy counts addresses."""
         self.tls = tls
         self.clock = clock
         if is_behind_proxy:
@@ -256,13 +254,13 @@ class Door:
         self._last_word = float("-inf")
 
     def open(self, sockets: Iterable[socket.socket]) -> list[Listener]:
-        """Let in whoever connects there; each of what is returned can be closed by itself."""
-        opened = [Listener(one, self._welcome, self._make_room) for one in sockets]
-        self._listeners = [one for one in self._listeners if not one.is_closed] + opened
+        """Accept connections there. Each returned listener can be closed by itself."""
+        opened = [Listener(listening, self._welcome, self._make_room) for listening in sockets]
+        self._listeners = [listener for listener in self._listeners if not listener.is_closed] + opened
         return opened
 
     def close(self) -> None:
-        """Let nobody in any more and end every visit."""
+        """Accept no more connections, and end every visit."""
         for listener in self._listeners:
             listener.close()
         for visit in [visit for visits in self._visits.values() for visit in visits]:
@@ -272,7 +270,7 @@ class Door:
         return self._count
 
     def client_of(self, connection: socket.socket, address: Any) -> Client:
-        """Whom a connection counts for."""
+        """The client for which a connection counts."""
         if not isinstance(address, tuple):
             return Client("the proxy", "the proxy")
         return self._clients.of(connection, str(address[0]))
@@ -290,23 +288,23 @@ class Door:
         theirs = self._visits.setdefault(visit.client.share, {})
         theirs[visit] = None
         self._count += 1
-        # One that is just arriving is spared: clients that come again and again would keep each other from ever being
-        # heard, and us busy with their handshakes. Until those have arrived there may be more than the limit.
+        # Arriving connections are spared: clients that keep reconnecting would prevent each other from ever being
+        # answered, and keep us busy with handshakes. Until they have arrived there may be more than the limit.
         while len(theirs) > self._max_per_address:
-            if not self._end_one_of([one for one in theirs if one.may_give_way], but=visit):
+            if not self._end_one_of([other for other in theirs if other.may_give_way], but=visit):
                 break
         if self._count > self._max_connections:
             self._make_room(but=visit)
         visit.begin()
 
     def _make_room(self, but: Visit | None = None) -> bool:
-        """End a visit of the address that has most of them; whether there was one."""
+        """End a visit of the address that has most of them. Returns whether there was one."""
         if not self._visits:
             return False
         return self._end_one_of(max(self._visits.values(), key=len), but)
 
     def _end_one_of(self, visits: Collection[Visit], but: Visit | None) -> bool:
-        # The dict is in order of arrival and `min` takes the first of equals: the oldest of the least useful.
+        # The dict is in order of arrival and `min` takes the first of equals: the oldest one of the lowest worth.
         victim = min((visit for visit in visits if visit is not but), key=lambda visit: visit.worth, default=None)
         if victim is None:
             return False
@@ -320,7 +318,7 @@ class Door:
 
 
 def _descriptors() -> int:
-    """How many descriptors we may have: the soft limit is raised to 4,096 where the hard one allows."""
+    """How many descriptors we may have. Raises the soft limit to 4,096 if the hard one allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

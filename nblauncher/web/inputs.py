@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import json
-import os
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from nblauncher.model import TlsFiles
+from nblauncher.auth.appearance import Appearance
+from nblauncher.auth.texts import Texts
 from nblauncher.web.visitors import Arrival, form_target
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A student as the front page needs them."""
+    """What the front page needs to know of a student."""
 
     uid: int
     port: int
     hashed: str = field(repr=False)
     """Jupyter's argon2 hash of the notebook password."""
+    is_locked: bool = False
+    """By the teacher: the right password leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassPage:
-    """The class that this front page is for."""
+    """The class of this front page."""
 
     course: str
     interface: str
     """notebook | lab"""
     front_port: int
     hosts: frozenset[str]
-    """The hosts that are answered, in their canonical spelling."""
+    """The hosts for which it answers, in canonical spelling."""
     has_tls: bool
     ca_pem: bytes | None
     ca_fingerprint: str | None
     students: Mapping[str, Enrolled]
     routing: str = ""
-    """ports | hosts | paths: behind a proxy, whose headers are believed; empty: there is none."""
+    """ports | hosts | paths: behind a proxy, and its headers are believed; empty: there is no proxy."""
     host: str = ""
     """The one that stands in every address."""
+    appearance: Appearance = field(default_factory=Appearance)
+    greeting: str = ""
+    contact: str = ""
+    time_zone: str = ""
+    """On whose clock times are shown; empty: the host's."""
+
+    @property
+    def title(self) -> str:
+        return self.appearance.title or self.course
+
+    @property
+    def texts(self) -> Texts:
+        return self.appearance.words
 
     def server_of(self, username: str, came: Arrival) -> tuple[str, str]:
         """Origin of the student's server for a browser that came in this way, and the CSP source for it."""
@@ -57,7 +71,7 @@ class ClassPage:
 
 
 def parse_config(content: bytes) -> ClassPage:
-    """The class from the supervisor's JSON. KeyError, TypeError or ValueError are bugs of whoever wrote it."""
+    """The class from the supervisor's JSON. KeyError, TypeError or ValueError are bugs of its writer."""
     given = json.loads(content)
     return ClassPage(
         course=str(given["course"]),
@@ -69,15 +83,21 @@ def parse_config(content: bytes) -> ClassPage:
         ca_fingerprint=given["ca_fingerprint"],
         routing=str(given["routing"]),
         host=str(given["host"]),
+        appearance=Appearance(**given["appearance"]),
+        greeting=str(given["greeting"]),
+        contact=str(given["contact"]),
+        time_zone=str(given["time_zone"]),
         students={
-            username: Enrolled(int(one["uid"]), int(one["port"]), str(one["hash"]))
-            for username, one in given["students"].items()
+            username: Enrolled(
+                int(student["uid"]), int(student["port"]), str(student["hash"]), student.get("locked") is True
+            )
+            for username, student in given["students"].items()
         },
     )
 
 
 def render_config(page: ClassPage) -> bytes:
-    """The JSON that `parse_config` reads, for whoever starts a front page. It holds the hashes: sealed memfds only."""
+    """The JSON for `parse_config`, from the command that starts a front page. With hashes: for sealed memfds only."""
     content = {
         "course": page.course,
         "interface": page.interface,
@@ -88,39 +108,18 @@ def render_config(page: ClassPage) -> bytes:
         "ca_fingerprint": page.ca_fingerprint,
         "routing": page.routing,
         "host": page.host,
+        "appearance": asdict(page.appearance),
+        "greeting": page.greeting,
+        "contact": page.contact,
+        "time_zone": page.time_zone,
         "students": {
-            username: {"uid": student.uid, "port": student.port, "hash": student.hashed}
+            username: {
+                "uid": student.uid,
+                "port": student.port,
+                "hash": student.hashed,
+                **({"locked": True} if student.is_locked else {}),
+            }
             for username, student in page.students.items()
         },
     }
     return json.dumps(content).encode("ascii")
-
-
-def read_and_close(descriptor: int) -> bytes:
-    """The whole content of a memfd or file, from its beginning; the descriptor is closed."""
-    try:
-        parts = []
-        offset = 0
-        while part := os.pread(descriptor, 1 << 20, offset):
-            parts.append(part)
-            offset += len(part)
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
-
-
-def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """TLS 1.2 or newer with this certificate.
-
-    `load_cert_chain` wants a path: a memfd of our own gives one whoever made the descriptors that we were given, and
-    must be read before the process stops being dumpable (then /proc/self is root's).
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    descriptor = os.memfd_create("nblauncher-front-page", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(files.certificate + b"\n" + files.key)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    return context

@@ -14,46 +14,49 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from http.client import responses
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
-from urllib.parse import urlencode
 
 import jinja2
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
-from nblauncher import reasons
-from nblauncher.clients import Client, Clients
-from nblauncher.model import ServerState
-from nblauncher.tickets import TicketBook
-from nblauncher.web.checker import PasswordChecker
+from nblauncher.auth import visitor_pages
+from nblauncher.auth.checker import PasswordChecker
+from nblauncher.auth.guesses import Guesses
+from nblauncher.auth.tickets import TicketBook
+from nblauncher.model import USERNAME, ServerState, plain_reason
+from nblauncher.system.clients import Client, Clients
+from nblauncher.web import strip
 from nblauncher.web.door import ANSWER, Stage, visit_of
-from nblauncher.web.guesses import Guesses
 from nblauncher.web.inputs import ClassPage
-from nblauncher.web.supervisor_link import SupervisorLink
+from nblauncher.web.strip import ShownDeadline
+from nblauncher.web.supervisor_link import SupervisorLink, Told
 from nblauncher.web.visitors import Arrival, arrival, is_foreign
 
 log = logging.getLogger(__name__)
 
 WAITING_LIFETIME = 300.0
-"""Seconds for which a sign-in is remembered between two looks at a starting server; background tabs look rarely."""
+"""Seconds for which a sign-in is remembered between two checks of a starting server; background tabs check rarely."""
 
 WAKING = 3.0
-"""Seconds to wait for a server that starts before a page says so."""
+"""Seconds to wait for a starting server before a page says that it is starting."""
 
 CLIENT_ENDS = "X-Nblauncher-Ends"
 """Both ends of the connection to the proxy, as the proxy writes it: our end, port; its port."""
 
 _LOOK_AGAIN = 0.1
-_MOST_DEADLINES = 3
 _LONGEST_NEXT = 1000
 _ENDS = re.compile(r"(?P<host>[0-9a-f.:]{2,45}) (?P<port>[0-9]{1,5}) (?P<from>[0-9]{1,5})")
-_USERNAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _HERE = Path(__file__).parent
-_STATIC_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+_PAGE_SCRIPT = "/static/page.js"
+_STATIC_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    loader=jinja2.FileSystemLoader([_HERE / "templates", _HERE / "templates/shared"]),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -61,7 +64,7 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-async def _none_of_their_own(_username: str) -> Sequence[tuple[str, datetime]]:
+async def _no_own_deadlines(_username: str) -> Sequence[tuple[str, datetime]]:
     return ()
 
 
@@ -76,22 +79,35 @@ class FrontPage:
     supervisor: SupervisorLink
     waiting: TicketBook = field(default_factory=lambda: TicketBook(lifetime=WAITING_LIFETIME))
     """Sign-ins that wait for a server to start, so that the password need not be typed again."""
-    own_deadlines: Callable[[str], Awaitable[Sequence[tuple[str, datetime]]]] = _none_of_their_own
-    """Where a student's moment is not the class's. Asked for whose password was right, and told to nobody else."""
+    own_deadlines: Callable[[str], Awaitable[Sequence[tuple[str, datetime]]]] = _no_own_deadlines
+    """A student's own deadlines. Requested once the password was right, and shown to that student only."""
     clients: Clients = field(default_factory=Clients)
 
+    def renew(self, new: ClassPage) -> None:
+        """Other students and passwords. Whoever's password changed, or is gone, has no ticket any more."""
+        for username, student in self.of.students.items():
+            if new.students.get(username) != student:
+                self.tickets.forget(username)
+                self.waiting.forget(username)
+        self.of = new
 
-def application(front_page: FrontPage) -> Application:
-    """The tornado application. It writes no access log: that would be a list of who is in the class."""
+
+def application(front_page: FrontPage, routes: Mapping[str, type[Page]] = MappingProxyType({})) -> Application:
+    """The tornado application, with further pages by their paths. It writes no access log, which would list the
+    students of the class.
+    """
     shared = {"front_page": front_page}
-    static = {path.name: path.read_bytes() for path in (_HERE / "static").iterdir() if path.suffix in _STATIC_TYPES}
-    # A username has neither dot nor slash: no student's page is hidden by one of ours.
+    static = {
+        "page.css": visitor_pages.STYLE.encode(),
+        "page.js": visitor_pages.SCRIPT.encode(),
+        **{name: (_HERE / "static" / name).read_bytes() for name in ("icon.svg", "told.css")},
+    }
+    # A username has neither dot nor slash: our pages cannot hide a student's.
     return Application(
         [
             (r"/", SignIn, shared),
             (r"/([^/.]+)/?", SignIn, shared),
-            (r"/ca\.html", Certificate, shared),
-            (r"/ca\.pem", CertificateFile, shared),
+            *((path, page, shared) for path, page in routes.items()),
             (r"/static/([a-z]+\.[a-z]+)", Static, {**shared, "files": static}),
         ],
         default_handler_class=Nowhere,
@@ -101,17 +117,12 @@ def application(front_page: FrontPage) -> Application:
     )
 
 
-def deadlines_words(deadlines: Sequence[tuple[str, datetime]], now: datetime) -> list[tuple[str, str]]:
-    """The next ones, soonest first: of what, and when in the host's zone."""
-    to_come = sorted((at, folder) for folder, at in deadlines if at > now)[:_MOST_DEADLINES]
-    return [(folder, f"{at.astimezone():%A %-d %B %Y, %H:%M (%Z)}") for at, folder in to_come]
-
-
 class Page(RequestHandler):
-    """What all pages have in common: who may come, and the headers."""
+    """What all pages share: the checks of a request, and the headers."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST")
-    arrival: Arrival
+    arrival: Arrival | None = None
+    """None: by a name or address that is not the class's."""
 
     def initialize(self, front_page: FrontPage) -> None:
         self.front_page = front_page
@@ -129,17 +140,12 @@ class Page(RequestHandler):
     def prepare(self) -> None:
         came = arrival(self.request.headers.get("Host"), self.front_page.of.hosts)
         if came is None:
-            self.message(
-                400,
-                "This address is not set up",
-                "The server was reached by a name or address that it does not know as its own: "
-                f"{(self.request.headers.get('Host') or '(none)')[:100]}",
-                "If it is the right one, your teacher can add it to web.names in notebooks.cfg and launch again.",
-            )
+            address = (self.request.headers.get("Host") or "–")[:100]
+            self.message(400, "unknown_address", hint="unknown_address_hint", address=address)
             raise Finish
         self.arrival = came
         if self.front_page.of.has_tls and self.request.protocol != "https":
-            # Not permanent: nothing may outlive the class in a browser that other services of this host need.
+            # Not permanent: other services of this host may need the name after the class.
             path = self.request.uri or "/"
             self.redirect(f"https://{came.authority}{path if path.startswith('/') else '/'}", status=303)
             raise Finish
@@ -148,39 +154,39 @@ class Page(RequestHandler):
         if self.request.method == "POST" and is_foreign(
             headers.get("Origin"), headers.get("Sec-Fetch-Site"), own_origin
         ):
-            self.message(
-                403,
-                "This sign-in came from another page",
-                "Another web page tried to sign you in here. Nothing was done.",
-                "To sign in yourself, start at the front page.",
-            )
+            self.message(403, "other_page", hint="other_page_hint")
             raise Finish
 
     def show(self, template: str, *, form_action: str = "", script: bool = False, **values: Any) -> None:
-        """Finish with a page. `form_action` is the CSP source of where its form may go."""
+        """Finish with a page. `form_action` is the CSP source of where its form may go; a `script` stands in it."""
         nonce = secrets.token_urlsafe(16) if script else ""
-        self.set_header("Content-Security-Policy", _policy(form_action, nonce))
+        scripts = [f"'nonce-{nonce}'"] if script else []
+        if self.arrival is not None:  # not 'self': with `paths` routing students' servers have the same origin
+            scripts.append(f"{self.front_page.of.scheme}://{self.arrival.authority}{_PAGE_SCRIPT}")
+        self.set_header("Content-Security-Policy", _policy(form_action, scripts))
         self.set_header("Content-Type", "text/html; charset=utf-8")
+        message = self.front_page.supervisor.message
         given = {
             "page": self.front_page.of,
+            "t": self.front_page.of.texts,
+            "told": () if message is None else (message,),
             "version": self.application.settings["version"],
             "nonce": nonce,
+            "has_scripts": self.arrival is not None,
             **values,
         }
         self.finish(_TEMPLATES.get_template(template).render(given))
 
-    def message(self, status: int, title: str, problem: str, hint: str) -> None:
-        """Finish with a plain page that says what is wrong and what to do."""
+    def message(self, status: int, problem: str, hint: str = "error_hint", title: str = "", **values: object) -> None:
+        """Finish with a plain page that says what is wrong and what to do. All three are names of texts."""
+        texts = self.front_page.of.texts
         self.set_status(status)
-        self.show("message.html", title=title, problem=problem, hint=hint)
+        shown = texts(title or f"{problem}_title"), texts(problem, **values), texts(hint)
+        self.show("message.html", title=shown[0], problem=shown[1], hint=shown[2])
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        title, problem = {
-            404: ("There is nothing here", "This page does not exist."),
-            405: ("There is nothing here", "This page cannot be used in this way."),
-            500: ("Something went wrong here", "This is a fault of the server, not yours. Your work is not affected."),
-        }.get(status_code, (responses.get(status_code, "Error"), "The server did not understand this request."))
-        self.message(status_code, title, problem, "Go to the front page and try again, or tell your teacher.")
+        problem = {404: "not_found", 405: "not_allowed", 500: "broken"}.get(status_code, "bad_request")
+        self.message(status_code, problem, title="not_found_title" if status_code == 405 else "")
 
     def log_exception(
         self,
@@ -188,7 +194,7 @@ class Page(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        # Tornado's own words would quote the request, and its path is a student's name.
+        # Tornado's own message would quote the request, and its path is a student's name.
         if not isinstance(value, HTTPError) and typ is not None and value is not None:
             log.error("a request failed", exc_info=(typ, value, tb))
 
@@ -200,23 +206,23 @@ class Page(RequestHandler):
 
 
 class SignIn(Page):
-    """The form, and what a posted form leads to."""
+    """The form, and the page after it."""
 
     _work: asyncio.Task[None] | None = None
     _carried: Mapping[str, str] = MappingProxyType({})
     """Fields that are passed on from form to form to the student's server, which checks them: `keep`, the computer is
-    the student's own; `next`, the page that they had asked for.
+    the student's own; `next`, the page that was requested.
     """
 
     async def get(self, *arguments: str) -> None:
         username = "".join(arguments)
-        if username and not _USERNAME.fullmatch(username):
+        if username and not USERNAME.fullmatch(username):
             raise HTTPError(404)
         self._carry(self.get_query_argument)
         self.form(username)
 
     async def post(self, *arguments: str) -> None:
-        """The work is a task of its own, so that it ends when the client goes away."""
+        """The work is a task of its own, so that it ends when the client disconnects."""
         self._work = asyncio.ensure_future(self._post())
         try:
             await self._work
@@ -231,16 +237,21 @@ class SignIn(Page):
         given = {"keep": "1" if argument("keep", "") else "", "next": argument("next", "")[:_LONGEST_NEXT]}
         self._carried = {name: value for name, value in given.items() if value}
 
-    def form(self, username: str, *, problem: str = "") -> None:
-        told = deadlines_words(self.front_page.supervisor.deadlines, datetime.now(timezone.utc))
+    def form(self, username: str, *, problem: str = "", is_wrong: bool = False) -> None:
+        """`problem` is the name of a text; `is_wrong`: what was typed is the problem."""
         self.show(
             "sign_in.html",
             form_action="'self'",
             username=username,
             problem=problem,
-            deadlines=told,
+            is_wrong=is_wrong,
+            deadlines=self._shown(self.front_page.supervisor.deadlines),
             carried=self._carried,
         )
+
+    def _shown(self, deadlines: Sequence[tuple[str, datetime]]) -> list[ShownDeadline]:
+        of = self.front_page.of
+        return strip.shown(deadlines, datetime.now(timezone.utc), of.texts, of.time_zone)
 
     async def _post(self) -> None:
         self._carry(self.get_body_argument)
@@ -248,21 +259,21 @@ class SignIn(Page):
         if token:
             username = self.front_page.waiting.redeem(token)
             if username is None:
-                self.form("", problem="That took too long. Please sign in again.")
+                self.form("", problem="sign_in_again")
                 return
         else:
             username = self.get_body_argument("username", "").lower()
             if not await self._is_right(username, self.get_body_argument("password", "", strip=False)):
                 self.set_status(403)
-                shown = username if _USERNAME.fullmatch(username) else ""
-                self.form(shown, problem="That username and password do not belong together. Please try again.")
+                shown = username if USERNAME.fullmatch(username) else ""
+                self.form(shown, problem="wrong_password", is_wrong=True)
                 return
         await self._go_on(username)
 
     async def _is_right(self, username: str, password: str) -> bool:
         address = self.request.remote_ip or ""
         client = self._client(address)
-        known_shape = username if _USERNAME.fullmatch(username) else ""
+        known_shape = username if USERNAME.fullmatch(username) else ""
         if await self.front_page.checker.is_right(client.share, known_shape, password):
             return True
         delay = self.front_page.guesses.wrong(client.group, known_shape)
@@ -274,7 +285,7 @@ class SignIn(Page):
         return False
 
     def _client(self, address: str) -> Client:
-        """Whom this request counts for. Behind the proxy its word is taken, as for the address."""
+        """The client for which this request counts. The proxy is trusted about it, as about the address."""
         if not self.front_page.of.routing:
             if self.request.connection is None:
                 return self.front_page.clients.at((address, 0), None)
@@ -285,21 +296,29 @@ class SignIn(Page):
         return self.front_page.clients.at((address, int(ends["from"])), (ends["host"], int(ends["port"])))
 
     async def _go_on(self, username: str) -> None:
-        """The password was right: to the student's server, when it is there."""
+        """The password was right: lead to the student's server, if it runs."""
+        student = self.front_page.of.students.get(username)
+        if student is not None and student.is_locked:
+            self.message(403, "locked", "locked_hint")
+            return
         state = await self._awake(username)
-        own = deadlines_words(await self.front_page.own_deadlines(username), datetime.now(timezone.utc))
-        if state is ServerState.READY:
-            self._open(username, own)
+        own = self._shown(await self.front_page.own_deadlines(username))
+        told = await self.front_page.supervisor.told(username)
+        if self.front_page.of.students.get(username) != student:
+            self.form(username, problem="password_changed")
+        elif state is ServerState.READY:
+            self._open(username, own, told)
         elif state in (ServerState.FAILED, ServerState.STOPPED):
-            why = reasons.plain(await self.front_page.supervisor.reason(username))
-            has_failed = state is ServerState.FAILED
-            self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own)
+            why = plain_reason(await self.front_page.supervisor.reason(username))
+            has_failed, why = state is ServerState.FAILED, f"why_{why}" if why else ""
+            self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own, told=told)
         else:
             token = self.front_page.waiting.issue(username)
-            self.show("waiting.html", form_action="'self'", script=True, waiting=token, own=own, carried=self._carried)
+            more = {"waiting": token, "own": own, "told": told, "carried": self._carried}
+            self.show("waiting.html", form_action="'self'", script=True, **more)
 
     async def _awake(self, username: str) -> ServerState:
-        """A server that sleeps wakes now; most are there before somebody would see a page about it."""
+        """Wake a sleeping server. Most answer before a page about it would be shown."""
         until = time.monotonic() + WAKING
         state = await self.front_page.supervisor.wake(username)
         while state in (ServerState.ASLEEP, ServerState.STARTING) and time.monotonic() < until:
@@ -307,39 +326,24 @@ class SignIn(Page):
             state = await self.front_page.supervisor.state(username)
         return state
 
-    def _open(self, username: str, own: Sequence[tuple[str, str]]) -> None:
-        """At once; but who has something to read goes on by the button."""
-        origin, source = self.front_page.of.server_of(username, self.arrival)
+    def server_of(self, username: str) -> tuple[str, str]:
+        """As ClassPage.server_of, for this visitor."""
+        assert self.arrival is not None  # noqa: S101 — `prepare` has refused others
+        return self.front_page.of.server_of(username, self.arrival)
+
+    def _open(self, username: str, own: Sequence[ShownDeadline], told: Sequence[Told]) -> None:
+        """Go on at once, unless there is something to read: then the student clicks the button."""
+        origin, source = self.server_of(username)
         self.show(
             "opening.html",
             form_action=source,
             script=not own,
             own=own,
+            told=told,
             target=f"{origin}/user/{username}/nblauncher/ticket",
             ticket=self.front_page.tickets.issue(username),
             carried=self._carried,
         )
-
-
-class Certificate(Page):
-    """How to trust the class CA, and its fingerprint."""
-
-    async def get(self, *arguments: str) -> None:
-        if self.front_page.of.ca_pem is None:
-            raise HTTPError(404)
-        self.show("certificate.html", hosts=sorted(self.front_page.of.hosts))
-
-
-class CertificateFile(Page):
-    """The CA's certificate as a file; the type makes phones and Firefox offer to install it."""
-
-    async def get(self, *arguments: str) -> None:
-        if self.front_page.of.ca_pem is None:
-            raise HTTPError(404)
-        self.set_header("Content-Type", "application/x-x509-ca-cert")
-        name = urlencode({"filename": f"{self.front_page.of.course}-ca.pem"})
-        self.set_header("Content-Disposition", f"attachment; {name}")
-        self.finish(self.front_page.of.ca_pem)
 
 
 class Static(Page):
@@ -368,9 +372,9 @@ class Nowhere(Page):
         raise HTTPError(404)
 
 
-def _policy(form_action: str = "", nonce: str = "") -> str:
-    """Nothing but our own style and icon; one script when there is a nonce; forms to one place."""
-    script = f" script-src 'nonce-{nonce}';" if nonce else ""
+def _policy(form_action: str = "", scripts: Sequence[str] = ()) -> str:
+    """Nothing but our own style and icon; these scripts; forms to one place."""
+    script = f" script-src {' '.join(scripts)};" if scripts else ""
     target = form_action or "'none'"
     return (
         f"default-src 'none'; style-src 'self'; img-src 'self';{script} form-action {target}; "

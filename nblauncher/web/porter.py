@@ -2,7 +2,8 @@
 
 It runs as the front page's account. The supervisor hands it the listening sockets of stopped servers and of a closed
 front page, and takes them back before the server or the front page starts. It knows neither names nor passwords: every
-student's port gives the same answers, which say nothing about the class but where its front page is.
+student's port gives the same answers, which disclose nothing about the class but its title, its language and the
+address of its front page.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import re
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from tornado.web import Application, Finish, RequestHandler
 
-from nblauncher import privileges, server_pages
-from nblauncher.model import TlsFiles
+from nblauncher.auth import appearance, visitor_pages
+from nblauncher.auth.front_door import FrontDoor
+from nblauncher.model import USERNAME, TlsFiles
+from nblauncher.system import privileges
+from nblauncher.system.descriptors import read_and_close
+from nblauncher.system.tls_context import server_context
+from nblauncher.system.wire import close_all
 from nblauncher.web.accepting import Listener
 from nblauncher.web.door import Door
-from nblauncher.web.front_door import FrontDoor
-from nblauncher.web.inputs import read_and_close, server_context
-from nblauncher.wire import close_all
 
 log = logging.getLogger("nblauncher.web.porter")
 
@@ -35,7 +39,7 @@ LOOKS_AGAIN = 5
 
 _MOST_SOCKETS = 16
 _MAX_PACKET = 4096
-_OWN_PATH = re.compile(r"/user/([a-z][a-z0-9_-]{0,30})(/.*)?")
+_OWN_PATH = re.compile(rf"/user/({USERNAME.pattern})(/.*)?")
 
 
 class Closed(RequestHandler):
@@ -43,13 +47,14 @@ class Closed(RequestHandler):
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-    def initialize(self, front_door: FrontDoor, is_front_page: bool, has_tls: bool) -> None:
+    def initialize(self, front_door: FrontDoor, is_front_page: bool, has_tls: bool, look: Path) -> None:
         self._front_door, self._is_front_page, self._has_tls = front_door, is_front_page, has_tls
+        self._look = look
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "nblauncher")
         self.set_header("Cache-Control", "no-store")
-        self.set_header("Content-Security-Policy", server_pages.POLICY)
+        self.set_header("Content-Security-Policy", visitor_pages.POLICY)
         self.set_header("Referrer-Policy", "strict-origin")
         self.set_header("X-Content-Type-Options", "nosniff")
 
@@ -62,7 +67,8 @@ class Closed(RequestHandler):
             self.set_status(503)
             self.set_header("Retry-After", str(LOOKS_AGAIN))
             template = "closed.html" if self._is_front_page else "stopped.html"
-            self.finish(server_pages.render(template, front_page=page or "/", looks_again=LOOKS_AGAIN))
+            look = appearance.read(self._look)
+            self.finish(visitor_pages.render(template, look, front_page=page or "/", looks_again=LOOKS_AGAIN))
         else:
             self.redirect(page)
         raise Finish
@@ -80,7 +86,7 @@ class Porter:
         asyncio.get_running_loop().add_reader(link, self._listen)
 
     def _listen(self) -> None:
-        """Open or close a port as the supervisor says. When it hangs up, the class is over."""
+        """Open or close a port on the supervisor's request. When it hangs up, the class is over."""
         try:
             packet, descriptors, _flags, _address = socket.recv_fds(self._link, _MAX_PACKET, _MOST_SOCKETS)
         except BlockingIOError:
@@ -89,12 +95,12 @@ class Porter:
             asyncio.get_running_loop().remove_reader(self._link)
             self.ended.set()
             return
-        said = json.loads(packet)
-        for listener in self._open.pop(said["port"], ()):
+        request = json.loads(packet)
+        for listener in self._open.pop(request["port"], ()):
             listener.close()
-        if said["is_closed"]:
-            sockets = [socket.socket(fileno=one) for one in descriptors]
-            self._open[said["port"]] = self._doors[said["is_front_page"]].open(sockets)
+        if request["is_closed"]:
+            sockets = [socket.socket(fileno=number) for number in descriptors]
+            self._open[request["port"]] = self._doors[request["is_front_page"]].open(sockets)
         else:
             close_all(descriptors)
 
@@ -111,10 +117,10 @@ def main(arguments: list[str] | None = None) -> int:
     tls = None
     if given.tls_certificate is not None:
         tls = server_context(TlsFiles(read_and_close(given.tls_certificate), read_and_close(given.tls_key)))
-    # From here on the key is in memory: as for the front page.
+    # From here on the key is in memory, as in the front page.
     privileges.set_dumpable(False)
     privileges.forbid_new_privileges()
-    asyncio.run(_serve(socket.socket(fileno=given.link), FrontDoor(given.front_port, ""), tls))
+    asyncio.run(_serve(socket.socket(fileno=given.link), FrontDoor(given.front_port, ""), tls, given.appearance))
     return 0
 
 
@@ -122,17 +128,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nblauncher.web.porter", allow_abbrev=False)
     parser.add_argument("--link", required=True, type=int, metavar="FD")
     parser.add_argument("--front-port", required=True, type=int)
+    parser.add_argument("--appearance", required=True, type=Path)
     for name in ("--tls-certificate", "--tls-key"):
         parser.add_argument(name, type=int, metavar="FD")
     return parser.parse_args(arguments)
 
 
-async def _serve(link: socket.socket, front_door: FrontDoor, tls: Any) -> None:
+async def _serve(link: socket.socket, front_door: FrontDoor, tls: Any, look: Path) -> None:
     doors = {}
     for is_front_page in (True, False):
-        about = {"front_door": front_door, "is_front_page": is_front_page, "has_tls": tls is not None}
+        about = {"front_door": front_door, "is_front_page": is_front_page, "has_tls": tls is not None, "look": look}
         pages = Application([(r".*", Closed, about)], log_function=lambda _handler: None)
-        # A browser that kept its connection would go on asking the porter when the server is there.
+        # A browser that kept its connection would go on asking the porter after the server has started.
         doors[is_front_page] = Door(pages, tls, keeps_connections=False)
     porter = Porter(link, doors)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""What the ticket desk asks: whether a ticket is good, for the uid that wants to redeem it."""
+"""Answers the ticket desk: whether a ticket is valid for the uid that redeems it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 
-from nblauncher.tickets import MAX_LINE, TicketBook, answer_line, is_well_formed
+from nblauncher.auth.tickets import MAX_LINE, Entry, TicketBook, answer_line, is_well_formed
+from nblauncher.system.wire import close_all
 from nblauncher.web.ticket_desk import UID
-from nblauncher.wire import close_all
 
 log = logging.getLogger(__name__)
 
 
 class Redemptions:
-    """Answers the desk from the ticket book. `lost` is called when there is no desk any more."""
+    """Answers the desk from the ticket book. `lost` is called when the desk has gone."""
 
     def __init__(
         self, link: socket.socket, book: TicketBook, uids: Mapping[str, int], lost: Callable[[], None]
@@ -41,14 +41,15 @@ class Redemptions:
             self._lost()
             return
         (uid,), line = UID.unpack_from(question), question[UID.size :]
-        is_good = self._redeem(line, uid)
+        entry = self._take(line, uid)
+        words = answer_line(entry is not None, entry.visit if entry is not None else "")
         for descriptor in descriptors[:1]:
             with socket.socket(fileno=descriptor) as answer, contextlib.suppress(OSError):  # it may not wait any more
-                answer.send(answer_line(is_good), socket.MSG_DONTWAIT)
+                answer.send(words, socket.MSG_DONTWAIT)
         close_all(descriptors[1:])
 
-    def _redeem(self, line: bytes, uid: int) -> bool:
+    def _take(self, line: bytes, uid: int) -> Entry | None:
         ticket = line.decode("ascii", "replace").removesuffix("\n")
         if not is_well_formed(ticket):
-            return False
-        return self._book.redeem(ticket, lambda username: self._uids.get(username) == uid) is not None
+            return None
+        return self._book.take(ticket, lambda username: self._uids.get(username) == uid)

@@ -1,4 +1,4 @@
-"""The front page's line to the supervisor: JSON lines over the inherited socket. Its end is the end of the class."""
+"""The front page's link to the supervisor: JSON lines over the inherited socket. It closes when the class ends."""
 
 from __future__ import annotations
 
@@ -23,25 +23,45 @@ _MAX_LINE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What the supervisor says of a student's server."""
+class _Report:
+    """What the supervisor reports about a student's server."""
 
     state: ServerState
     reason: str = ""
     own: tuple[tuple[str, datetime], ...] = ()
+    told: tuple[Told, ...] = ()
+    username: str = ""
+    visit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A message of the teacher's, shown until this time; None: until it is cleared."""
+
+    text: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The teacher's link was good: whose server it opens, and the visit's name."""
+
+    username: str
+    visit: str
 
 
 class SupervisorLink:
-    """Asks how a student's server is. `ended` is set when the supervisor is gone."""
+    """Asks for the state of students' servers. `ended` is set when the supervisor is gone."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[_Said]] = {}
+        self._pending: dict[int, asyncio.Future[_Report]] = {}
         self.ended = asyncio.Event()
         self.deadlines: tuple[tuple[str, datetime], ...] = ()
-        """Folder and time of the class's deadlines, as the supervisor said last."""
+        """Folder and time of the class's deadlines, as the supervisor sent them last."""
+        self._message: Told | None = None
         self._listening = asyncio.ensure_future(self._listen())
 
     @classmethod
@@ -50,35 +70,53 @@ class SupervisorLink:
         return cls(*await asyncio.open_unix_connection(sock=connection, limit=_MAX_LINE))
 
     def say_ready(self) -> None:
-        """Tell the supervisor that requests are answered now."""
+        """Report to the supervisor that requests are answered now."""
         self._send({"ready": True})
 
     async def state(self, username: str, *, patience: float = PATIENCE) -> ServerState:
-        """How the student's server is; UNKNOWN when the supervisor does not say within `patience` seconds."""
+        """The state of the student's server; UNKNOWN if the supervisor does not answer within `patience` seconds."""
         return (await self._ask("state", username, patience)).state
 
     async def reason(self, username: str, *, patience: float = PATIENCE) -> str:
-        """Why it is so, in the words of `status`; empty when there is no more to say or the supervisor does not."""
+        """The reason for the state, as in `status`; empty if there is none or the supervisor does not answer."""
         return (await self._ask("state", username, patience)).reason
 
     async def own_deadlines(self, username: str, *, patience: float = PATIENCE) -> tuple[tuple[str, datetime], ...]:
-        """Folder and time where this student's moment is not the class's; for that student's eyes only."""
+        """Folder and time of this student's own deadlines, which only that student may see."""
         return (await self._ask("state", username, patience)).own
 
+    @property
+    def message(self) -> Told | None:
+        """The teacher's message for the whole class, while it is shown."""
+        shown = _shown_now((self._message,) if self._message is not None else ())
+        return shown[0] if shown else None
+
+    async def told(self, username: str, *, patience: float = PATIENCE) -> tuple[Told, ...]:
+        """The teacher's messages for this student, the class's included."""
+        return _shown_now((await self._ask("state", username, patience)).told)
+
+    async def admit(self, digest: str, client: str, *, patience: float = PATIENCE) -> Admitted | None:
+        """Use up the teacher's link with this digest; None if it is not valid."""
+        report = await self._put({"ask": "visit", "digest": digest, "client": client}, patience)
+        return Admitted(report.username, report.visit) if report.username and report.visit else None
+
     async def wake(self, username: str, *, patience: float = PATIENCE) -> ServerState:
-        """As `state`, and a server that sleeps is started."""
+        """As `state`, and start the server if it sleeps."""
         return (await self._ask("wake", username, patience)).state
 
-    async def _ask(self, ask: str, username: str, patience: float) -> _Said:
+    async def _ask(self, ask: str, username: str, patience: float) -> _Report:
+        return await self._put({"ask": ask, "username": username}, patience)
+
+    async def _put(self, question: Mapping[str, str], patience: float) -> _Report:
         number = next(self._numbers)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self._send({"ask": ask, "username": username, "id": number})
+        answer = self._pending[number] = asyncio.get_running_loop().create_future()
+        self._send({**question, "id": number})
         try:
             return await asyncio.wait_for(answer, patience)
         except asyncio.TimeoutError:
-            return _Said(ServerState.UNKNOWN)
+            return _Report(ServerState.UNKNOWN)
         finally:
-            del self._asked[number]
+            del self._pending[number]
 
     async def close(self) -> None:
         self._listening.cancel()
@@ -93,22 +131,32 @@ class SupervisorLink:
             while line := await self._reader.readline():
                 self._receive(line)
         except (OSError, ValueError):
-            # ValueError: a line beyond the limit. Whoever sends that is not the supervisor we know.
-            log.error("the line to the supervisor broke")
+            # ValueError: a line beyond the limit, which a supervisor never sends.
+            log.error("the link to the supervisor broke")
         finally:
             self.ended.set()
 
     def _receive(self, line: bytes) -> None:
         try:
-            said = json.loads(line)
-            if "deadlines" in said:
-                self.deadlines = _deadlines_in(said["deadlines"])
+            message = json.loads(line)
+            if "deadlines" in message:
+                self.deadlines = _deadlines_in(message["deadlines"])
                 return
-            answer = self._asked.get(said["id"])
-            own = _deadlines_in(said.get("own", []))
-            about = _Said(ServerState(said["state"]), str(said.get("reason", "")), own)
+            if "message" in message:
+                given = message["message"]
+                self._message = None if given is None else _told_in(given)
+                return
+            answer = self._pending.get(message["id"])
+            about = _Report(
+                ServerState(message["state"]),
+                str(message.get("reason", "")),
+                _deadlines_in(message.get("own", [])),
+                tuple(map(_told_in, message.get("told", []))),
+                str(message.get("username", "")),
+                str(message.get("visit", "")),
+            )
         except (ValueError, KeyError, TypeError, OverflowError, OSError):
-            log.warning("the supervisor said something that is no answer")
+            log.warning("the supervisor sent a message that is not an answer")
             return
         if answer is not None and not answer.done():
             answer.set_result(about)
@@ -116,3 +164,13 @@ class SupervisorLink:
 
 def _deadlines_in(given: Any) -> tuple[tuple[str, datetime], ...]:
     return tuple((str(folder), datetime.fromtimestamp(time, timezone.utc)) for folder, time in given)
+
+
+def _told_in(given: Any) -> Told:
+    text, until = given
+    return Told(str(text), None if until is None else datetime.fromtimestamp(until, timezone.utc))
+
+
+def _shown_now(told: tuple[Told, ...]) -> tuple[Told, ...]:
+    now = datetime.now(timezone.utc)
+    return tuple(one for one in told if one.until is None or one.until > now)

@@ -1,8 +1,9 @@
 """Where notebook servers redeem tickets: a process beside the front page, which it never delays.
 
-Anybody on the host may connect to tickets.sock. Each connection gets a child of this process that reads one short line
-within five seconds and asks the front page, over the link that they share: uid and line in one packet, with a socket of
-its own for the answer. The uid is the peer's, as the kernel says; what the line is worth the front page decides.
+Any process on the host may connect to tickets.sock. Each connection gets a child of this process, which reads one short
+line within five seconds and asks the front page over the link that they share: uid and line in one packet, with a
+socket of its own for the answer. The uid is the peer's, from the kernel; the front page judges the
+ticket.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import struct
 import time
 from typing import NoReturn
 
-from nblauncher import privileges, workers
-from nblauncher.reception import Limits, Reception
-from nblauncher.tickets import MAX_LINE, answer_line
+from nblauncher.auth.tickets import MAX_LINE, answer_line
+from nblauncher.system import privileges, workers
+from nblauncher.system.unix_server import Limits, UnixServer
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ UID = struct.Struct("=I")
 
 
 def open_desk(tickets: int) -> socket.socket:
-    """Fork the desk; the end of the link at which the front page hears questions. For a process with one thread that
-    holds no secret yet. `tickets` is the number of the listening socket, which is the desk's from now on.
+    """Fork the desk. Returns the front page's end of the link to it. For a process with one thread that holds no secret
+    yet. `tickets` is the number of the listening socket, which the desk takes over.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
@@ -40,7 +41,7 @@ def open_desk(tickets: int) -> socket.socket:
 
 
 def _be_the_desk(link: socket.socket, door: socket.socket) -> NoReturn:
-    """Until the front page has gone."""
+    """Serve until the front page has gone."""
     status = 1
     try:
         workers.close_descriptors({0, 1, 2, link.fileno(), door.fileno()})
@@ -49,7 +50,7 @@ def _be_the_desk(link: socket.socket, door: socket.socket) -> NoReturn:
         privileges.set_name("ticket-desk")
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        Reception(door, _Desk(link), LIMITS).serve(link, lambda: not _has_hung_up(link))
+        UnixServer(door, _Desk(link), LIMITS).serve(link, lambda: not _has_hung_up(link))
         status = 0
     except OSError as error:
         log.error("the ticket desk failed: %s", error)
@@ -61,28 +62,28 @@ class _Desk:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
 
-    def objection(self, uid: int) -> str:
+    def reject_reason(self, uid: int) -> str:
         return ""
 
-    def refusal(self, why: str) -> bytes:
+    def rejection(self, reason: str) -> bytes:
         return b""
 
-    def begun(self, uid: int, pid: int) -> None: ...
+    def on_start(self, uid: int, pid: int) -> None: ...
 
-    def ended(self, uid: int, pid: int, status: int) -> None: ...
+    def on_exit(self, uid: int, pid: int, status: int) -> None: ...
 
-    def live(self, uid: int, connection: socket.socket) -> NoReturn:
+    def run(self, uid: int, connection: socket.socket) -> NoReturn:
         try:
             line = _read_line(connection)
-            connection.sendall(_asked(self._link, uid, line))
+            connection.sendall(_ask(self._link, uid, line))
         except OSError:
             log.info("a server with uid %d did not finish its question", uid)
         finally:
             os._exit(0)
 
 
-def _asked(link: socket.socket, uid: int, line: bytes) -> bytes:
-    """The front page's answer; no when it gives none."""
+def _ask(link: socket.socket, uid: int, line: bytes) -> bytes:
+    """The front page's answer; no if it does not answer."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.settimeout(PATIENCE)
@@ -93,7 +94,7 @@ def _asked(link: socket.socket, uid: int, line: bytes) -> bytes:
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    """The first line, or as much of it as there will be."""
+    """The first line, or the part of it that arrives."""
     until = time.monotonic() + PATIENCE
     line = b""
     while not line.endswith(b"\n") and len(line) < MAX_LINE:

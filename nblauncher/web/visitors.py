@@ -12,7 +12,7 @@ _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<po
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The host by which the browser came. Redirects and forms go nowhere else."""
+    """The host by which the browser came. Redirects and forms lead nowhere else."""
 
     host: str
     """Canonical: lower case, addresses without brackets."""

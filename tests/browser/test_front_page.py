@@ -8,16 +8,18 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nblauncher import tls
-from nblauncher.web.inputs import server_context
+from nblauncher.frontends import class_ca
+from nblauncher.system.tls_context import server_context
 from tests import front_page as tools
+from tests.browsing import STAYS, accessibility_problems
 
-pytestmark = [pytest.mark.browser, pytest.mark.system]
+pytestmark = [pytest.mark.browser, pytest.mark.system, pytest.mark.group("front page")]
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
 
@@ -95,10 +97,70 @@ def test_a_student_walks_from_the_front_page_to_their_own_server(front, page, tm
     assert cookie["value"] == f"https://{host}:{PORT}", "the ticket came with the front page's origin"
 
 
+def test_no_page_before_the_notebooks_has_a_barrier(front, browser, tmp_path: Path):
+    """axe-core: light and dark, desktop and phone."""
+    context = browser.new_context()
+    context.add_init_script(STAYS)
+    page = context.new_page()
+    found = []
+
+    def look(name: str, heading: str) -> None:
+        page.wait_for_selector(f"h1:has-text('{heading}')")
+        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+        found.extend(accessibility_problems(page))
+
+    soon = int(time.time()) + 7500
+    front.tell_deadlines(("ps1", soon), ("ps2", soon + 90_000))
+    page.goto(f"https://localhost:{PORT}/nbtwada")
+    page.wait_for_selector(".strip .left:has-text('2 h 4 min left')")
+    look("sign-in", "Sign in to your notebooks")
+    sign_in(page, "wrong")
+    page.wait_for_selector("#password[aria-invalid=true]")
+    look("wrong-password", "Sign in to your notebooks")
+    sign_in(page, tools.PASSWORD)
+    look("opening", "Opening your notebooks")
+    front.own["nbtwbob"] = [("ps1", soon + 3600)]
+    for state, heading in (
+        ("ready", "Opening your notebooks"),
+        ("starting", "Your notebooks are starting"),
+        ("stopped", "Your notebooks are not running"),
+        ("failed", "Your notebooks are not running"),
+    ):
+        front.states["nbtwbob"] = state
+        page.goto(f"https://localhost:{PORT}/nbtwbob")
+        sign_in(page, tools.PASSWORD)
+        page.wait_for_selector("#own-deadlines .left:has-text('3 h 4 min left')")
+        look(state, heading)
+    page.goto(f"https://localhost:{PORT}/ca.html")
+    look("certificate", "How to trust this class")
+    assert page.locator("details[open] summary").inner_text() == "Linux (Chrome, Chromium)"
+    answer = page.goto(f"https://localhost:{PORT}/nowhere/at/all")
+    assert answer is not None and answer.status == 404
+    look("not-found", "There is nothing here")
+    context.close()
+    front.states["nbtwbob"], front.own = "ready", {}
+    assert found == []
+
+
+def test_a_password_can_be_looked_at_while_it_is_typed(front, page):
+    page.goto(f"https://localhost:{PORT}/nbtwada")
+    page.fill("#password", "wrong")
+    page.click("text=Show password")
+    assert page.get_attribute("#password", "type") == "text"
+    page.click("text=Hide password")
+    assert page.get_attribute("#password", "type") == "password"
+    page.click("text=Show password")
+    with page.expect_request("**/") as sent:
+        page.click("button[type=submit]")
+    assert sent.value.post_data is not None and "password=wrong" in sent.value.post_data
+    page.wait_for_selector("[role=alert]")
+
+
 def test_it_works_without_scripts(front, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"https://localhost:{PORT}/nbtwada")
+    assert page.locator("text=Show password").is_hidden()
     sign_in(page, tools.PASSWORD)
     page.click("text=Open my notebooks")
     page.wait_for_selector("#who")
@@ -144,8 +206,8 @@ def test_the_pages_keep_to_their_own_policy(front, page):
 @pytest.mark.parametrize("host", ["bank.example", "127.0.0.2"])
 def test_chromium_rejects_what_the_class_ca_signs_for_somebody_else(front, page, host):
     """As if the CA's key were stolen: the certificate is right for the host, but the host is not the class's."""
-    stolen = tls.issue_leaf(front.ca, ["bank.example"], []) if host == "bank.example" else None
-    stolen = stolen or tls.issue_leaf(front.ca, [], [host])
+    stolen = class_ca.issue_leaf(front.ca, ["bank.example"], []) if host == "bank.example" else None
+    stolen = stolen or class_ca.issue_leaf(front.ca, [], [host])
     with socket.create_server(("127.0.0.2", PORT + 3)) as listening:
         threading.Thread(target=serve_pages, args=(listening, server_context(stolen)), daemon=True).start()
         try:

@@ -19,7 +19,10 @@ ADA, BOB = "nbtleaver", "nbtnext"
 PORT = 28900
 HOST = "class.example.org"
 NGINX = pytest.mark.skipif(shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="NO NGINX")
-FRONT_ENDS = ["direct", *(pytest.param(routing, marks=NGINX) for routing in ("ports", "hosts", "paths"))]
+FRONT_ENDS = [
+    "direct",
+    *(pytest.param(routing, marks=[NGINX, pytest.mark.slow]) for routing in ("ports", "hosts", "paths")),
+]
 
 
 @pytest.fixture(scope="module", params=FRONT_ENDS)
@@ -60,8 +63,17 @@ def sign_in(room: Classroom, page, name: str) -> None:
     page.wait_for_selector(".jp-DirListing-item:has-text('lab.ipynb')")
 
 
-@pytest.mark.parametrize("place", ["tree", "notebooks/tutorial/lab.ipynb", "lab/tree/tutorial/lab.ipynb"])
-@pytest.mark.parametrize("way", ["button", "menu"])
+@pytest.mark.parametrize(
+    ("way", "place"),
+    [
+        ("button", "tree"),
+        ("menu", "notebooks/tutorial/lab.ipynb"),
+        ("button", "lab/tree/tutorial/lab.ipynb"),
+        pytest.param("menu", "tree", marks=pytest.mark.slow),
+        pytest.param("button", "notebooks/tutorial/lab.ipynb", marks=pytest.mark.slow),
+        pytest.param("menu", "lab/tree/tutorial/lab.ipynb", marks=pytest.mark.slow),
+    ],
+)
 def test_the_way_out_is_on_every_page_and_ends_at_the_front_page(room, page, place, way, tmp_path: Path):
     own = own_address(room, ADA)
     sign_in(room, page, ADA)

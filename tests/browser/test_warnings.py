@@ -18,7 +18,7 @@ STUDENT = "nbtdwalker"
 PORT = 19120
 FRONT_PAGE = f"https://localhost:{PORT}/"
 OWN_SERVER = f"https://localhost:{PORT + 1}/user/{STUDENT}/"
-NOTEBOOK = Path(__file__).parents[2] / "nblauncher/samples/material/welcome.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "nblauncher/commands/samples/material/welcome.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,7 @@ class Visit:
         notebook.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
         assert notebook.query_selector("#proceed-link") is None
         cell = notebook.locator(".jp-CodeCell").first
-        cell.locator(".cm-content").fill("print(6 * 7, 'from the kernel')")
-        run_until_it_answers(notebook, cell, "42 from the kernel")
+        run_until_it_answers(notebook, cell, "42 from the kernel", code="print(6 * 7, 'from the kernel')")
         notebook.screenshot(path=self._pictures / "notebook.png")
 
 

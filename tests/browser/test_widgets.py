@@ -14,7 +14,7 @@ from tests.classroom import Classroom
 from tests.notebooks import cell, notebook
 from tests.running import eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.system]
+pytestmark = [pytest.mark.browser, pytest.mark.system, pytest.mark.group("builder"), pytest.mark.slow]
 
 STUDENT = "nbtlslider"
 PORT = 28840

@@ -103,7 +103,7 @@ class RealHand:
 Hand = FakeHand | RealHand
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.system)])
+@pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.system, pytest.mark.group("accounts")])])
 def host(request: pytest.FixtureRequest) -> Iterator[tuple[Accounts, Hand]]:
     if request.param == "fake":
         fake = FakeAccounts()
@@ -154,7 +154,7 @@ def test_a_taken_name_uid_or_home_is_refused_and_left_alone(accounts, hand):
         with pytest.raises(RefusedError):
             accounts.create(claim)
     hand.put_file(EVE)
-    with pytest.raises(RefusedError, match="is there already"):
+    with pytest.raises(RefusedError, match="exists already"):
         accounts.create(EVE)
     assert accounts.lookup(EVE.username) is None
     assert hand.has_home(EVE)
@@ -189,7 +189,7 @@ def test_discard_never_removes_work(accounts, hand):
     assert accounts.lookup(ADA.username) is not None
 
 
-DESTRUCTIVE = ["repair", "discard", "lock", "unlock", "remove_schedules", "kill_everything", "delete"]
+DESTRUCTIVE = ["repair", "discard", "lock", "unlock", "remove_schedules", "kill_everything", "delete_home", "delete"]
 
 
 def by_hand(hand: Hand, how: str) -> None:
@@ -275,6 +275,21 @@ def test_passwords_of_others_are_never_set(accounts):
     assert set(accounts.set_passwords(passwords)) == {"root", "nobody", EVE.username}
 
 
+def test_disabled_passwords_are_not_a_lock_and_survive_one(accounts):
+    ada = accounts.create(ADA)
+    accounts.create(EVE)
+    accounts.set_passwords({name: Secret("abcd-efgh-jkmn-pqrs") for name in (ADA.username, EVE.username)})
+    names = [ADA.username, EVE.username, "root", "nobody"]
+    assert set(accounts.disable_passwords(names)) == {"root", "nobody"}
+    assert not accounts.is_locked(ada)
+    accounts.lock(ada)
+    assert accounts.disable_passwords([ADA.username]) == {}
+    assert accounts.is_locked(ada)
+    accounts.unlock(ada)
+    assert not accounts.is_locked(ada)
+    assert accounts.set_passwords({ADA.username: Secret("abcd-efgh-jkmn-pqrs")}) == {}
+
+
 def test_one_password_that_cannot_be_set_does_not_stop_the_others(accounts):
     accounts.create(ADA)
     accounts.create(EVE)
@@ -348,7 +363,7 @@ def test_every_process_ends_and_only_those_of_the_account(accounts, hand):
 def test_an_account_with_processes_is_not_deleted(accounts, hand):
     made = accounts.create(ADA)
     hand.start_process(made)
-    for verb in (accounts.delete, accounts.discard):
+    for verb in (accounts.delete, accounts.delete_home, accounts.discard):
         with pytest.raises(RefusedError, match="still run"):
             verb(made)
     assert accounts.lookup(ADA.username) == made
@@ -363,6 +378,16 @@ def test_delete_removes_account_and_home_and_may_be_repeated(accounts, hand):
     assert accounts.lookup(ADA.username) is None
     assert not hand.has_home(ADA)
     assert accounts.uid_is_free(ADA.uid)
+
+
+def test_a_home_may_be_deleted_first_and_the_account_later(accounts, hand):
+    made = accounts.create(ADA)
+    hand.put_file(made)
+    accounts.delete_home(made)
+    accounts.delete_home(made)
+    assert not hand.has_home(made) and accounts.lookup(ADA.username) is not None
+    accounts.delete(made)
+    assert accounts.lookup(ADA.username) is None
 
 
 def test_the_home_of_an_account_that_was_deleted_by_hand_stays(accounts, hand):

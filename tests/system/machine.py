@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 PREFIX = Path("/opt/nblauncher")
@@ -46,9 +47,12 @@ class Machine:
         """As the host is, without nblauncher. The numbers of its system accounts stay taken, so that the processes
         of the host's front pages do not look like the machine's.
         """
+        deadline = time.monotonic() + 20
         for folder in COVERED:
             (root / folder).mkdir(parents=True)
-        subprocess.run(["cp", "-a", "/etc/.", root / "etc"], check=True)
+        # A file of the tools that other tests make accounts with may vanish meanwhile: then once more.
+        while subprocess.run(["cp", "-a", "/etc/.", root / "etc"], stderr=subprocess.DEVNULL).returncode:
+            assert time.monotonic() < deadline, "/etc cannot be copied"
         for name in ("passwd", "group", "shadow", "gshadow"):
             lines = (root / "etc" / name).read_text().splitlines(keepends=True)
             (root / "etc" / name).write_text("".join(line.replace("nblauncher", "nbt-host", 1) for line in lines))

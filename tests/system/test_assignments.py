@@ -221,6 +221,7 @@ def test_a_folder_that_leads_out_of_the_home_gains_nothing(room):
     assert got[ADA]["files"] == [] and len(got[BOB]["files"]) == 2
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_folders_cost_nobody_else_the_moment(room):
     write(BOB, "tutorial/ps1/lab.py", "in time")
     script = "import os; os.makedirs('tutorial/a'); os.chdir('tutorial/a'); [os.mkdir(str(n)) for n in range(100_000)]"

@@ -81,7 +81,7 @@ def test_everything_that_setup_would_refuse_is_a_problem_and_hides_nothing_else(
         ("requirements.txt line 2", "roster and config"),
         ("the IPython profile nbt-no-such-profile cannot be read", "profile"),
         (f"{room.folder}/credentials.csv cannot be written", "credentials"),
-        (f"{home} is there already", "homes"),
+        (f"{home} exists already", "homes"),
     ):
         assert [where for message, where in found.items() if message.startswith(words)] == [subject], found
     assert any(one["subject"] == "ports" and one["level"] == "ok" for one in said["findings"])

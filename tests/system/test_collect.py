@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import homes, store
 from nblauncher.errors import HostError, RefusedError
+from nblauncher.exchange import homes
+from nblauncher.exchange.retrieve import collection, store
+from nblauncher.exchange.retrieve.scope import ALL, CHANGED, HOME, Scope
 from nblauncher.model import Account, HandedOut
-from nblauncher.scope import ALL, CHANGED, HOME, Scope
 from tests.students import TARGET, exclusions, made_account, made_desk, made_folder, write
 
 pytestmark = pytest.mark.system
@@ -181,11 +182,11 @@ def test_the_listing_is_equal_until_something_in_the_home_changes(ada, desk):
     file = write(ada, "lab1.ipynb", b"work")
     scope = Scope(HOME, TARGET)
     collected, _ = desk.collect(ada, scope)
-    assert homes.listing(ada, scope, desk.limits) == collected.listing
+    assert collection.listing(ada, scope, desk.limits) == collected.listing
     status = file.stat()
     file.write_bytes(b"WORK")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert homes.listing(ada, scope, desk.limits) != collected.listing
+    assert collection.listing(ada, scope, desk.limits) != collected.listing
 
 
 def test_before_a_deletion_only_bytes_that_were_read_again_are_linked(ada, desk):
@@ -223,14 +224,14 @@ def small_disk(folder):
 
 def test_root_never_handles_a_home_as_root(desk):
     with pytest.raises(RefusedError):
-        homes.listing(Account("root", 0, 0, Path("/root")), Scope(HOME, TARGET), desk.limits)
+        collection.listing(Account("root", 0, 0, Path("/root")), Scope(HOME, TARGET), desk.limits)
 
 
 def test_a_home_that_is_not_the_students_own_is_not_read(ada, teacher, desk):
     stranger = Account(ada.username, ada.uid, ada.gid, Path("/var/tmp"))
     with pytest.raises(HostError, match="belongs to uid 0"):
         desk.collect(stranger)
-    with pytest.raises(HostError, match="not a folder of the student's"):
+    with pytest.raises(HostError, match="not the student's folder"):
         homes.empty(stranger)
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
-from nblauncher import cgroups
+from nblauncher.isolation import cgroups
 from tests.classroom import Classroom, set_up_class
 from tests.homework import as_student, become, write
 from tests.launched import supervisor_pid, visitor
 from tests.running import eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]  # each waits for a moment, and for nobody to delay it
 
 ADA, BOB = NAMES = ["nbtqada", "nbtqbob"]
 
@@ -85,7 +85,7 @@ def test_everybodys_work_is_taken_at_the_moment_and_later_work_is_not(room):
     assert (about["deadline"], about["folder"], about["late"]) == ("ps1", "ps1", False)
     assert datetime.fromisoformat(about["at"]) == at
     assert timedelta(0) <= datetime.fromisoformat(about["captured"]) - at < timedelta(seconds=5)
-    assert str(folder) in told and "UTC" in told and "stood still for" in told
+    assert str(folder) in told and "UTC" in told and "was frozen for" in told
     assert (folder / ADA / "work/ps1/lab.py").stat().st_mode & 0o777 == 0o600
     assert "nothing to do" in collect(room)["out"]
     assert captured(room) == [folder]
@@ -126,7 +126,7 @@ def test_a_receipt_lies_in_each_home_and_settles_disputes(room):
     assert "not genuine" in room.run("verify-receipt", str(forged), expect=3).stderr
     assert "cannot be read" in room.run("verify-receipt", str(room.folder / "none"), expect=3).stderr
     (captured(room)[0] / ADA / "manifest.json").write_text("{}")
-    assert "is not in the store any more" in room.run("verify-receipt", str(receipt)).stdout
+    assert "is no longer in the store" in room.run("verify-receipt", str(receipt)).stdout
 
 
 def test_a_receipt_in_a_home_is_read_as_its_student(room):
@@ -454,11 +454,11 @@ def test_a_class_that_a_killed_capture_left_frozen_goes_on_with_the_next_command
         assert room.run("status", "--dry-run").stderr == "" and state.read_text().strip() == "1"
         set_deadline_aside(room)
         told = room.run(*words, expect=None).stderr
-        assert "left these students frozen; they go on now" in told and ADA in told
+        assert "left students frozen. Thawed them" in told and ADA in told
         eventually_moving(file)
         assert Path(f"/proc/{outside.pid}/cgroup").read_text() == before
         assert "frozen" in (room.paths.logs / "nblauncher.log").read_text()
-        assert "go on now" not in room.run("status").stderr
+        assert "Thawed them" not in room.run("status").stderr
     finally:
         outside.kill()
         outside.wait()
@@ -564,7 +564,11 @@ def test_a_frozen_student_stays_frozen_whoever_signs_in_wakes_or_kills_and_whate
         eventually(lambda: is_held(room, ADA, logins[0].pid))
         assert file.stat().st_mtime_ns == stood
         wrote = (room.home(ADA) / "tutorial/ps1/login").stat().st_mtime_ns
-        assert "nothing to do" not in room.run("retrieve", "--only", ADA).stdout  # whoever works for root does
+        # Root's file workers run. `date` may be frozen with its file open: then that one file is incomplete.
+        retrieved = room.run("retrieve", "--only", ADA, expect=None)
+        words = retrieved.stdout + retrieved.stderr
+        assert retrieved.returncode in (0, 5) and "The work is in" in words, words
+        assert words.count("(incomplete)") == words.count("ps1/login: changed while it was read (incomplete)"), words
         psutil.Process(supervisor_pid(room)).kill()
         room.run("status")
         told = room.run("launch", "--background", "--only", ADA).stderr
@@ -595,7 +599,7 @@ def test_freeze_says_which_process_of_the_class_is_outside_of_its_group(room):
         lost = next(pid for pid in group_of(room, ADA).pids() if "letters" in " ".join(psutil.Process(pid).cmdline()))
         (groups.root.parents[1] / "cgroup.procs").write_text(str(lost))
         failed = room.run("freeze", expect=5)
-        assert "stands still, but processes of the class are not in" in failed.stderr and str(lost) in failed.stderr
+        assert "frozen, but processes of the class are not in" in failed.stderr and str(lost) in failed.stderr
         before = (room.home(ADA) / "tutorial/ps1/file0").stat().st_mtime_ns
         assert is_held(room, ADA, lost)
         assert (room.home(ADA) / "tutorial/ps1/file0").stat().st_mtime_ns == before
@@ -663,7 +667,8 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
     room.write(retrieve={"layout": "nbgrader"})
     for name in NAMES:
         write(name, "tutorial/ps1/lab.py", "in time")
-    set_deadline(room, soon(2))
+    at = soon(2)
+    set_deadline(room, at)
     collect(room)
     write(ADA, "tutorial/ps1/lab.py", "too late")
     write(ADA, "tutorial/ps1/more.py", "more")
@@ -673,9 +678,8 @@ def test_work_that_changed_after_the_deadline_is_a_second_layer(room):
     assert (folder / "late" / ADA / "ps1/lab.py").read_text() == "too late"
     assert (folder / "late" / ADA / "ps1/more.py").read_text() == "more"
     assert not (folder / "late" / BOB).exists()
-    taken = json.loads(receipts_of(room, ADA)[0].read_text())["captured"]
     stamp = (folder / "submitted" / ADA / "ps1/timestamp.txt").read_text()
-    assert datetime.fromisoformat(taken).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S") in stamp
+    assert at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S") in stamp
     students = {one["username"]: one for one in told["students"]}
     assert [(students[name]["handed_in"], students[name]["late"]) for name in NAMES] == [(True, True), (True, False)]
     room.write(retrieve={"layout": "plain"})

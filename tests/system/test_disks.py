@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import homes, quotas
 from nblauncher.errors import HostError
+from nblauncher.exchange import homes
+from nblauncher.isolation import quotas
 from nblauncher.model import Account
 from tests.classroom import set_up_class
 

@@ -1,21 +1,30 @@
-"""Every command's `--json` on a small class, held against tests/envelope.py: what was done, nothing to do, refusals."""
+"""Every command's `--json` on a small class, held against tests/envelope.py: what was done, nothing to do, refusals.
+
+And what a teacher asks while it runs: status, also live, logs, restart.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import pexpect
+import psutil
 import pytest
 
-from nblauncher import moments
-from tests import envelope
-from tests.classroom import Classroom
-from tests.homework import as_student, write
+from nblauncher.config import times
+from nblauncher.server.channels import BY_TEACHER
+from tests import envelope, launched
+from tests.classroom import COMMAND, Classroom
+from tests.homework import as_student, become, write
+from tests.jupyter_client import JupyterClient
 from tests.running import eventually
 
 pytestmark = pytest.mark.system
@@ -69,6 +78,13 @@ def written(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S")
 
 
+@pytest.fixture(scope="module")
+def ada(up: Envelopes) -> Iterator[JupyterClient]:
+    """In her browser."""
+    with launched.visitor(up, ADA) as browser:
+        yield browser
+
+
 ACTING = ["setup", "send", "launch", "reload", "status", "retrieve", "snapshot", "freeze", "thaw", "shutdown", "remove"]
 
 
@@ -118,6 +134,124 @@ def test_material_snapshots_and_history(up):
     assert (up.home(ADA) / path).read_text() == "one"
 
 
+# What a teacher asks.
+
+
+def test_status_says_what_each_student_does(up, ada):
+    kernel = ada.start_kernel()
+    ada.start_kernel()
+    ada.api("PUT", "contents/tutorial/essay.txt", json={"type": "file", "format": "text", "content": "hello"})
+    with ada.notebook(kernel) as notebook:
+        notebook.begin("import time; time.sleep(60)")
+        eventually(lambda: up.students("status")[ADA]["busy_kernels"] == 1)
+        found = up.students("status")
+        assert found[ADA]["kernels"] == 2 and not found[ADA]["never_signed_in"]
+        now = datetime.now().astimezone()
+        for key in ("last_activity", "last_save", "last_sign_in"):
+            assert timedelta(0) <= now - datetime.fromisoformat(found[ADA][key]) < timedelta(seconds=60)
+        assert found[BOB]["kernels"] == 0 and found[BOB]["never_signed_in"] and found[BOB]["last_save"] is None
+        told = up.run("status", env={**os.environ, "COLUMNS": "60"}).stdout.splitlines()
+        assert max(map(len, told)) <= 60
+        assert re.fullmatch(rf"{ADA} +ready +just now +2, 1 busy +\S+ MB.*", told[1])
+        assert re.fullmatch(rf"{BOB} +ready +never signed in +0 +\S+ MB.*", told[2])
+
+
+@pytest.mark.timeout(120)
+def test_a_hung_notebook_gets_a_new_kernel_and_its_tab_is_told(up, ada):
+    before, kernel = launched.handles(up), ada.start_kernel()
+    with ada.notebook(kernel) as notebook:
+        notebook.run("x = 1; import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
+        cell = notebook.begin("while True: pass")
+        notebook.receive(lambda one: one["content"].get("execution_state") == "busy")
+        assert "asks" not in up.run("restart", ADA, "--kernels", expect=4).stdout, "it is not asked without a terminal"
+        (answer,) = up.students("restart", ADA, "--kernels", "--yes").values()
+        assert answer["kernels_ended"] >= 1 and answer["status"] == "done"
+        told = notebook.receive(lambda one: one["msg_type"] == "stream")
+        assert told["content"]["text"].strip() == BY_TEACHER and told["parent_header"]["msg_id"] == cell
+        notebook.receive(lambda one: one["content"].get("execution_state") == "restarting")
+        # As a page does: what is sent to a kernel that starts may be lost.
+        eventually(lambda: ada.api("GET", f"kernels/{kernel}").json()["execution_state"] == "idle", patience=30)
+        assert "NameError" in notebook.run("x")
+    assert launched.handles(up) == before, "the server stays"
+
+
+def test_one_student_gets_a_new_server_and_the_other_notices_nothing(up, ada):
+    before = launched.handles(up)
+    plan = up.ask("restart", "restart", ADA, "--dry-run")
+    assert plan["plan"] == ["stop 1 server", "start 1 server"]
+    assert any(f"{ADA} has " in note for note in plan["notes"]) and "variables" in plan["notes"][-1]
+    answer = up.students("restart", ADA, "--yes")[ADA]
+    assert (answer["server"], answer["status"], answer["kernels_ended"]) == ("ready", "done", None)
+    after = launched.handles(up)
+    assert after[ADA] != before[ADA] and after[BOB] == before[BOB]
+    assert ada.http.get("api/status").status_code == 200, "her session goes on"
+    said = up.students("status")[ADA]
+    assert said["last_sign_in"] and said["last_save"], "what she did before is not forgotten"
+    for wrong in (EVE, "../x"):
+        assert wrong in up.ask("restart", "restart", wrong, "--yes", expect=3)["errors"][0]
+    up.run("restart", expect=2)
+
+
+def test_logs_are_followed_and_escape_sequences_do_not_arrive(up):
+    assert "front page" in up.run("logs", "-n", "200").stdout
+    process = up.start("logs", ADA, "-f", "-n", "3")
+    assert process.stdout is not None
+    os.write(_output_of(launched.handles(up)[ADA].pid), b"\x1b[2J\x1b]0;evil\x07 done\n")
+    seen = ""
+    while "done" not in seen:
+        seen += (line := process.stdout.readline())
+        assert line.rstrip("\n").isprintable()
+    assert "\\x1b[2J\\x1b]0;evil\\x07 done" in seen
+    process.send_signal(signal.SIGINT)
+    assert (process.wait(20), process.communicate()[1]) == (0, "")
+
+
+def _output_of(pid: int) -> int:
+    """The pipe to which a server writes, as any program that it starts may."""
+    return os.open(f"/proc/{pid}/fd/1", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("end", ["q", signal.SIGINT, signal.SIGTERM])
+def test_the_live_table_ends_and_leaves_the_terminal_as_it_was(up, end):
+    watching = pexpect.spawn(
+        "/bin/sh",
+        ["-c", 'trap : INT; stty -a; "$@"; echo over=$?; stty -a', "sh", *COMMAND, "status", "--watch"],
+        cwd=str(up.folder),
+        env={**os.environ, "TERM": "xterm"},
+        dimensions=(24, 60),
+        timeout=60,
+    )
+    watching.expect("q quit")
+    watching.send("m")
+    watching.expect("sorted by memory")
+    watching.expect(ADA)
+    if isinstance(end, str):
+        watching.send(end)
+    elif end is signal.SIGINT:
+        watching.sendintr()
+    else:
+        (child,) = psutil.Process(watching.pid).children()
+        child.terminate()
+    watching.expect("over=0")
+    screen = watching.before.decode()
+    assert "\x1b[?1049l" in screen and "\x1b[?25h" in screen
+    watching.expect(pexpect.EOF)
+    assert " icanon" in watching.before.decode() and " echo " in watching.before.decode()
+
+
+def test_the_live_table_needs_a_terminal(up):
+    refused = up.run("status", "--watch", expect=4)
+    assert "--watch needs a terminal" in refused.stderr and "\x1b" not in refused.stdout
+    up.run("status", "--watch", "--json", expect=2)
+
+
+def test_without_root_the_answer_is_to_use_sudo(up):
+    for words in (("status",), ("logs", ADA), ("restart", ADA)):
+        command = [*become(ADA), *COMMAND, "-c", str(up.folder / "notebooks.cfg"), *words]
+        said = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "sudo nblauncher" in said.stderr and "Traceback" not in said.stderr and said.returncode == 4
+
+
 def test_retrieving(up):
     write(ADA, "tutorial/ps1/lab.py", "one")
     write(BOB, "tutorial/ps1/large.bin", "x" * 2_000_000)
@@ -165,7 +299,7 @@ def test_a_capture_names_those_who_have_more_time(up):
     assert datetime.fromisoformat(up.ask("extend", "extend", ADA, "5m")["at"]) == at + timedelta(minutes=5)
     assert up.ask("retrieve --cancel", "retrieve", "--cancel", said["deadline"])["deadline"] == said["deadline"]
     told = up.run(*words).stdout
-    assert f"later, at {moments.words(at + timedelta(minutes=10))}: {BOB}." in told
+    assert f"Later, because of extra time, at {times.words(at + timedelta(minutes=10))}: {BOB}." in told
     up.ask("retrieve --cancel", "retrieve", "--cancel", said["deadline"])
 
 
@@ -206,9 +340,10 @@ def test_a_course_that_is_busy_is_a_refusal(up):
 def test_a_waiting_capture_that_comes_late_says_so_in_its_json_as_well(up):
     (up.folder / "students.csv").write_text(f"username\n{ADA}\n{BOB}\n{EVE}\n")
     up.students("setup")
-    at = soon(3)
+    at = soon(8)
     process = waiting(up, at)
     process.send_signal(signal.SIGSTOP)
+    assert datetime.now().astimezone() < at, "too slow to stop it before the capture"
     eventually(lambda: datetime.now().astimezone() > at + timedelta(seconds=11))
     process.send_signal(signal.SIGCONT)
     out, _err = process.communicate(timeout=120)

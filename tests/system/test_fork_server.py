@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import passwords, wire
-from nblauncher.children import NOWHERE
-from nblauncher.descriptors import pidfd_getfd
+from nblauncher.auth import passwords
+from nblauncher.isolation.spawn import NOWHERE
 from nblauncher.model import Account, Secret, ServerState
 from nblauncher.supervisor import client
+from nblauncher.system import wire
+from nblauncher.system.libc import pidfd_getfd
 from tests.jupyter_client import JupyterClient
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
 
@@ -30,13 +31,13 @@ EXECED, FORKED = "nblauncher.server", "nblauncher.forkserver.servers"
 
 @pytest.fixture(scope="module")
 def ada() -> Iterator[Account]:
-    with made_account("nbtvada", 25010) as account:
+    with made_account("nbtvfada", 25012) as account:
         yield account
 
 
 @pytest.fixture(scope="module")
 def bob() -> Iterator[Account]:
-    with made_account("nbtvbob", 25011) as account:
+    with made_account("nbtvfbob", 25013) as account:
         yield account
 
 
@@ -152,6 +153,17 @@ def test_a_forked_server_and_its_kernels_have_the_environment_of_a_started_one(c
     assert seen["forkserver"]["COURSE"] == "x"
 
 
+def test_what_a_student_chooses_in_lab_is_kept_in_the_home(course, ada):
+    course.ready((ada, ADA))
+    with course.visitor(ada, ADA) as browser:
+        theme = {"raw": '{"theme": "JupyterLab Dark"}'}
+        settings = browser.api("PUT", "../lab/api/settings/@jupyterlab/apputils-extension:themes", json=theme)
+        workspace = {"data": {}, "metadata": {"id": "nbt"}}
+        workspaces = browser.api("PUT", "../lab/api/workspaces/nbt", json=workspace)
+    assert (settings.status_code, workspaces.status_code) == (204, 204)
+    assert sorted(path.name for path in (ada.home / ".jupyter/lab").iterdir()) == ["user-settings", "workspaces"]
+
+
 def test_a_later_student_has_nothing_of_an_earlier_ones_secrets(course, ada, bob, monkeypatch):
     server, leaf, adas = loaded(course), course.leaf(), course.hashed
     course.ready((ada, ADA), tls=leaf)
@@ -208,7 +220,7 @@ def test_how_a_forked_server_ended_is_known_and_it_is_forked_again(course, ada):
     course.ready((ada, ADA))
     before = course.handle(ada)
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: course.report(ada).state is ServerState.READY and course.handle(ada) != before)
+    eventually(lambda: course.is_up_again(ada, before))
     assert course.report(ada).reason == "killed by SIGKILL; it was started again"
     assert is_forked(course.handle(ada).pid)
 
@@ -309,8 +321,10 @@ def test_what_the_warm_up_found_is_kept_for_the_next_fork_server(course):
         course.supervisor.prepare("forkserver")
         eventually(lambda: is_loaded(course))
         seen.append(modules_of_the_last_fork_server(course))
-    assert seen == [(seen[0][0], False), (seen[0][0], True)]
-    assert seen[0][0] > 1000
+    (loaded, is_recalled), (loaded_again, is_recalled_again) = seen
+    assert (is_recalled, is_recalled_again) == (False, True)
+    # Reading the file that lists them loads a codec (encodings.ascii) that writing it does not need.
+    assert loaded > 1000 and loaded_again - loaded in (0, 1)
 
 
 def test_a_student_who_is_stopped_while_the_fork_server_loads_stays_stopped(course, ada):

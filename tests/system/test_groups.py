@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from nblauncher import cgroups
-from nblauncher.cgroups import Kind
+from nblauncher.isolation import cgroups
+from nblauncher.isolation.cgroups import Kind
 
 pytestmark = pytest.mark.system
 

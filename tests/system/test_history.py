@@ -119,7 +119,7 @@ def test_what_was_deleted_can_be_brought_back_and_what_never_was_cannot(room):
     room.run("restore", ADA, "week1/lab.py", "--at", before)
     (copy,) = (room.home(ADA) / "tutorial/week1").iterdir()
     assert copy.read_text() == "precious"
-    assert "was not there in the snapshot" in room.run("restore", ADA, "week1/lab.py", "--at", after, expect=3).stderr
+    assert "did not exist in the snapshot" in room.run("restore", ADA, "week1/lab.py", "--at", after, expect=3).stderr
     assert "there is no snapshot" in room.run("restore", ADA, "week1/lab.py", "--at", early, expect=3).stderr
     assert "is not a time" in room.run("restore", ADA, "week1/lab.py", "--at", "yesterday", expect=2).stderr
 
@@ -204,7 +204,7 @@ def test_a_student_above_the_share_is_named_by_snapshot_and_status(room):
     for _ in range(2):
         file.write_bytes(os.urandom(400_000))
         told = room.run("snapshot").stdout
-    assert f"{ADA}: versions need 803 kB, and the share of the history is 500 kB; the oldest make room" in told
+    assert f"{ADA}: versions need 803 kB, and the share of the history is 500 kB; the oldest are deleted" in told
     assert BOB not in told
     entries = {one["username"]: one for one in room.json("status")["students"]}
     assert [entries[name]["history_above_share"] for name in NAMES] == [True, False]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import homes
 from nblauncher.errors import HostError
-from nblauncher.scope import CHANGED, HOME, Scope
+from nblauncher.exchange import homes
+from nblauncher.exchange.retrieve.scope import CHANGED, HOME, Scope
 from tests.students import TARGET, as_student, become, exclusions, made_account, made_desk, made_folder, write
 
 pytestmark = pytest.mark.system

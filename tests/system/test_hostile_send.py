@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, REPLACED, UNCHANGED, UPDATED
 from nblauncher.errors import HostError, RefusedError
+from nblauncher.exchange.send.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, REPLACED, UNCHANGED, UPDATED
 from tests.sending import TARGET, Teacher, content_of, told
 from tests.students import as_student, become, made_account
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from nblauncher.commands.init import write_samples
+from nblauncher.config.settings import TlsSettings
+from nblauncher.config.trusted_files import is_private_group, read_trusted
 from nblauncher.errors import HostError, InputError, RefusedError
-from nblauncher.inputs import is_private_group, read_trusted
+from nblauncher.frontends.class_ca import ensure_class_ca, issue_leaf
 from nblauncher.model import Account
 from nblauncher.preflight import web
-from nblauncher.settings import TlsSettings
-from nblauncher.tls import ensure_class_ca, issue_leaf
 from tests.students import as_student, become, made_account, write
 
 pytestmark = pytest.mark.system

@@ -28,6 +28,7 @@ pathlib.Path("/opt/nblauncher/reached").touch()
 sys.stdin.read()
 time.sleep(600)
 """
+MAN_PAGE = Path("/usr/local/share/man/man1/nblauncher.1")
 PHYSICS = CourseRecord("physics101", "root", 0, "/root/notebooks.cfg", 8000, group_made=True)
 
 
@@ -73,6 +74,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_closed_checkout_under_umask_077_becomes_a_release_that_students_can_run(fresh_machine, tmp_path):
     checkout = real_checkout(tmp_path / "checkout")
     before = files_of(checkout)
@@ -86,7 +88,11 @@ def test_a_closed_checkout_under_umask_077_becomes_a_release_that_students_can_r
     assert not fresh_machine.seen("/root/took").exists()
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     assert ".ipython" in fresh_machine.run(*as_nobody, "/usr/local/bin/ipython_dir", HOME="/nonexistent")
-    fresh_machine.run(*as_nobody, release / "bin/python", "-I", "-c", "import nblauncher.cli, notebook, ipykernel")
+    fresh_machine.run(*as_nobody, release / "bin/python", "-I", "-c", "import nblauncher.cli.main, notebook, ipykernel")
+    assert fresh_machine.run(*as_nobody, "cat", MAN_PAGE).startswith(".TH NBLAUNCHER 1 ")
+    for shell in ("bash", "zsh", "fish"):
+        script = fresh_machine.run(*as_nobody, "cat", release / f"share/nblauncher/completion.{shell}")
+        assert f"_NBLAUNCHER_COMPLETE={shell}_complete" in script
     for path in fresh_machine.seen(release).rglob("*"):
         mode, uid = path.lstat().st_mode, path.lstat().st_uid
         if not stat.S_ISLNK(mode):
@@ -109,6 +115,7 @@ def test_a_changed_checkout_is_a_new_release_and_the_previous_one_stays(machine,
     assert machine.releases == {first, machine.current} and first != machine.current
 
 
+@pytest.mark.slow
 def test_a_running_class_keeps_the_release_that_it_started_with(machine, checkout):
     first = machine.current
     running = machine.start("/usr/local/bin/nblauncher", "serve")
@@ -255,7 +262,18 @@ def test_only_root_can_install(fresh_machine, checkout, script):
     assert "must be run as root" in fresh_machine.run(*command, status=4)
 
 
+def test_the_man_page_of_another_program_is_left_alone(machine, checkout):
+    assert machine.seen(MAN_PAGE).is_symlink()
+    machine.seen(MAN_PAGE).unlink()
+    machine.seen(MAN_PAGE).write_text("mine")
+    change(checkout)
+    assert f"{MAN_PAGE} is not ours and was left alone" in machine.run(checkout / "install.sh")
+    machine.run(checkout / "install.sh", "--uninstall")
+    assert machine.seen(MAN_PAGE).read_text() == "mine"
+
+
 def test_uninstall_removes_the_program_and_its_accounts_and_leaves_state_and_logs(machine, checkout):
+    assert machine.seen(MAN_PAGE).is_symlink()
     HostLedger(machine.seen("/var/lib/nblauncher/host.db")).record_course(PHYSICS)
     HostLedger(machine.seen("/var/lib/nblauncher/host.db")).forget_course(PHYSICS.course)
     machine.seen("/var/log/nblauncher/nblauncher.log").touch()

@@ -17,11 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import cgroups, classfiles, environments, wire, workers
 from nblauncher.accounts.linux import LinuxAccounts
+from nblauncher.environments import course_packages
+from nblauncher.isolation import cgroups
 from nblauncher.model import Account
-from nblauncher.provisioner import ForkedKernel, NotForked, ask_for_kernel
-from nblauncher.spawners import Preload
+from nblauncher.server import class_files
+from nblauncher.server.provisioner import ForkedKernel, NotForked, ask_for_kernel
+from nblauncher.supervisor.spawners import Preload
+from nblauncher.system import wire, workers
 from tests.jupyter_client import JupyterClient
 from tests.packages import alone, build, source_distribution
 from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
@@ -50,7 +53,7 @@ def bob() -> Iterator[Account]:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningClass]:
     with running_class(tmp_path_factory.mktemp("kernels"), "nbtv-kernels", FRONT, spawner="forkserver") as running:
-        running.kernels = classfiles.Kernels(socket=running.paths.kernels_socket, preload=MODULES)
+        running.kernels = class_files.Kernels(socket=running.paths.kernels_socket, preload=MODULES)
         running.supervisor.prepare("forkserver", kernels=Preload(sys.executable, MODULES))
         yield running
 
@@ -106,7 +109,7 @@ def is_forked(pid: int) -> bool:
 
 def write_kernels(course: RunningClass, *, are_forked: bool) -> None:
     socket = course.paths.kernels_socket if are_forked else None
-    classfiles.write(course.paths.run, replace(course.kernels, socket=socket))
+    class_files.write(course.paths.run, replace(course.kernels, socket=socket))
 
 
 PROBE = Path(__file__).with_name("kernel_probe.py").read_text()
@@ -181,6 +184,7 @@ DATA = [(where, ["nbt.pth"])]
 """
 
 
+@pytest.mark.slow
 def test_what_a_package_has_executed_at_every_start_is_executed_by_each_kernel_and_not_by_root(ready, client, ada):
     accounts = LinuxAccounts()
     accounts.ensure_system_accounts()
@@ -196,12 +200,12 @@ def test_what_a_package_has_executed_at_every_start_is_executed_by_each_kernel_a
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PIP_FIND_LINKS", f"{place}/index {os.environ.get('PIP_FIND_LINKS', '')}".strip())
         source_distribution(place, "1.0", WATCHING.replace("FILE", repr(str(seen))))
-        python = environments.python_in(build(place, "nbtbuilt==1.0"))
+        python = course_packages.python_in(build(place, "nbtbuilt==1.0"))
         mine = Preload(str(python), ())
         ready.supervisor.prepare("forkserver", kernels=mine)
         eventually(lambda: is_loaded(ready))
         assert "0" not in seen.read_text().split(), "by the fork server"
-        classfiles.write(ready.paths.run, classfiles.Kernels(socket=ready.paths.kernels_socket, python=str(python)))
+        class_files.write(ready.paths.run, class_files.Kernels(socket=ready.paths.kernels_socket, python=str(python)))
         _kernel, pid = started(client)
         assert psutil.Process(pid).uids().real == ada.uid
         assert set(seen.read_text().split()) == {str(ada.uid)}, "by the kernel, whose Python it is"
@@ -531,11 +535,14 @@ def test_a_new_package_of_the_students_own_is_there_in_a_forked_kernel(ready, cl
     (folder / "ownmodule.py").unlink()
 
 
-def test_variables_that_an_interpreter_reads_mean_an_ordinary_kernel(ready, bob):
-    ready.ready((bob, BOB), environment={"PYTHONOPTIMIZE": "1"})
+@pytest.mark.parametrize("name, value", [("PYTHONOPTIMIZE", "1"), ("OPENBLAS_THREAD_TIMEOUT", "26")])
+def test_variables_that_an_interpreter_or_a_library_reads_mean_an_ordinary_kernel(ready, bob, name, value):
+    ready.ready((bob, BOB), environment={name: value})
     with signed_in(ready, bob, BOB) as one:
-        assert one.run("import sys; print(sys.flags.optimize)") == "1\n"
-    assert "the environment has PYTHONOPTIMIZE" in log_of(ready, bob)
+        code = f"import os, sys; print(os.getpid(), sys.flags.optimize, os.environ[{name!r}])"
+        pid, optimize, own = one.run(code).split()
+        assert not is_forked(int(pid)) and optimize == ("1" if name == "PYTHONOPTIMIZE" else "0") and own == value
+    assert f"the environment has {name}" in log_of(ready, bob)
     ready.supervisor.stop_servers([bob.username], grace=5)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from nblauncher import classfiles, workers
 from nblauncher.model import Account
-from nblauncher.spawners import Preload
+from nblauncher.server import class_files
+from nblauncher.supervisor.spawners import Preload
+from nblauncher.system import workers
 from tests.jupyter_client import JupyterClient, Notebook
 from tests.neighbours import attack, tcp_listeners
 from tests.running import RunningClass, eventually, made_account, running_class
@@ -41,7 +42,7 @@ def bob() -> Iterator[Account]:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory, ada: Account) -> Iterator[RunningClass]:
     with running_class(tmp_path_factory.mktemp("alone"), "nbtv-alone", FRONT, spawner="forkserver") as running:
-        running.kernels = classfiles.Kernels(socket=running.paths.kernels_socket)
+        running.kernels = class_files.Kernels(socket=running.paths.kernels_socket)
         running.supervisor.prepare("forkserver", kernels=Preload(sys.executable, ()))
         eventually(lambda: "the kernels' fork server is ready" in running.logs())
         running.ready((ada, ADA))
@@ -53,7 +54,7 @@ def client(request: pytest.FixtureRequest, course: RunningClass, ada: Account) -
     """A student whose kernels are started in this way."""
     is_forked = request.param == "forked"
     socket = course.paths.kernels_socket if is_forked else None
-    classfiles.write(course.paths.run, replace(course.kernels, socket=socket))
+    class_files.write(course.paths.run, replace(course.kernels, socket=socket))
     with course.visitor(ada, ADA) as one:
         pid = int(one.run("import os; print(os.getpid())"))
         was_forked = psutil.Process(pid).environ()["HOME"].startswith("/run/nblauncher/")  # as the fork server was

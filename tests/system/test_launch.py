@@ -19,10 +19,11 @@ import pexpect
 import psutil
 import pytest
 
-from nblauncher import cgroups, workers
-from nblauncher.cgroups import Kind
+from nblauncher.isolation import cgroups
+from nblauncher.isolation.cgroups import Kind
 from nblauncher.model import Account
 from nblauncher.supervisor import client
+from nblauncher.system import workers
 from tests import launched
 from tests.classroom import COMMAND, Classroom, set_up_class
 from tests.running import eventually
@@ -428,7 +429,7 @@ def test_one_students_server_is_stopped_and_nobody_takes_the_port_meanwhile(up):
     typed = {"username": ADA, "password": up.credentials[ADA]["notebook_password"]}
     with launched.own_server(up, ADA) as browser:
         page = browser.http.post(f"https://localhost:{PORT}/", data=typed).text
-    assert "was stopped by your teacher" in page
+    assert "Your teacher stopped it." in page
     assert next(one for one in up.json("status")["students"] if one["username"] == ADA)["reason"] == "it was shut down"
     up.run("launch", "--background")
     after = launched.handles(up)

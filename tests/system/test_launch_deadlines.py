@@ -17,10 +17,10 @@ from tests.classroom import Classroom, set_up_class
 from tests.homework import write
 from tests.running import eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]  # each waits for a moment
 
 ADA, BOB = NAMES = ["nbtuada", "nbtubob"]
-PORT = 18500
+PORT = 18620
 
 
 @pytest.fixture

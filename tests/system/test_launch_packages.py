@@ -18,13 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
-from nblauncher import environments, workers
+from nblauncher.environments import course_packages
 from nblauncher.model import Account
+from nblauncher.system import workers
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 from tests.running import eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.group("builder"), pytest.mark.slow]  # builds an environment
 
 ADA = "nbtpkada"
 PORT = 28800
@@ -92,7 +93,7 @@ def server_of(room: Classroom) -> int:
 
 
 def environment_of(room: Classroom) -> Path:
-    found = environments.current(room.paths.environments)
+    found = course_packages.current(room.paths.environments)
     assert found is not None
     return found
 
@@ -114,7 +115,7 @@ def test_what_packages_bring_for_the_browser_is_there_after_a_reload(room, clien
         entry = client.http.get(f"lab/extensions/{name}/{found[name]}")
         assert entry.status_code == 200 and "javascript" in entry.headers["content-type"]
     for path, target in links(room).items():
-        is_ours = "kernels/python3" in path or path.endswith("labextensions/nblauncher")
+        is_ours = "kernels/python3" in path or "labextensions/nblauncher" in path
         assert is_ours or str(environment_of(room)) in target
 
 
@@ -143,7 +144,7 @@ def fork_server(room: Classroom) -> psutil.Process:
 
 
 def test_pandas_with_pyarrow_is_forked_and_what_cannot_be_is_told(room, client, said):
-    python = str(environments.python_in(environment_of(room)))
+    python = str(course_packages.python_in(environment_of(room)))
     assert python in fork_server(room).cmdline() and fork_server(room).num_threads() == 1
     code = "import os, sys; print('pandas' in sys.modules, 'polars' in sys.modules, os.getppid())"
     assert client.run(code) == f"True False {fork_server(room).pid}\n"
@@ -225,7 +226,7 @@ os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", sys.
 
 def test_a_kernel_that_speaks_tcp_only_works_and_all_others_use_unix_sockets(room, client, said):
     kernels = room.home(ADA) / ".local/share/jupyter/kernels"
-    python = str(environments.python_in(environment_of(room)))
+    python = str(course_packages.python_in(environment_of(room)))
     argv = {
         "tcponly": [python, "-c", textwrap.dedent(TCP_ONLY), "{connection_file}"],
         "another": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],

@@ -18,24 +18,25 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nblauncher import tls, workers
+from nblauncher.frontends import class_ca
 from nblauncher.model import Account
 from nblauncher.supervisor import client
 from nblauncher.supervisor.ports import NO_IPV6
+from nblauncher.system import workers
 from tests import launched
 from tests.classroom import Classroom, set_up_class
 from tests.jupyter_client import JupyterClient
 
 pytestmark = pytest.mark.system
 
-ADA, BOB, EVE, ZOE = NAMES = ["nbtlada", "nbtlbob", "nbtleve", "nbtlzoe"]
-CARL = "nbtlcarl"
+ADA, BOB, EVE, ZOE = NAMES = ["nbtltada", "nbtltbob", "nbtlteve", "nbtltzoe"]
+CARL = "nbtltcarl"
 PORT, OTHER_PORT = 18220, 18230
 
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    with set_up_class("nbtl1", NAMES, port=PORT, first_uid=30000) as made:
+    with set_up_class("nbtl3", NAMES, port=PORT, first_uid=30150) as made:
         yield made
 
 
@@ -108,7 +109,7 @@ def test_a_student_who_is_not_set_up_is_said(down):
     down.write([*NAMES, CARL])
     try:
         said = down.json("launch", "--background", "--only", CARL, "students.csv", expect=1)
-        assert said["students"][0]["error"] == "not set up (run `nblauncher setup`)"
+        assert said["students"][0]["error"] == "not set up (Run `nblauncher setup`.)"
     finally:
         down.write(NAMES)
 
@@ -128,8 +129,8 @@ def test_without_tls_it_works_and_warns_and_lab_is_an_interface(down):
 
 def test_the_administrators_certificate_serves_the_class_when_the_key_may_be_shared(down):
     with tempfile.TemporaryDirectory(dir=down.folder) as folder:
-        authority = tls.ensure_class_ca(Path(folder), ["localhost"], [], "somebody")
-        own = tls.issue_leaf(authority, ["localhost"], [])
+        authority = class_ca.ensure_class_ca(Path(folder), ["localhost"], [], "somebody")
+        own = class_ca.issue_leaf(authority, ["localhost"], [])
         files = {"mode": "files", "certificate": f"{folder}/site.pem", "key": f"{folder}/site.key"}
         Path(files["certificate"]).write_bytes(own.certificate)
         down.write(tls=files, web={"port": PORT, "names": ["localhost"]})
@@ -144,7 +145,7 @@ def test_the_administrators_certificate_serves_the_class_when_the_key_may_be_sha
         for port, path in ((PORT, "/"), (PORT + 1, f"/user/{ADA}/api")):
             assert httpx.get(f"https://localhost:{port}{path}", verify=trust).status_code == 200
         assert down.json("launch", "--only", ADA, "--dry-run")["plan"] == []
-        renewed = tls.issue_leaf(authority, ["localhost"], [])
+        renewed = class_ca.issue_leaf(authority, ["localhost"], [])
         Path(files["certificate"]).write_bytes(renewed.certificate)
         Path(files["key"]).write_bytes(renewed.key)
         assert down.json("launch", "--only", ADA, "--dry-run")["plan"][-1] == "start the front page"
@@ -180,7 +181,7 @@ def test_on_a_host_without_ipv6_the_class_does_without_and_says_so(down):
 
 
 def test_two_courses_run_beside_each_other_with_a_student_in_both(down):
-    other = Classroom("nbtl2", [ADA], port=OTHER_PORT, first_uid=30000)
+    other = Classroom("nbtl2", [ADA], port=OTHER_PORT, first_uid=30150)
     try:
         other.run("setup")
         starting = [one.start("launch", "--background", "--only", ADA) for one in (down, other)]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nblauncher import cgroups, limits
-from nblauncher.cgroups import Group, Groups, Kind
+from nblauncher.isolation import cgroups, controllers, limits, systemd_scope
+from nblauncher.isolation.cgroups import Group, Groups, Kind
+from nblauncher.isolation.sandbox import Sandbox
 from nblauncher.model import Limits
-from nblauncher.sandbox import Sandbox
 from tests.running import eventually
 
 pytestmark = pytest.mark.system
@@ -43,8 +43,8 @@ def groups() -> Iterator[Groups]:
     keeper = subprocess.Popen(["sleep", "infinity"])
     made = cgroups.choose("nbt-limits")
     try:
-        made = cgroups.enter_scope(made, keeper.pid)
-        cgroups.hand_down(made)
+        made = systemd_scope.enter(made, keeper.pid)
+        controllers.hand_down(made)
         yield made
     finally:
         keeper.kill()
@@ -101,8 +101,11 @@ def test_no_more_processes_than_allowed(groups, group):
 def test_no_more_of_the_cpus_than_allowed(groups, group):
     if not limits.mechanism(groups)["cpus"]:
         pytest.skip("nothing here limits the CPUs of a group")
-    assert float(run(group, BURN).stdout) < 0.75
-    assert limits.pressure(group).throttled_seconds > 0
+    for _attempt in range(5):  # on a busy host the group may get less than its share by itself
+        assert float(run(group, BURN).stdout) < 0.75
+        if limits.pressure(group).throttled_seconds > 0:
+            return
+    pytest.fail("the group was never throttled")
 
 
 def test_a_class_may_have_more_tasks_than_systemd_allows_a_unit(groups):
@@ -115,7 +118,7 @@ def test_the_scope_ends_with_its_last_process(groups):
     other = cgroups.choose("nbt-limits2")
     keeper = subprocess.Popen(["sleep", "infinity"])
     try:
-        made = cgroups.enter_scope(other, keeper.pid)
+        made = systemd_scope.enter(other, keeper.pid)
         assert keeper.pid in cgroups.members(made.root) or made.kind is not Kind.SCOPE
     finally:
         keeper.kill()

@@ -28,10 +28,11 @@ def test_new_material_goes_to_newcomers_alone_and_a_note_names_it(room, command)
     solutions.write_text("9.81\n")
     room.write([*room.names, newcomer])
     answer = room.run(command)
-    assert f"not sent to {len(room.names) - 1} students who are here already: " in answer.stderr
+    assert f"not sent to {len(room.names) - 1} students set up earlier: " in answer.stderr
     assert solutions.name in answer.stderr and "nblauncher send" in answer.stderr
     if command == "setup":
-        assert answer.stdout.startswith("1 student set up.")
+        assert answer.stdout.startswith("Set up 1 student.")
+        assert "The class is running: `nblauncher reload` brings it up to date." in answer.stdout
     has = {name for name in room.names if (room.home(name) / "tutorial" / solutions.name).exists()}
     assert has == {newcomer}
     assert room.run("setup").stdout.startswith("setup: nothing to do.")
@@ -54,6 +55,26 @@ def test_a_notebook_that_nobody_can_open_is_named_when_it_is_handed_out(room, co
 def test_setup_of_one_says_nothing_of_the_others(room):
     answer = room.run("setup", "--only", ADA)
     assert "no longer in the roster" not in answer.stderr
+
+
+def test_a_section_is_these_students_and_an_unknown_one_is_refused(room):
+    room.run("reload")
+    assert "reload" not in room.run("setup").stdout
+    rows = f'{ADA},Monday\n{BOB},"Monday, Lab"\nnbtncnew,Lab\n'
+    (room.folder / "students.csv").write_text(f"username,section\n{rows}")
+    try:
+        for given, expected in (["Lab", [BOB]], ["monday", [ADA, BOB]], ["Monday, Lab", [BOB]]):
+            assert [one["username"] for one in room.json("status", "--section", given)["students"]] == expected
+        assert "not set up yet, and left out: nbtncnew" in room.run("send", "--section", "Lab").stderr
+        both = room.json("send", "--section", "Lab", "--only", ADA)
+        assert [one["username"] for one in both["students"]] == [ADA, BOB]
+        plan = room.json("setup", "--section", "Lab", "--dry-run")["plan"]
+        assert "create account nbtncnew" in plan
+        for command in ("shutdown", "remove", "status"):
+            refused = room.run(command, "--section", "Mondy", "--dry-run", expect=3)
+            assert 'did you mean "Monday"?' in refused.stderr
+    finally:
+        room.write()
 
 
 def test_a_newcomer_whose_setup_was_cut_short_gets_the_material_from_the_next_one(room):

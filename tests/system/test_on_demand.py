@@ -1,4 +1,4 @@
-"""Servers that start when somebody comes, and stop when nobody needs them."""
+"""Servers that start when their student connects, and stop when they are not in use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nblauncher import workers
-from nblauncher.descriptors import pidfd_getfd
+from nblauncher.commands.running.readiness import arm_servers
 from nblauncher.model import Account, ServerState
-from nblauncher.supervisor.starting import lay_down_servers
+from nblauncher.system import workers
+from nblauncher.system.libc import pidfd_getfd
 from tests import launched
 from tests.classroom import Classroom, set_up_class
 from tests.jupyter_client import JupyterClient
@@ -24,20 +24,20 @@ from tests.running import PASSWORD, RunningClass, eventually, made_account, runn
 
 pytestmark = pytest.mark.system
 
-FRONT = 18560
-ADA, BOB = 18561, 18562
+FRONT = 18550
+ADA, BOB = 18551, 18552
 KIM, LEE = NAMES = ["nbtlkim", "nbtllee"]
 
 
 @pytest.fixture(scope="module")
 def ada() -> Iterator[Account]:
-    with made_account("nbtvada", 25030) as account:
+    with made_account("nbtvdada", 25030) as account:
         yield account
 
 
 @pytest.fixture(scope="module")
 def bob() -> Iterator[Account]:
-    with made_account("nbtvbob", 25031) as account:
+    with made_account("nbtvdbob", 25031) as account:
         yield account
 
 
@@ -50,7 +50,7 @@ def course(tmp_path: Path) -> Iterator[RunningClass]:
 def asleep(course: RunningClass, *seats: tuple[Account, int], idle_stop: float = 0.0) -> None:
     course.bind(*seats)
     orders = [course.order(account, port, idle_stop=idle_stop) for account, port in seats]
-    outcomes = lay_down_servers(course.supervisor, orders, on_event=lambda outcome: None)
+    outcomes = arm_servers(course.supervisor, orders, on_event=lambda outcome: None)
     assert [outcome.state for outcome in outcomes] == [ServerState.ASLEEP] * len(seats), outcomes
 
 
@@ -106,11 +106,12 @@ def test_an_idle_server_sleeps_and_whoever_was_signed_in_still_is_when_it_wakes(
         browser.api("PUT", "contents/saved.txt", json={"type": "file", "format": "text", "content": "kept"})
         first = course.handle(ada)
         eventually(lambda: is_asleep(course, ada) and not processes_of(ada))
-        assert course.report(ada).reason == "nobody needed it"
+        assert course.report(ada).reason == "it was not in use"
         assert browser.api("GET", "contents/saved.txt").json()["content"] == "kept"
         assert course.handle(ada) != first
 
 
+@pytest.mark.slow
 def test_an_open_tab_that_only_asks_keeps_nothing_awake_and_work_does(course, ada):
     asleep(course, (ada, ADA), idle_stop=4)
     with browser_of(course, ada, ADA) as browser:
@@ -128,6 +129,7 @@ def test_an_open_tab_that_only_asks_keeps_nothing_awake_and_work_does(course, ad
             time.sleep(0.3)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_computes_is_never_ended_and_one_that_does_nothing_is(course, ada):
     asleep(course, (ada, ADA), idle_stop=3)
     with browser_of(course, ada, ADA) as browser:
@@ -163,7 +165,7 @@ def test_a_server_that_is_asked_for_at_once_does_not_wait_for_anybody(course, ad
     asleep(course, (ada, ADA))
     course.ready((ada, ADA))
     before = course.handle(ada)
-    asked = lay_down_servers(course.supervisor, [course.order(ada, ADA)], on_event=lambda outcome: None)
+    asked = arm_servers(course.supervisor, [course.order(ada, ADA)], on_event=lambda outcome: None)
     assert [(one.state, one.was_running) for one in asked] == [(ServerState.READY, True)]
     assert course.handle(ada) == before
 
@@ -223,7 +225,7 @@ def test_a_server_that_was_adopted_sleeps_and_wakes_too(course, ada):
         course.reconnect()
         assert course.handle(ada) == first
         order = course.order(ada, ADA, idle_stop=5)
-        assert lay_down_servers(course.supervisor, [order], on_event=lambda outcome: None)[0].was_running
+        assert arm_servers(course.supervisor, [order], on_event=lambda outcome: None)[0].was_running
         eventually(lambda: is_asleep(course, ada) and not processes_of(ada))
         assert browser.api("GET", "status").json()["kernels"] == 0
 
@@ -233,7 +235,7 @@ def test_a_server_that_was_adopted_sleeps_and_wakes_too(course, ada):
 
 @pytest.fixture(scope="module")
 def room() -> Iterator[Classroom]:
-    with set_up_class("nbtl5", NAMES, port=18240, first_uid=30400) as made:
+    with set_up_class("nbtl5", NAMES, port=18250, first_uid=30400) as made:
         yield made
 
 

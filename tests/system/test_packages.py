@@ -15,16 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import environments
 from nblauncher.accounts.linux import LinuxAccounts
+from nblauncher.environments import course_packages
 from nblauncher.errors import HostError
-from nblauncher.forkserver import trusted
 from nblauncher.model import Account
+from nblauncher.system import trusted
 from tests.classroom import Classroom
 from tests.packages import alone, archived, build, source_distribution
 from tests.running import eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.group("builder")]
+# Tests that build a whole environment, with ipykernel and all it needs, are slow: each takes twenty seconds.
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def running_as(account: Account) -> list[psutil.Process]:
 
 
 def said(environment: Path, code: str) -> str:
-    command = [str(environments.python_in(environment)), "-I", "-c", code]
+    command = [str(course_packages.python_in(environment)), "-I", "-c", code]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -71,8 +72,8 @@ def test_packages_are_built_by_an_account_that_owns_nothing_and_installed_as_roo
     assert len(everything) > 1000
     assert not [path for path in everything if path.stat().st_uid != 0 or path.stat().st_mode & 0o022]
     assert not [path for path in everything if not path.stat().st_mode & 0o004]
-    assert not list(trusted.objections_to(environments.python_in(made)))
-    hashes = json.loads((made / environments.HASHES).read_text())
+    assert not list(trusted.objections_to(course_packages.python_in(made)))
+    hashes = json.loads((made / course_packages.HASHES).read_text())
     assert all(len(digest) == 64 for digest in hashes.values())
     assert {"nbtbuilt-1.0-py3-none-any.whl"} < set(hashes)
     said(made, "import ipykernel.kernelapp")
@@ -80,12 +81,13 @@ def test_packages_are_built_by_an_account_that_owns_nothing_and_installed_as_roo
     assert not running_as(builder)
 
 
+@pytest.mark.slow
 def test_what_was_there_stays_until_the_new_one_works_and_one_more_is_kept(place, first):
     source_distribution(place, "2.0")
     (place / "index" / "nbtbuilt-2.0.tar.gz").chmod(0o600)  # it cannot be read
     with pytest.raises(HostError, match="cannot be built"):
         build(place, "nbtbuilt==2.0")
-    assert environments.current(place / "courses/nbt") == first and len(list((place / "courses/nbt").iterdir())) == 2
+    assert course_packages.current(place / "courses/nbt") == first and len(list((place / "courses/nbt").iterdir())) == 2
     (place / "index" / "nbtbuilt-2.0.tar.gz").chmod(0o644)
     second = build(place, "nbtbuilt==2.0")
     assert second != first and first.is_dir()
@@ -93,11 +95,12 @@ def test_what_was_there_stays_until_the_new_one_works_and_one_more_is_kept(place
     assert build(place, "nbtbuilt==1.0") == first, "what is still there is not built again"
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_be_imported_is_not_used(place, builder):
     source_distribution(place, "3.0", 'pathlib.Path("nbtbuilt.py").write_text("raise RuntimeError(7)")')
     with pytest.raises(HostError, match="RuntimeError: 7"):
         build(place, "nbtbuilt==3.0", modules=("no_such_module", "nbtbuilt"), course="other")
-    assert environments.current(place / "courses/other") is None
+    assert course_packages.current(place / "courses/other") is None
     assert [entry.name for entry in (place / "courses/other").iterdir()] == []
 
 
@@ -119,12 +122,19 @@ shutil.rmtree(os.environ["HOME"] + "/wheels"); os.symlink("/root", os.environ["H
 """
 
 
-@pytest.mark.parametrize("extra", [SMUGGLED, NO_WHEEL, MOVED], ids=["a link", "no wheel", "the folder"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(SMUGGLED, id="a link"),
+        pytest.param(NO_WHEEL, id="no wheel", marks=pytest.mark.slow),
+        pytest.param(MOVED, id="the folder"),
+    ],
+)
 def test_what_a_package_puts_beside_the_wheels_is_refused_and_what_it_leaves_running_is_ended(place, builder, extra):
     source_distribution(place, "4.0", LEFT_BEHIND + extra)
     with pytest.raises(HostError):
         build(place, "nbtbuilt==4.0", course="other")
-    assert environments.current(place / "courses/other") is None
+    assert course_packages.current(place / "courses/other") is None
     assert not running_as(builder)
 
 
@@ -175,6 +185,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.mark.slow
 def test_a_build_leaves_nothing_on_the_host_and_sees_nothing_of_it(place, builder, open_folder):
     source_distribution(place, "1.0", name="nbtsibling")
     stale = place / "courses/third/.build/home"
@@ -225,6 +236,7 @@ if os.fork() == 0:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_keeps_pips_pipe_open_is_ended_and_the_build_goes_on(place, builder):
     source_distribution(place, "7.0", HOLDING)
     made = build(place, "nbtbuilt==7.0", course="other")
@@ -247,11 +259,12 @@ if os.fork() == 0:
 """
 
 
+@pytest.mark.slow
 def test_one_packages_build_changes_no_other_packages_wheel(place, builder, first):
     """`first` has ipykernel as the index has it."""
     source_distribution(place, "8.0", FORGING)
     made = build(place, "nbtbuilt==8.0", course="other")
-    hashes = [json.loads((one / environments.HASHES).read_text()) for one in (first, made)]
+    hashes = [json.loads((one / course_packages.HASHES).read_text()) for one in (first, made)]
     for one in hashes:
         assert one.pop(next(name for name in one if name.startswith("nbtbuilt")))
     assert hashes[0] == hashes[1]
@@ -268,6 +281,7 @@ def build_wheel(*arguments, **named):
 """
 
 
+@pytest.mark.slow
 def test_what_a_package_is_built_with_is_fetched_before_it_is_built(place, builder):
     source_distribution(place, "1.0", name="nbtneeded")
     files = {
@@ -290,6 +304,7 @@ DATA = [(where, ["nbt.pth"])]
 """
 
 
+@pytest.mark.slow
 def test_nothing_of_a_package_runs_as_root_while_it_is_installed(place, builder):
     seen = place / "ran-as"
     seen.touch()
@@ -306,7 +321,7 @@ def rooms(place: Path, builder: Account) -> Iterator[tuple[Classroom, Classroom]
     """Two courses, whose packages go with them."""
     found = [
         Classroom(f"nbtp-{name}", [f"nbtp{name}"], port=port, first_uid=uid)
-        for name, port, uid in (("one", 22100, 26400), ("two", 22200, 26450))
+        for name, port, uid in (("one", 22100, 29200), ("two", 22200, 29250))
     ]
     yield found[0], found[1]
     for room in found:
@@ -336,6 +351,7 @@ def hanging(place: Path, rooms: tuple[Classroom, Classroom]) -> Iterator[subproc
     go.unlink()
 
 
+@pytest.mark.slow
 def test_while_one_courses_packages_are_built_other_courses_are_set_up_and_removed(place, rooms, hanging):
     one, two = rooms
     two.run("setup")
@@ -346,12 +362,13 @@ def test_while_one_courses_packages_are_built_other_courses_are_set_up_and_remov
     (place / "go").touch()
     _out, err = hanging.communicate(timeout=120)
     assert hanging.returncode == 0, err
-    assert environments.current(one.paths.environments) is not None
+    assert course_packages.current(one.paths.environments) is not None
     assert one.run("setup").stdout.startswith("setup: nothing to do")
     one.run("remove", "--yes")
     assert not one.paths.environments.exists()
 
 
+@pytest.mark.slow
 def test_a_course_that_is_removed_while_its_packages_are_built_stays_removed(place, rooms, hanging):
     one, _two = rooms
     (place / "go").touch()

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from nblauncher import privileges
 from nblauncher.errors import HostError
 from nblauncher.model import Account
-from nblauncher.processes import identify, is_running
-from nblauncher.workers import run_as, start
+from nblauncher.system import privileges
+from nblauncher.system.processes import identify, is_running
+from nblauncher.system.workers import run_as, start
 
 pytestmark = pytest.mark.system
 
@@ -41,7 +41,7 @@ def made(username: str, uid: int, *more: str) -> Iterator[Account]:
 
 @pytest.fixture(scope="module")
 def course_group() -> Iterator[grp.struct_group]:
-    subprocess.run(["groupadd", "nbtap-course"], check=True)
+    subprocess.run(["groupadd", "-g", "24089", "nbtap-course"], check=True)
     yield grp.getgrnam("nbtap-course")
     subprocess.run(["groupdel", "nbtap-course"], check=True)
 

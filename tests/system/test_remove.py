@@ -12,8 +12,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nblauncher.course import STATE_ROOT
 from nblauncher.ledger import HostLedger
+from nblauncher.paths import STATE_ROOT
 from tests import launched
 from tests.classroom import COMMAND, Classroom, remove_account
 from tests.homework import as_student, become, brought_home, exists, is_locked, shadow_line, write
@@ -62,14 +62,14 @@ def test_a_whole_home_comes_home_and_then_nothing_is_left(room):
 def test_whatever_is_refused_changes_nothing(room):
     store = room.folder / "retrieved"
     no_terminal = room.run("remove", expect=4)
-    assert f"delete home and account of {ADA}" in no_terminal.stderr
+    assert f"delete the home of {ADA}" in no_terminal.stderr
     prompt = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "remove"], cwd=str(room.folder), timeout=60)
-    prompt.expect("Go on")
+    prompt.expect(f"This deletes {len(NAMES)} accounts and their homes.*, which is final.*Proceed")
     prompt.sendline("n")
     prompt.expect(pexpect.EOF)
     prompt.close()
     assert prompt.exitstatus == 4
-    assert f"delete home and account of {ADA}" in room.run("remove", "--dry-run").stdout
+    assert f"delete the home of {ADA}" in room.run("remove", "--dry-run").stdout
     typo = room.run("remove", "--yes", "--despite-incomplete", "nbtmadda", expect=3)
     assert '--despite-incomplete: there is no student "nbtmadda"' in typo.stderr
     store.mkdir()
@@ -163,7 +163,9 @@ def test_nothing_is_left_in_memory_and_it_is_said_where_nobody_looked(room, tmp_
     with disk.open("wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(disk), str(folder)], check=True)
+    mounted = subprocess.run(["mount", "-o", "loop", str(disk), str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"NO OTHER DISK: no loop device can be mounted here: {mounted.stderr.strip()}")
     try:
         said = room.run("remove", "--yes", "--only", ADA).stdout
     finally:

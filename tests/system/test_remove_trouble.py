@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher.course import STATE_ROOT
 from nblauncher.ledger import HostLedger
+from nblauncher.paths import STATE_ROOT
 from tests import launched
 from tests.classroom import Classroom, remove_account
 from tests.homework import as_student, brought_home, exists, is_locked, shadow_line, signal_at, write
 
 pytestmark = pytest.mark.system
 
-ADA, BOB = NAMES = ["nbtmada", "nbtmbob"]
+ADA, BOB = NAMES = ["nbtmtada", "nbtmtbob"]
 
 
 HOSTILE = r"""
@@ -40,7 +40,7 @@ open("deep", "w").write("too deep")
 
 @pytest.fixture
 def room() -> Iterator[Classroom]:
-    classroom = Classroom("nbtm1", NAMES, port=18300, first_uid=31000)
+    classroom = Classroom("nbtm5", NAMES, port=18390, first_uid=30900)
     try:
         classroom.run("setup")
         yield classroom
@@ -55,7 +55,7 @@ def assert_gone(room: Classroom) -> None:
     ledger = HostLedger(STATE_ROOT / "host.db")
     assert (ledger.claims(), ledger.courses()) == ({}, ())
     groups = Path("/etc/group").read_text()
-    assert not any(f"{name}:" in groups for name in (*NAMES, "nbl-nbtm1"))
+    assert not any(f"{name}:" in groups for name in (*NAMES, "nbl-nbtm5"))
     assert set(room.credentials) == set()
     assert room.run("remove", "--yes").stdout == "remove: nothing to do.\n"
 
@@ -100,7 +100,7 @@ def test_what_a_crash_between_two_acts_left_is_finished(room):
 def test_what_a_userdel_that_was_cut_short_left_is_finished(room):
     for name in NAMES:
         remove_account(name)
-    subprocess.run(["groupadd", "-g", "31000", ADA], check=True)
+    subprocess.run(["groupadd", "-g", "30900", ADA], check=True)
     answer = room.run("remove", "--yes")
     assert f"{ADA} is gone already: only forgotten here" in answer.stderr
     assert_gone(room)

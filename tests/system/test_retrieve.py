@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nblauncher import moments
+from nblauncher.config import times
 from tests.homework import as_student, become
 from tests.taught import ADA, BOB, NAMES, Taught, taught_class
 
@@ -50,7 +50,7 @@ def test_when_nobody_changed_anything_the_last_folder_is_named_and_none_is_made(
     taught.sudo("retrieve")
     before = published(taught)
     answer = taught.sudo("retrieve")
-    assert f"Nobody changed anything since {taught.store / before[-1]}; nothing to do." in answer.stdout
+    assert f"No work has changed since {taught.store / before[-1]}; nothing to do." in answer.stdout
     assert {one["status"] for one in taught.sudo_json("retrieve").values()} == {"unchanged"}
     assert sorted(path.name for path in taught.store.iterdir()) == [*before, "latest"]
     shutil.rmtree(taught.store / before[-1])
@@ -95,13 +95,13 @@ def test_latest_is_everybodys_work_and_every_other_folder_says_what_it_is(taught
     ends = {re.sub(stamp, "", name) for name in published(taught) if name > everybodys and re.match(f"{stamp}-", name)}
     assert {f"-only-{BOB}", "-Ubung-1", f"-Ubung-1-only-{ADA}"} <= ends
     assert os.readlink(taught.latest) == everybodys
-    # Nobody changed anything since the partial ones; that does not make them the class's work.
+    # No work has changed since the partial ones; that does not make them the class's work.
     assert "The work is in" in taught.sudo("retrieve").stdout
     assert os.readlink(taught.latest) > everybodys
     assert {path.name for path in taught.latest.iterdir()} == set(NAMES)
     newest = os.readlink(taught.latest)
     taught.latest.unlink()
-    assert "Nobody changed anything since" in taught.sudo("retrieve").stdout
+    assert "No work has changed since" in taught.sudo("retrieve").stdout
     assert os.readlink(taught.latest) == newest
 
 
@@ -112,7 +112,7 @@ def test_a_table_says_who_changed_what_since_when_and_what_was_left_out(taught):
     edit(ADA, "date +%N > tutorial/one.py; rm tutorial/two.py")
     answer = taught.sudo("retrieve")
     lines = [line.split() for line in answer.stdout.splitlines()]
-    since = moments.short(moments.parsed(before)).split()
+    since = times.short(times.parsed(before)).split()
     files = str(len(list((taught.latest / ADA / "work").rglob("*.*"))))
     (of_ada,) = [line for line in lines if line[:1] == [ADA]]
     assert of_ada == [ADA, "1", "file,", "1", "gone", *since, files, "1"]
@@ -139,7 +139,7 @@ def test_one_students_failure_is_one_students(taught):
         students = taught.sudo_json("retrieve", expect=5)
         assert {name: one["status"] for name, one in students.items()} == {ADA: "failed", BOB: "done"}
         assert {path.name for path in taught.latest.iterdir()} == {BOB}
-        assert "Nobody else changed anything since" in taught.sudo("retrieve", expect=5).stdout
+        assert "No other work has changed since" in taught.sudo("retrieve", expect=5).stdout
         taught.sudo("retrieve", "--only", ADA, expect=1)
     finally:
         moved.rename(home)
@@ -153,7 +153,7 @@ def test_what_is_over_a_limit_is_incomplete_and_never_called_unchanged(taught):
             ada = taught.sudo_json("retrieve", expect=5)[ADA]
             assert ada["status"] == "done"
             assert [one["path"] for one in ada["exceptions"] if one["incomplete"]] == ["work/large.bin"]
-            assert "nobody changed" not in taught.sudo("retrieve", expect=5).stdout.lower()
+            assert "no work has changed" not in taught.sudo("retrieve", expect=5).stdout.lower()
     finally:
         edit(ADA, "rm tutorial/large.bin")
         taught.write(retrieve={"target": "retrieved"})

@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import delivery, drafts, material, profile
-from nblauncher.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, UPDATED
 from nblauncher.errors import HostError, InputError
+from nblauncher.exchange.send import delivery, material, profile
+from nblauncher.exchange.send.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, UPDATED
+from nblauncher.system import drafts
 from tests.notebooks import cell, named, notebook, sources
 from tests.sending import DAY, TARGET, Teacher, content_of, told
 from tests.students import become, made_account
@@ -95,7 +96,7 @@ def test_several_students_read_one_spool_at_the_same_time(teacher, ada, bob):
         sent = {}
 
         def deliver(account):
-            sent[account.username] = delivery.deliver(account, TARGET, index.items, bundle, {}, DAY)
+            sent[account.username] = delivery.deliver(account, delivery.Shipment(TARGET, index.items, bundle, {}, DAY))
 
         children = []
         for account in (ada, bob):
@@ -130,7 +131,7 @@ def test_a_file_that_vanished_between_index_and_spool_is_said_and_not_recorded(t
     index = material.index(teacher.material, teacher.owner)
     (teacher.source / "lab2").unlink()
     with material.spool(teacher.material, teacher.owner, ["lab1", "lab2"], teacher.spool) as bundle:
-        sent = delivery.deliver(ada, TARGET, index.items, bundle, {}, DAY)
+        sent = delivery.deliver(ada, delivery.Shipment(TARGET, index.items, bundle, {}, DAY))
     assert told(sent) == {"lab1": NEW, "lab2": BLOCKED}
     assert set(sent.handed_out) == {"lab1"}
     assert sent.work.is_incomplete
@@ -344,7 +345,9 @@ def test_nothing_that_a_student_saves_while_files_are_merged_is_ever_lost(teache
     """Each file was edited before, so that it is merged, and is saved with other work at some time meanwhile."""
     names = [f"lab{number:02}.py" for number in range(60)]
     outcomes = set()
-    for seed in range(6):
+    for seed in range(40):  # on a busy host the student may come first every time
+        if seed >= 6 and MERGED in outcomes:
+            break
         for name in names:
             teacher.write(name, "one\ntwo\nthree\n")
         as_teacher(teacher)
@@ -357,7 +360,7 @@ def test_nothing_that_a_student_saves_while_files_are_merged_is_ever_lost(teache
         options = {"versions": teacher.versions, "bases": {one.made_of for one in ledger.values()}}
         with material.spool(teacher.material, teacher.owner, names, teacher.spool, **options) as bundle:
             saver = start_saving(ada, names, save, seed)
-            sent = delivery.deliver(ada, TARGET, index.items, bundle, ledger, DAY)
+            sent = delivery.deliver(ada, delivery.Shipment(TARGET, index.items, bundle, ledger, DAY))
         assert os.waitpid(saver, 0)[1] == 0
         outcomes |= {one.outcome for one in sent.outcomes}
         found = {data.decode() for data in content_of(ada.home / TARGET).values()}
@@ -386,7 +389,7 @@ def test_nothing_that_a_student_saves_while_files_are_updated_is_ever_lost(teach
         with material.spool(teacher.material, teacher.owner, names, teacher.spool) as bundle:
             saver = start_saving(ada, names, save, seed)
             ledger = teacher.ledgers[ada.username]
-            sent = delivery.deliver(ada, TARGET, index.items, bundle, ledger, DAY)
+            sent = delivery.deliver(ada, delivery.Shipment(TARGET, index.items, bundle, ledger, DAY))
         assert os.waitpid(saver, 0)[1] == 0
         outcomes |= {one.outcome for one in sent.outcomes}
         found = {data.decode().rstrip() for data in content_of(ada.home / TARGET).values()}
@@ -426,12 +429,14 @@ def test_the_profile_goes_the_same_way_and_is_never_overwritten(teacher, owner, 
     finally:
         subprocess.run(["rm", "-rf", "--", str(owner.home / ".ipython")], check=True)
     with found.spool(tmp_path) as bundle:
-        sent = delivery.deliver(ada, found.target, found.index.items, bundle, {}, DAY)
+        sent = delivery.deliver(ada, delivery.Shipment(found.target, found.index.items, bundle, {}, DAY))
         assert set(told(sent).values()) == {NEW}
         config = ada.home / ".ipython" / "profile_physics" / "ipython_config.py"
         assert config.stat().st_uid == ada.uid
         config.write_text("mine")
-        assert set(told(delivery.deliver(ada, found.target, found.index.items, bundle, {}, DAY)).values()) == {
+        assert set(
+            told(delivery.deliver(ada, delivery.Shipment(found.target, found.index.items, bundle, {}, DAY))).values()
+        ) == {
             BESIDE,
             "unchanged",
         }

@@ -13,15 +13,15 @@ import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
 
-from nblauncher.merging.notebooks import WORDS
+from nblauncher.exchange.merge.notebooks import WORDS
 from tests.classroom import system_lines
 from tests.homework import as_student
 from tests.notebooks import cell, named, notebook, sources
-from tests.taught import ADA, BOB, NAMES, Taught, taught_class
+from tests.taught import ADA, BOB, NAMES, WORKER, Taught, taught_class
 
 pytestmark = pytest.mark.system
 
-EVE = "nbtmeve"
+EVE = f"nbtm{WORKER}eve"
 NEWS = "News from your teacher.md"
 
 

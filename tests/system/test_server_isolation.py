@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nblauncher import classfiles, namespaces, privileges
 from nblauncher.errors import HostError
+from nblauncher.isolation import namespaces
+from nblauncher.isolation.namespaces import Namespaces
 from nblauncher.model import Account, Limits
-from nblauncher.namespaces import Namespaces
+from nblauncher.server import class_files
+from nblauncher.system import privileges
 from tests.running import RunningClass, eventually, made_account, running_class
 
 pytestmark = pytest.mark.system
@@ -45,7 +47,7 @@ def course(request, tmp_path_factory: pytest.TempPathFactory, ada: Account, bob:
     folder = tmp_path_factory.mktemp("isolation")
     with running_class(folder, "nbtv-apart", FRONT, spawner=request.param) as running:
         if request.param == "forkserver":
-            running.kernels = classfiles.Kernels(socket=running.paths.kernels_socket)
+            running.kernels = class_files.Kernels(socket=running.paths.kernels_socket)
             running.supervisor.prepare("forkserver")
         running.ready((ada, ADA), (bob, BOB), **OPTIONS)
         yield running
@@ -177,9 +179,9 @@ def test_making_one_leaves_root_where_it_was_and_a_students_own_is_never_entered
         assert answer.read().splitlines() == [
             "True",
             "the host's namespace is not held",
-            "that of root's making is held",
+            "the one that root made is held",
             "a student's own is not held",
-            "is no mount namespace of root's making",
+            "is not a namespace that root made",
         ]
     os.waitpid(pid, 0)
 
@@ -194,7 +196,7 @@ def _tried(folder: Path, ada: Account) -> Iterator[object]:
     yield "the host's namespace is not held" if apart.path(2) is None else "wrong"
     inside = _child(lambda: namespaces.enter(made))
     apart.adopt(3, inside.pid)
-    yield "that of root's making is held" if apart.path(3) else "wrong"
+    yield "the one that root made is held" if apart.path(3) else "wrong"
     students = _child(lambda: _be(ada))
     apart.adopt(4, students.pid)
     yield "a student's own is not held" if apart.path(4) is None else "wrong"

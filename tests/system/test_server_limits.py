@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import cgroups, classfiles, limits
+from nblauncher.isolation import cgroups, limits
 from nblauncher.model import Account, Limits, ServerState
-from nblauncher.server_channels import WORDS
+from nblauncher.server import class_files
+from nblauncher.server.channels import WORDS
 from tests.jupyter_client import JupyterClient
-from tests.running import RunningClass, eventually, made_account, running_class
+from tests.running import RunningClass, eventually, limited_by, made_account, running_class
 
 pytestmark = pytest.mark.system
 
-FRONT = 18520
-ADA, BOB = 18521, 18522
+FRONT = 18580
+ADA, BOB = 18581, 18582
 LIMITS = Limits(memory=300_000_000, cpus=0.5, processes=64)
 HOG = "print('begun', flush=True)\nx = []\nwhile True: x.append(bytearray(10_000_000))"
 MANY = """
@@ -58,7 +59,7 @@ def course(request, tmp_path_factory: pytest.TempPathFactory, ada: Account, bob:
     folder = tmp_path_factory.mktemp("limits")
     with running_class(folder, "nbtv-limits", FRONT, spawner=request.param) as running:
         if request.param == "forkserver":
-            running.kernels = classfiles.Kernels(socket=running.paths.kernels_socket)
+            running.kernels = class_files.Kernels(socket=running.paths.kernels_socket)
             running.supervisor.prepare("forkserver")
         running.ready((ada, ADA), (bob, BOB), limits=LIMITS)
         yield running
@@ -81,7 +82,13 @@ def group(course: RunningClass, account: Account) -> cgroups.Group:
     return cgroups.choose(course.paths.course).of_student(account.uid)
 
 
+def skip_unless_limited(course: RunningClass, what: str) -> None:
+    if not limited_by(course.paths.course, what):
+        pytest.skip(f"no control group here limits a student's {what} (tests/system/test_limits.py has what does)")
+
+
 def test_a_kernel_that_wants_too_much_memory_ends_and_its_cell_says_so(course, client, kernel, ada, bob):
+    skip_unless_limited(course, "memory")
     server = course.handle(ada)
     with client.notebook(kernel) as notebook:
         cell = notebook.begin(HOG)
@@ -94,6 +101,7 @@ def test_a_kernel_that_wants_too_much_memory_ends_and_its_cell_says_so(course, c
 
 
 def test_a_terminal_is_held_as_a_kernel_is(course, client, ada):
+    skip_unless_limited(course, "memory")
     before = limits.pressure(group(course, ada)).memory_kills
     client.terminal("head -c 600000000 /dev/zero | tail -n 1; echo it is o''ver", "it is over")
     eventually(lambda: limits.pressure(group(course, ada)).memory_kills > before)
@@ -102,10 +110,12 @@ def test_a_terminal_is_held_as_a_kernel_is(course, client, ada):
 
 def test_no_more_processes_than_allowed(course, client, kernel, ada):
     assert "refused after" in client.run(MANY, kernel)
+    skip_unless_limited(course, "processes")  # RLIMIT_NPROC refuses as well, and counts nothing
     assert any(words.startswith("wanted more than 64 processes") for words in course.report(ada).pressure)
 
 
 def test_a_student_gets_no_more_of_the_cpus_than_their_part(course, client, kernel, ada):
+    skip_unless_limited(course, "cpus")
     code = "import time\nbegun, used = time.monotonic(), time.process_time()\n"
     code += "while time.monotonic() - begun < 4: pass\nprint((time.process_time() - used) / 4)"
     assert float(client.run(code, kernel)) < 0.75

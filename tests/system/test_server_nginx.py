@@ -18,11 +18,12 @@ import httpx
 import psutil
 import pytest
 
-from nblauncher import cgroups, tls
+from nblauncher.frontends import class_ca
+from nblauncher.isolation import cgroups
 from nblauncher.model import Account, ServerState
 from nblauncher.supervisor.client import Client, connect
-from nblauncher.supervisor.proxy import ProxySpec
-from tests import launched
+from nblauncher.supervisor.nginx import ProxySpec
+from tests import launched, visits
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 from tests.running import eventually
@@ -40,7 +41,9 @@ FIRST_UID = 26450
 HOST = "class.example.org"
 
 
-@pytest.fixture(scope="module", params=["ports", "hosts", "paths"])
+@pytest.fixture(
+    scope="module", params=["ports", *(pytest.param(one, marks=pytest.mark.slow) for one in ("hosts", "paths"))]
+)
 def room(request) -> Iterator[Classroom]:
     made = Classroom("nbtj-nginx", [ADA, BOB], port=PORT, first_uid=FIRST_UID)
     try:
@@ -108,6 +111,24 @@ def test_a_student_signs_in_at_the_front_page_and_works(room):
         assert landed.status_code == 200 and str(landed.url).startswith(urls[ADA])
         assert one.run("6 * 7") == "42"
         assert "here I am" in one.terminal("echo here I ''am | tr -s ' '", "here I am")
+
+
+def test_what_is_said_and_a_teachers_link_arrive_through_the_proxy(room):
+    room.run("message", "through the proxy")
+    with client(room, ADA) as ada, client(room, BOB) as teacher:
+        assert visits.shown(ada) == [("message", "through the proxy")]
+        assert "through the proxy" in ada.http.get(f"https://{HOST}:{room.port}/").text
+        room.run("message", "--clear")
+        teacher.http.cookies.clear()
+        given = visits.tickets(teacher, room.json("open", ADA)["link"], HOST)
+        landed = visits.arrive(teacher, given)
+        assert landed.status_code == 200 and f"/user/{ADA}/" in str(landed.url)
+        assert "Your teacher" in visits.shown(ada)[0][1]
+        server = str(landed.url).partition(f"/user/{ADA}/")[0] + f"/user/{ADA}/"
+        assert teacher.http.get(f"{server}api/status").status_code == 200
+        room.run("open", ADA, "--end")
+        assert teacher.http.get(f"{server}api/status").status_code == 403
+        assert visits.shown(ada) == []
 
 
 def test_http2_is_spoken_and_plain_http_is_led_to_https(room):
@@ -204,7 +225,7 @@ def test_connections_that_ask_for_nothing_are_limited_for_each_account(room, gre
 def ended_by_us(room: Classroom) -> list[int]:
     """How many connections the supervisor said it ended, each time."""
     words = (room.paths.logs / "nblauncher.log").read_text()
-    return [int(count) for count in re.findall(r"(\d+) of \d+ connections were ended", words)]
+    return [int(count) for count in re.findall(r"ended (\d+) of \d+ connections", words)]
 
 
 def test_who_is_not_there_has_a_page_that_looks_again(room):
@@ -213,7 +234,7 @@ def test_who_is_not_there_has_a_page_that_looks_again(room):
         with httpx.Client(verify=ssl.create_default_context(cafile=str(room.paths.tls / "ca.pem"))) as visitor:
             url = f"https://{host_of(room, BOB)}:{port_of(room, BOB)}/user/{BOB}/tree"
             answer = visitor.get(url)
-            assert answer.status_code == 503 and "looks again" in answer.text
+            assert answer.status_code == 503 and "checks every few seconds" in answer.text
             assert 'http-equiv="refresh"' in answer.text and answer.headers["cache-control"] == "no-store"
             room.run("launch", "--background", "--only", BOB)
             assert visitor.get(url, follow_redirects=True).status_code == 200
@@ -291,11 +312,11 @@ def test_after_shutdown_nothing_is_left(room):
 
 def test_the_administrators_own_key_is_nginxs_alone_and_must_be_good_for_everybody(tmp_path: Path):
     made = Classroom("nbtj-files", [ADA], port=PORT + 20, first_uid=FIRST_UID)
-    authority = tls.ensure_class_ca(tmp_path / "ca", [HOST], [], "nbtj-files")
+    authority = class_ca.ensure_class_ca(tmp_path / "ca", [HOST], [], "nbtj-files")
     web = {"port": PORT + 20, "frontend": "nginx", "names": [HOST]}
     files = {"mode": "files", "certificate": "server.pem", "key": "server.key"}
     try:
-        leaf = tls.issue_leaf(authority, [HOST], [])
+        leaf = class_ca.issue_leaf(authority, [HOST], [])
         (made.folder / "server.pem").write_bytes(leaf.certificate)
         (made.folder / "server.key").write_bytes(leaf.key)
         (made.folder / "server.key").chmod(0o600)

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import quotas
+from nblauncher.isolation import quotas
+from nblauncher.model import Account
+from nblauncher.system import workers
 from tests.classroom import Classroom
 
 pytestmark = pytest.mark.system
 
 ADA, BOB = NAMES = ["nbteqada", "nbteqbob"]
 PORT = 18615
-FIRST_UID = 26420
+FIRST_UID = 29100
 LIMIT = 20_000_000
 
 
@@ -67,6 +69,12 @@ def fill(name: str, megabytes: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*who, *what], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
 
 
+def own_quota(home: str) -> list[int | None]:
+    """As a student's server asks for it."""
+    quota = quotas.read(Path(home), os.getuid())
+    return [] if quota is None else [quota.used, quota.limit]
+
+
 def test_a_quota_is_set_holds_is_told_and_goes_with_the_account(room, quota_disk: Path):
     uid = pwd.getpwnam(ADA).pw_uid
     said = {one["subject"]: one for one in room.json("check", expect=None)["findings"]}
@@ -80,6 +88,9 @@ def test_a_quota_is_set_holds_is_told_and_goes_with_the_account(room, quota_disk
     assert fill(BOB, 5).returncode == 0
     quota = quotas.read(quota_disk, uid)
     assert quota is not None and 0.9 * LIMIT < quota.used <= LIMIT
+    entry = pwd.getpwnam(ADA)
+    ada = Account(ADA, uid, entry.pw_gid, Path(entry.pw_dir))
+    assert workers.run_as(ada, own_quota, entry.pw_dir) == [quota.used, quota.limit], "her server warns her"
     rows = {one["username"]: one for one in room.json("status")["students"]}
     assert "files take 20 MB of 20 MB" in rows[ADA]["reason"]
     assert "files take" not in rows[BOB]["reason"]

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from nblauncher.commands import trial, trial_pair
-from nblauncher.course import CoursePaths
+from nblauncher.paths import CoursePaths
+from nblauncher.preflight import trial, trial_pair
 from tests.classroom import Classroom
 from tests.running import eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]  # a trial takes a minute
 
 ADA = "nbtoada"
-PORT = 18660
+PORT = 18690
 FIRST_UID = 26500
 NGINX = pytest.mark.skipif(shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="NO NGINX")
 

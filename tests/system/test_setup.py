@@ -15,8 +15,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nblauncher import passwords
-from nblauncher.course import host_database
+from nblauncher.auth import passwords
+from nblauncher.paths import host_database
 from tests.classroom import COMMAND, Classroom, remove_account, system_lines
 
 pytestmark = pytest.mark.system
@@ -139,7 +139,7 @@ def test_no_home_is_made_where_the_system_takes_a_name_for_a_part_of_it(room, ho
 
 
 def test_an_account_that_we_did_not_make_is_never_taken_over(room):
-    subprocess.run(["useradd", "-m", "-K", "HOME_MODE=0700", "nbtxhuman"], check=True)
+    subprocess.run(["useradd", "-m", "-u", "28041", "-K", "HOME_MODE=0700", "nbtxhuman"], check=True)
     try:
         before = system_lines("shadow", "nbtx")
         room.write([*NAMES, "nbtxhuman"])
@@ -174,6 +174,104 @@ def test_an_account_deleted_by_hand_is_made_anew_with_a_new_uid_and_new_password
     assert pwd.getpwnam("nbtxada").pw_uid != uid
     assert room.credentials["nbtxada"]["notebook_password"] != old["notebook_password"]
     assert _port(room, "nbtxada") == port
+
+
+def shadow(name: str) -> str:
+    (line,) = (line for line in Path("/etc/shadow").read_text().splitlines() if line.startswith(f"{name}:"))
+    return line.split(":")[1]
+
+
+def test_without_system_passwords_no_password_opens_an_account_and_setup_switches_both_ways(room):
+    room.write(accounts={**room.config["accounts"], "system_password": "none"})
+    room.run("setup")
+    assert_whole(room)
+    assert {room.credentials[name]["system_password"] for name in NAMES} == {"(none)"}
+    assert {shadow(name) for name in NAMES} == {"*"}
+    before = room.credentials
+    assert not can_log_in("nbtxada", before["nbtxada"]["notebook_password"])
+    assert not can_log_in("nbtxada", "")
+
+    room.write(accounts={**room.config["accounts"], "system_password": "generated"})
+    told = [one["message"] for one in room.json("check", expect=None)["findings"] if one["subject"] == "passwords"]
+    assert told == ["3 accounts have no system password yet"]
+    assert room.json("setup", "--dry-run", "--only", "nbtxada")["plan"][0] == "generate system passwords for 1 students"
+    room.run("setup")
+    assert_whole(room)
+    given = room.credentials
+    assert can_log_in("nbtxada", given["nbtxada"]["system_password"])
+    assert [row["notebook_password"] for row in given.values()] == [row["notebook_password"] for row in before.values()]
+
+    room.write(accounts={**room.config["accounts"], "system_password": "none"})
+    answer = room.run("setup")
+    assert_whole(room)
+    assert not can_log_in("nbtxada", given["nbtxada"]["system_password"])
+    assert {row["system_password"] for row in room.credentials.values()} == {"(none)"}
+    log = (room.paths.logs / "nblauncher.log").read_text()
+    for row in given.values():
+        assert row["system_password"] not in answer.stdout + answer.stderr + log
+
+
+def test_a_student_of_another_course_keeps_the_system_password_that_is_needed_there(room):
+    room.run("setup")
+    other = Classroom("nbtx2", ["nbtxada"], port=18060, first_uid=28050)
+    try:
+        other.write(accounts={**other.config["accounts"], "system_password": "none"})
+        other.run("setup")
+        assert other.credentials["nbtxada"]["system_password"] == "(as before)"
+        room.write(accounts={**room.config["accounts"], "system_password": "none"})
+        answer = room.run("setup")
+        assert "in another course too, so the system password stays: nbtxada" in answer.stderr
+        assert can_log_in("nbtxada", room.credentials["nbtxada"]["system_password"])
+        assert shadow("nbtxbob") == "*"
+        assert room.run("setup").stdout == "setup: nothing to do.\n"
+    finally:
+        other.names = []
+        other.close()
+
+
+def test_switching_system_passwords_never_opens_an_account_that_is_locked(room):
+    room.write(accounts={**room.config["accounts"], "system_password": "none"})
+    room.run("setup")
+    assert "accounts.system_password is none" in room.run("passwd", "--system", "nbtxada", expect=3).stderr
+    room.run("lock", "nbtxada")
+    assert shadow("nbtxada") == "!*"
+    room.write(accounts={**room.config["accounts"], "system_password": "generated"})
+    room.run("setup")
+    assert shadow("nbtxada").startswith("!") and not shadow("nbtxbob").startswith("!")
+    assert not can_log_in("nbtxada", room.credentials["nbtxada"]["system_password"])
+    room.write(accounts={**room.config["accounts"], "system_password": "none"})
+    room.run("setup")
+    assert shadow("nbtxada") == "!*"
+    room.run("unlock", "nbtxada")
+    assert shadow("nbtxada") == "*"
+    assert room.run("setup").stdout == "setup: nothing to do.\n"
+
+
+def test_an_account_without_system_password_is_removed_and_comes_back(room):
+    room.write(accounts={**room.config["accounts"], "system_password": "none"})
+    room.run("setup")
+    room.run("remove", "--only", "nbtxbob", "--yes")
+    with pytest.raises(KeyError):
+        pwd.getpwnam("nbtxbob")
+    room.run("setup")
+    assert_whole(room)
+    assert shadow("nbtxbob") == "*"
+
+
+def test_accounts_above_uid_max_have_groups_of_their_own_number_and_useradd_takes_none_of_them(room):
+    room.write(accounts={"uid_range": "70600-70649"})
+    room.run("setup")
+    assert_whole(room)
+    made = [pwd.getpwnam(name) for name in NAMES]
+    assert {entry.pw_uid for entry in made} == {70600, 70601, 70602}
+    assert all(entry.pw_gid == entry.pw_uid for entry in made)
+    subprocess.run(["useradd", "-M", "nbtxordinary"], check=True)
+    try:
+        ordinary = pwd.getpwnam("nbtxordinary")
+        assert ordinary.pw_uid < 60001 and ordinary.pw_gid < 60001
+    finally:
+        remove_account("nbtxordinary")
+    room.run("remove", "--yes")
 
 
 def test_two_setups_at_once_end_in_one_whole_class(room):
@@ -232,6 +330,53 @@ def test_who_is_not_root_is_refused(room):
     )
     assert answer.returncode == 4, answer
     assert "root" in answer.stderr
+
+
+NOT_ROOT = """
+import json, os, sys
+from nblauncher.cli import main
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+for words in json.loads(sys.argv[1]):
+    print(words[0], flush=True)
+    if (pid := os.fork()) == 0:
+        os.dup2(1, 2)
+        sys.argv[1:] = words
+        main.main()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+COMMANDS = (
+    *(
+        "setup",
+        "send",
+        "launch",
+        "reload",
+        "status",
+        "freeze",
+        "thaw",
+        "snapshot",
+        "deadlines",
+        "retrieve",
+        "feedback ps1",
+    ),
+    *("shutdown", "remove", "service install", "history ada", "restore --at 2026-11-27 ada x", "extend ada 15m"),
+    *("verify-receipt x", "grade init", "grade ps1", "grade serve", "check --security", "send --section Monday"),
+    *("setup --dry-run", "launch --dry-run", "remove --dry-run"),
+)
+
+
+def test_every_command_that_needs_root_says_to_run_it_with_sudo(room):
+    room.run("setup")
+    lines = [line.split() for line in COMMANDS]
+    answer = subprocess.run(
+        [COMMAND[0], "-I", "-c", NOT_ROOT, json.dumps(lines)],
+        cwd=room.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.stdout.count("un it with sudo") == len(COMMANDS), answer.stdout + answer.stderr
+    assert answer.stdout.splitlines().count("4") == len(COMMANDS), answer.stdout
+    assert "host.db" not in answer.stdout and "ledger" not in answer.stdout
 
 
 def test_a_damaged_ledger_stops_the_program_before_anything_happens(room):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from nblauncher.model import Account, ServerState
-from nblauncher.supervisor.client import PortWanted
+from nblauncher.supervisor.requests import PortWanted
 from nblauncher.supervisor.specs import FrontPageSpec
 from nblauncher.web.inputs import ClassPage, Enrolled, render_config
 from tests.jupyter_client import JupyterClient
@@ -25,7 +25,7 @@ from tests.running import PASSWORD, TARGET, RunningClass, eventually, made_accou
 
 pytestmark = pytest.mark.system
 
-FRONT, ADA, BOB = 18560, 18561, 18562
+FRONT, ADA, BOB = 18555, 18556, 18557
 ORIGIN = f"https://localhost:{FRONT}"
 
 
@@ -33,8 +33,8 @@ ORIGIN = f"https://localhost:{FRONT}"
 def students() -> Iterator[tuple[Account, Account, Account]]:
     """ada, bob, and the account of the front page."""
     with (
-        made_account("nbtvada", 25060) as ada,
-        made_account("nbtvbob", 25061) as bob,
+        made_account("nbtvxada", 25060) as ada,
+        made_account("nbtvxbob", 25061) as bob,
         made_account("nbtvfront", 25062) as front,
     ):
         yield ada, bob, front
@@ -91,8 +91,8 @@ def page(course: RunningClass, ada: Account, bob: Account) -> bytes:
             ca_pem=course.ca.certificate,
             ca_fingerprint=course.ca.fingerprint,
             students={
-                "nbtvada": Enrolled(ada.uid, ADA, course.hashed),
-                "nbtvbob": Enrolled(bob.uid, BOB, course.hashed),
+                "nbtvxada": Enrolled(ada.uid, ADA, course.hashed),
+                "nbtvxbob": Enrolled(bob.uid, BOB, course.hashed),
             },
         )
     )
@@ -116,19 +116,19 @@ def ticket_for(folder: Path, username: str) -> tuple[str, str]:
 
 def test_a_sign_in_at_the_front_page_ends_in_the_students_own_server(course, students, folder):
     start_front(course, students)
-    target, ticket = ticket_for(folder, "nbtvada")
-    assert target == f"https://localhost:{ADA}/user/nbtvada/nblauncher/ticket"
-    with JupyterClient("nbtvada", ADA, folder / "ca.pem") as client:
+    target, ticket = ticket_for(folder, "nbtvxada")
+    assert target == f"https://localhost:{ADA}/user/nbtvxada/nblauncher/ticket"
+    with JupyterClient("nbtvxada", ADA, folder / "ca.pem") as client:
         headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-site"}
         answer = client.http.post(target, data={"ticket": ticket}, headers=headers)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/user/nbtvada/")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/user/nbtvxada/")
         assert (
             "samesite=lax" in answer.headers["set-cookie"].lower()
             and "httponly" in answer.headers["set-cookie"].lower()
         )
         assert "secure" in answer.headers["set-cookie"].lower()
         landed = client.http.get("", follow_redirects=True)
-        assert landed.url.path == f"/user/nbtvada/tree/{TARGET}"
+        assert landed.url.path == f"/user/nbtvxada/tree/{TARGET}"
         client.http.get("login")
         assert client.run("6 * 7") == "42"
         client.http.cookies.clear()
@@ -155,7 +155,7 @@ def test_a_sign_in_at_the_front_page_ends_in_the_students_own_server(course, stu
 )
 def test_only_the_front_page_may_bring_a_ticket(shared, headers, status):
     _course, folder = shared
-    target, ticket = ticket_for(folder, "nbtvada")
+    target, ticket = ticket_for(folder, "nbtvxada")
     with browser(folder) as client:
         assert client.post(target, data={"ticket": ticket}, headers=headers).status_code == status
         assert client.get(target).status_code == 302
@@ -165,9 +165,9 @@ def test_only_the_front_page_may_bring_a_ticket(shared, headers, status):
 
 def test_a_neighbours_ticket_is_neither_good_nor_used_up(shared):
     _course, folder = shared
-    target, ticket = ticket_for(folder, "nbtvada")
+    target, ticket = ticket_for(folder, "nbtvxada")
     with browser(folder) as client:
-        theirs = f"https://localhost:{BOB}/user/nbtvbob/nblauncher/ticket"
+        theirs = f"https://localhost:{BOB}/user/nbtvxbob/nblauncher/ticket"
         assert client.post(theirs, data={"ticket": ticket}).status_code == 403
         assert client.post(target, data={"ticket": ticket}).status_code == 303
 
@@ -187,12 +187,12 @@ def test_the_front_page_is_nobody_in_particular(shared, students):
 
 def test_the_front_page_asks_how_a_server_is(shared, students):
     course, folder = shared
-    course.supervisor.stop_servers(["nbtvbob"])
+    course.supervisor.stop_servers(["nbtvxbob"])
     with browser(folder) as client:
-        answer = client.post(f"{ORIGIN}/", data={"username": "nbtvbob", "password": PASSWORD})
+        answer = client.post(f"{ORIGIN}/", data={"username": "nbtvxbob", "password": PASSWORD})
         assert "nblauncher/ticket" not in answer.text
     course.ready((students[1], BOB))
-    assert ticket_for(folder, "nbtvbob")
+    assert ticket_for(folder, "nbtvxbob")
 
 
 def test_stopping_the_front_page_leaves_the_servers(course, students, folder):
@@ -225,7 +225,7 @@ def test_a_front_page_that_dies_is_started_again_by_the_command_it_came_with(cou
     (tmp_path / "again.py").write_text(
         textwrap.dedent(f"""
             from pathlib import Path
-            from nblauncher.course import CoursePaths
+            from nblauncher.paths import CoursePaths
             from nblauncher.model import Account, TlsFiles
             from nblauncher.supervisor import client
             from nblauncher.supervisor.specs import FrontPageSpec
@@ -244,7 +244,7 @@ def test_a_front_page_that_dies_is_started_again_by_the_command_it_came_with(cou
     os.kill(before.pid, signal.SIGKILL)
     eventually(lambda: course.supervisor.front_page().handle not in (before, None))
     assert course.supervisor.wait_for_front_page(60).state is ServerState.READY
-    assert ticket_for(folder, "nbtvada")
+    assert ticket_for(folder, "nbtvxada")
 
 
 def test_a_killed_supervisor_takes_the_front_page_along_and_a_new_one_has_its_port(course, students, folder):
@@ -255,7 +255,7 @@ def test_a_killed_supervisor_takes_the_front_page_along_and_a_new_one_has_its_po
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert {one.state for one in course.supervisor.servers()} == {ServerState.READY}
     start_front(course, students)
-    assert ticket_for(folder, "nbtvada")
+    assert ticket_for(folder, "nbtvxada")
 
 
 def test_a_front_page_that_talks_nonsense_harms_nobody(course, students):

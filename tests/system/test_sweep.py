@@ -21,7 +21,7 @@ from nblauncher.errors import HostError
 from nblauncher.model import Account
 from tests.system_accounts import kept_as_found
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.group("accounts")]
 
 TIMEOUT = 20.0
 ADA = Account("nbta-swa", 24040, 24040, Path("/home/nbta-swa"), "/bin/bash", "nbl-0000000000000040")

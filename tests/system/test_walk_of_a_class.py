@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher import privileges
 from nblauncher.model import Account
+from nblauncher.system import privileges
 from tests import launched
 from tests.classroom import Classroom
 
 pytestmark = pytest.mark.system
 
 ADA, BOB = "nbtwkada", "nbtwkbob"
-PORT = 18720
+PORT = 18730
 FIRST_UID = 26650
 ESSAY = secrets.token_hex(16).encode()
 NOT_WALKED = ("/sys", "/proc")
@@ -34,6 +34,7 @@ LARGEST = 64 << 20
 def room() -> Iterator[Classroom]:
     made = Classroom("nbtwk-walk", [ADA, BOB], port=PORT, first_uid=FIRST_UID)
     try:
+        made.write(notebook={})  # as it is by default
         made.run("setup")
         made.run("launch", "--background")
         yield made

@@ -17,9 +17,9 @@ from functools import partial
 import psutil
 import pytest
 
-from nblauncher import processes
 from nblauncher.model import Handle
 from nblauncher.supervisor import client
+from nblauncher.system import processes
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 from tests.launched import handles, is_ready, open_front_page, own_server, processes_of, states, supervisor_pid, visitor
@@ -251,6 +251,7 @@ def test_a_porter_that_dies_is_there_again(closed):
     assert porter_of(closed).pid != porter.pid
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_server_that_dies_again_and_again_is_told_so(closed):
     for _ in range(5):  # the fifth time it is started again after eight seconds
         eventually(lambda: states(closed)[ADA] == "ready")

@@ -17,11 +17,12 @@ import httpx
 import psutil
 import pytest
 
-from nblauncher import tickets, workers
+from nblauncher.auth import tickets
+from nblauncher.system import workers
 from tests import front_page as tools
 from tests.slow_descriptor import slow_descriptor_sent
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.group("front page")]
 
 PORT = 18710
 URL = f"https://localhost:{PORT}"

@@ -56,7 +56,7 @@ def test_a_folder_of_somebody_elses_is_never_to_be_given_to_the_teacher(room):
     os.chown(room.folder, FIRST_UID + 5, 0)
     told = sudo(room, "status", expect=4).stderr
     assert f"it belongs to uid {FIRST_UID + 5}, not to root or {TEACHER}" in told
-    assert f"Copy the course into a folder of {TEACHER}'s" in told and "chown" not in told
+    assert f"Copy the course into a folder that belongs to {TEACHER}" in told and "chown" not in told
 
 
 def test_a_teachers_account_that_was_made_anew_is_told_and_can_take_over(room):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nblauncher import render
+from nblauncher.cli import render
 from tests import envelope
 
 STUDENT = {"username": "ada", "status": "done", "error": None}
@@ -20,7 +20,15 @@ STATUS = {
     "pid": 4711,
     "memory_bytes": 1,
     "cpu_seconds": 0.1,
+    "kernels": 2,
+    "busy_kernels": 1,
     "last_activity": "2026-11-27T17:00:00+01:00",
+    "last_save": "2026-11-27T16:59:00+01:00",
+    "last_sign_in": None,
+    "never_signed_in": True,
+    "disk_bytes": None,
+    "disk_limit": 1_000_000,
+    "frozen": False,
     "reason": "",
     "deadlines": [{**CAPTURE, "folder": None, "reason": None}],
     "history_bytes": 0,
@@ -30,7 +38,9 @@ STATUS = {
 
 
 def answer(student: dict[str, Any], **more: Any) -> str:
-    about = {"front_page": "https://localhost:8000/", "front_page_state": "ready", "kernels": "", **more}
+    roster = {"not_set_up": [], "not_in_roster": [], "changed": {}, "problem": ""}
+    about: dict[str, Any] = {"front_page": "https://localhost:8000/", "front_page_state": "ready", "kernels": ""}
+    about |= {"next_deadline": None, "roster": roster, **more}
     return render.envelope("status", "ok", 0, [student], **about)
 
 

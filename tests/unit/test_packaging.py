@@ -95,4 +95,4 @@ def test_an_installed_command_imports_nothing_that_the_callers_environment_names
 
 
 def test_the_package_can_be_used_without_the_checkout_as_working_directory(tmp_path):
-    subprocess.run([sys.executable, "-I", "-c", "import nblauncher.cli"], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-I", "-c", "import nblauncher.cli.main"], check=True, cwd=tmp_path)

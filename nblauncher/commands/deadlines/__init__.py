@@ -1,0 +1,1 @@
+"""Deadlines: copies beforehand, capture, publishing, freeze and thaw, assignments. Run by root."""

@@ -1,0 +1,1 @@
+"""The commands of grading: `grade init`, `grade ASSIGNMENT`, `grade serve`, `feedback`, `grades`."""

@@ -1,0 +1,1 @@
+"""The teacher's day: what comes before, beside and after the lesson itself."""

@@ -1,0 +1,85 @@
+"""What nbgrader and its libraries do again and again with the same result, done once in a process.
+
+Loads nbgrader: only in the environment that grades.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sqlite3
+from typing import Any
+
+import nbgrader.api
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import QueuePool
+
+jsonschema: Any = importlib.import_module("jsonschema")
+
+
+def install() -> GradebookEngine:
+    """For this process and all that it forks."""
+    engine = GradebookEngine()
+    nbgrader.api.create_engine = engine
+    nbgrader.api.Base.metadata.create_all = engine.create_tables
+    jsonschema.validate = _Validate()
+    return engine
+
+
+class GradebookEngine:
+    """In place of sqlalchemy's `create_engine`: one engine for the gradebook that a process opens first.
+
+    nbgrader opens it for every step, and each new engine would compile all statements anew. Prepared before a fork, it
+    knows them already.
+    """
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._engine: Engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool, future=True)
+        self._create_tables = nbgrader.api.Base.metadata.create_all
+        self._has_tables = False
+
+    def __call__(self, url: str, **given: Any) -> Engine:
+        if make_url(url).drivername == "sqlite" and url in (self._url, self._url or url):
+            self._url = url
+            return self._engine
+        return create_engine(url, **given)
+
+    def create_tables(self, bind: Engine, **given: Any) -> None:
+        """A gradebook keeps its tables: looking for all of them takes longer than a step."""
+        if bind is not self._engine or not self._has_tables:
+            self._create_tables(bind=bind, **given)
+            self._has_tables = bind is self._engine or self._has_tables
+
+    def forget(self) -> None:
+        """Before a fork: the next gradebook is another one."""
+        self._engine.dispose()
+        self._url, self._has_tables = "", False
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(str(make_url(self._url).database), check_same_thread=False)
+
+
+class _Validate:
+    """In place of `jsonschema.validate`, which checks the schema itself each time, ten times longer than the instance.
+
+    nbgrader does so for each of its cells.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+        self._validate = jsonschema.validate
+
+    def __call__(self, instance: Any, schema: Any, *more: Any, **given: Any) -> None:
+        if more or given:
+            self._validate(instance, schema, *more, **given)
+            return
+        text = json.dumps(schema, sort_keys=True)
+        if text not in self._known:
+            kind = jsonschema.validators.validator_for(schema)
+            kind.check_schema(schema)
+            self._known[text] = kind(schema)
+        error = jsonschema.exceptions.best_match(self._known[text].iter_errors(instance))
+        if error is not None:
+            raise error

@@ -1,0 +1,53 @@
+"""What a notebook server is given at its start. Without Jupyter, which the writers of it need not import."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from nblauncher.model import COOKIE_BEHIND_PROXY
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """All that a server is given. It travels as bytes in a sealed memory file: `to_bytes`, `parse`."""
+
+    username: str
+    hashed_password: str = field(repr=False)
+    port: int
+    front_port: int
+    tickets_socket: str
+    home: str
+    target: str
+    """The material folder below the home; the student lands there."""
+    settings_folder: str
+    """class_files.settings_folder of the class."""
+    interface: str = "notebook"
+    idle_stop: float = 0.0
+    """Idle seconds after which it ends; 0: never."""
+    is_behind_proxy: bool = False
+    """Only the class's proxy can reach its socket; the proxy's headers about the client are believed."""
+    own_label: str = ""
+    """What precedes the front page's host in the server's own, with its dot."""
+    appearance: str = ""
+    """The file with the class's title and language (nblauncher.auth.appearance)."""
+    name: str = ""
+    """The student's, as it stands in the roster."""
+
+    @property
+    def base_url(self) -> str:
+        return f"/user/{self.username}/"
+
+    @property
+    def cookie_name(self) -> str:
+        """Of the login cookie. With the port: a student's servers of two courses share host and path, and cookies
+        ignore ports. A proxy gives it that name itself (frontends.nginx_config).
+        """
+        return COOKIE_BEHIND_PROXY if self.is_behind_proxy else f"nblauncher-{self.username}-{self.port}"
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode("ascii")
+
+    @classmethod
+    def parse(cls, content: bytes) -> ServerConfig:
+        return cls(**json.loads(content))

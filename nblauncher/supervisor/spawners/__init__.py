@@ -1,0 +1,24 @@
+"""Start, poll and stop notebook servers. `Spawner` is one of the three seams.
+
+`process` execs each server; `forkserver` forks each from a process that has loaded everything. `KernelForkServer` keeps
+the process from which kernels are forked.
+"""
+
+from nblauncher.supervisor.spawners.forkserver import ForkServerSpawner
+from nblauncher.supervisor.spawners.kernel_fork_server import Forking, KernelForkServer, Preload
+from nblauncher.supervisor.spawners.process import ProcessSpawner
+from nblauncher.supervisor.spawners.protocol import Answer, EventLoop, Order, Spawner, Started, server_environment
+
+__all__ = [
+    "Answer",
+    "EventLoop",
+    "ForkServerSpawner",
+    "Forking",
+    "KernelForkServer",
+    "Order",
+    "Preload",
+    "ProcessSpawner",
+    "Spawner",
+    "Started",
+    "server_environment",
+]

@@ -1,0 +1,86 @@
+"""The end of a server: everything that came from it is killed, before what held it is removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from nblauncher.isolation import limits, owners
+from nblauncher.isolation.cgroups import Group, Kind
+from nblauncher.model import OUT_OF_MEMORY, Handle
+from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.seat import Seat
+from nblauncher.supervisor.spawners import KernelForkServer
+from nblauncher.system import memory, processes
+
+SWEEP_DEADLINE = 10.0
+"""Seconds that killed processes may take to be gone."""
+
+_SWEEP_PAUSE = 0.05
+_QUIET_ROUNDS = 6
+"""Without groups, one look at /proc can miss a process that forks and exits all the time; so many looks do not."""
+
+
+class Ending:
+    """`cleared` is called once the server's last process is gone, with the pids of those that cannot be killed."""
+
+    def __init__(self, loop: Loop, kernels: KernelForkServer, cleared: Callable[[Seat, tuple[int, ...]], None]) -> None:
+        self._loop, self._kernels, self._cleared = loop, kernels, cleared
+
+    def sweep(self, seat: Seat, leader: Handle | None = None) -> None:
+        """Kill everything that came from the server, until nothing is left or the deadline is over."""
+        stopping = seat.stopping
+        if stopping is None:
+            return
+        if stopping.deadline is not None:
+            stopping.deadline.cancel()
+        leader = leader or seat.handle
+        if stopping.sweeping_since == 0.0:
+            stopping.sweeping_since = time.monotonic()
+            self._kernels.forget(seat.uid)
+        # Before the look at the group: once the fork server has forgotten the student, it forks nothing into it.
+        has_forgotten = self._kernels.has_forgotten(seat.uid)
+        left = _left(seat, leader)
+        is_empty = has_forgotten and not left and seat.group.is_empty()
+        stopping.quiet_rounds = stopping.quiet_rounds + 1 if is_empty else 0
+        is_quiet = stopping.quiet_rounds >= (_QUIET_ROUNDS if seat.group.kind is Kind.NONE else 1)
+        is_overdue = time.monotonic() - stopping.sweeping_since > SWEEP_DEADLINE
+        if (not is_quiet or seat.handle is not None) and not is_overdue:
+            _kill(seat, leader)
+            stopping.deadline = self._loop.later(_SWEEP_PAUSE, lambda: self.sweep(seat, leader))
+            return
+        self._cleared(seat, left)
+
+
+class ExitWords:
+    """How servers ended. The kernel does not report what sent SIGKILL, only that the OOM killer ran meanwhile."""
+
+    def __init__(self) -> None:
+        self._kills = memory.kills()
+        """The host's count when a server ended last."""
+
+    def words(self, group: Group, status: int | None) -> str:
+        """`status` is None for a server that was not our child."""
+        before, self._kills = self._kills, memory.kills()
+        if status is None:
+            return "it ended; how is not known, because it was adopted"
+        # The host's count alone may be about another group.
+        count = limits.pressure(group).memory_kills or self._kills - before
+        ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and count > 0
+        words = processes.exit_words(status)
+        return f"{words}, {OUT_OF_MEMORY}" if ran_out else words
+
+
+def _left(seat: Seat, leader: Handle | None) -> tuple[int, ...]:
+    if seat.group.kind is not Kind.NONE:
+        return seat.group.pids()
+    return owners.provable(seat.uid, leader.pid if leader else 0, os.getpid())
+
+
+def _kill(seat: Seat, leader: Handle | None) -> None:
+    if seat.group.kind is not Kind.NONE:
+        seat.group.kill()
+    else:
+        owners.kill_proven(seat.uid, leader.pid if leader else 0, os.getpid())
