@@ -87,10 +87,20 @@ def apply(group: Group, limits: Limits) -> None:
 def pressure(group: Group) -> Pressure:
     """How often this group reached its limits; zeros without a controller, or without the group."""
     return Pressure(
-        _count(_file_of(group, "memory", "memory.events", "memory.oom_control"), "oom_kill"),
+        _count(_memory_events(group), "oom_kill"),
         _count(_file_of(group, "pids", "pids.events", "pids.events"), "max"),
         _throttled(group),
     )
+
+
+def counts_memory_kills(group: Group) -> bool:
+    """Whether this group counts the processes in it that the OOM killer ended, for its own limit or the host's
+    (Linux: cgroup-v2.rst memory.events; memory.oom_control since 4.13).
+    """
+    try:
+        return "oom_kill " in _memory_events(group).read_text()
+    except OSError:
+        return False
 
 
 def settle(group: Group, limits: Limits, score: int = OURS) -> None:
@@ -211,6 +221,10 @@ def _in_v1_order(folder: Path, size: int) -> Iterator[tuple[Path, str]]:
 def _file_of(group: Group, controller: str, v2: str, v1: str) -> Path:
     beside = dict(group.beside)
     return beside[controller] / v1 if controller in beside else group.path / v2
+
+
+def _memory_events(group: Group) -> Path:
+    return _file_of(group, "memory", "memory.events", "memory.oom_control")
 
 
 def _has_memory_controller(group: Group) -> bool:

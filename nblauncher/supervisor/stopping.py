@@ -55,22 +55,26 @@ class Ending:
 
 
 class ExitWords:
-    """How servers ended. The kernel does not report what sent SIGKILL, only that the OOM killer ran meanwhile."""
+    """How servers ended. The kernel does not report what sent SIGKILL, only that the OOM killer ran meanwhile: in the
+    server's own group, or, where groups do not count that, somewhere on the host.
+    """
 
     def __init__(self) -> None:
-        self._kills = memory.kills()
-        """The host's count when a server ended last."""
+        self._kills_on_host = memory.kills()
+        """When a server ended last."""
 
     def words(self, group: Group, status: int | None) -> str:
         """`status` is None for a server that was not our child."""
-        before, self._kills = self._kills, memory.kills()
+        before, self._kills_on_host = self._kills_on_host, memory.kills()
         if status is None:
             return "it ended; how is not known, because it was adopted"
-        # The host's count alone may be about another group.
-        count = limits.pressure(group).memory_kills or self._kills - before
-        ran_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and count > 0
+        if limits.counts_memory_kills(group):
+            has_run_out = limits.pressure(group).memory_kills > 0
+        else:
+            has_run_out = self._kills_on_host > before
+        is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         words = processes.exit_words(status)
-        return f"{words}, {OUT_OF_MEMORY}" if ran_out else words
+        return f"{words}, {OUT_OF_MEMORY}" if is_killed and has_run_out else words
 
 
 def _left(seat: Seat, leader: Handle | None) -> tuple[int, ...]:

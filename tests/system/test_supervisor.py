@@ -25,14 +25,14 @@ import pytest
 from nblauncher.commands.running.readiness import start_servers
 from nblauncher.errors import HostError
 from nblauncher.isolation.cgroups import Kind
-from nblauncher.model import Account, ServerState, TlsFiles
+from nblauncher.model import Account, Limits, ServerState, TlsFiles
 from nblauncher.supervisor import capped_log, client
 from nblauncher.supervisor.requests import PortWanted
 from nblauncher.system import workers
 from nblauncher.system.descriptors import sealed
 from nblauncher.system.wire import send
 from tests.jupyter_client import JupyterClient
-from tests.running import PASSWORD, RunningClass, eventually, made_account, running_class
+from tests.running import PASSWORD, RunningClass, eventually, limited_by, made_account, running_class
 
 pytestmark = pytest.mark.system
 
@@ -269,16 +269,29 @@ def small_memory() -> Iterator[Path]:
         group.rmdir()
 
 
-def test_that_memory_ran_out_is_said(course, ada, tmp_path, small_memory):
-    course.ready((ada, ADA))
+def test_that_memory_ran_out_is_said(course, ada, tmp_path):
+    if not limited_by(course.paths.course, "memory"):
+        pytest.skip("control groups here do not limit memory")
+    course.ready((ada, ADA), limits=Limits(memory=200_000_000))
     before = course.handle(ada)
-    with signed_in(course, ada, ADA, tmp_path) as browser:
-        small_memory.write_text(str(before.pid))
-        with contextlib.suppress(httpx.TransportError):
-            browser.api("PUT", "contents/x.txt", json={"type": "file", "format": "text", "content": "x" * 60_000_000})
+    with signed_in(course, ada, ADA, tmp_path) as browser, contextlib.suppress(httpx.TransportError):
+        browser.api("PUT", "contents/x.txt", json={"type": "file", "format": "text", "content": "x" * 150_000_000})
     eventually(lambda: course.is_up_again(ada, before))
     reason = course.report(ada).reason
     assert reason == "killed by SIGKILL, because memory ran out; it was started again"
+
+
+def test_memory_that_ran_out_elsewhere_is_not_said(course, ada, small_memory):
+    if not limited_by(course.paths.course, "memory"):
+        pytest.skip("groups here do not count whose memory ran out")
+    course.ready((ada, ADA))
+    before = course.handle(ada)
+    eater = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('0'); b'x' * 60_000_000"
+    eaten = subprocess.run([sys.executable, "-c", eater, str(small_memory)], check=False)
+    assert eaten.returncode == -signal.SIGKILL, "the OOM killer ended it"
+    psutil.Process(before.pid).kill()
+    eventually(lambda: course.is_up_again(ada, before))
+    assert course.report(ada).reason == "killed by SIGKILL; it was started again"
 
 
 @pytest.mark.slow

@@ -81,6 +81,9 @@ def test_pressure_is_read_from_either_version(tmp_path):
     beside = (("memory", v1), ("cpu", v1), ("pids", v1))
     assert limits.pressure(Group(Kind.V2, tmp_path / "none", beside)) == Pressure(3, 0, 2.0)
     assert limits.pressure(Group(Kind.NONE, Path())) == Pressure()
+    assert limits.counts_memory_kills(Group(Kind.V2, folder))
+    assert limits.counts_memory_kills(Group(Kind.V2, tmp_path / "none", beside))
+    assert not limits.counts_memory_kills(Group(Kind.NONE, Path()))
 
 
 def test_pressure_is_told_when_it_is_some():
