@@ -30,7 +30,7 @@ USAGE
 }
 
 run_tests() {
-    local stage=all status=0 workers=5 bytecode=""
+    local stage=all status=0 workers=5 bytecode="" tools=""
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | slow | system | browser) stage=$1; shift ;;
@@ -53,12 +53,15 @@ run_tests() {
     if can_make_accounts; then
         use_roots_path
         testing=$prefix/testing
-        install_tools "$stage"
+        ensure_python
+        install_tools "$stage" & # beside the environment: each waits for its downloads
+        tools=$!
     else
         testing=${XDG_CACHE_HOME:-$HOME/.cache}/nblauncher-testing
         refuse_or_say_what_is_left_out "$stage"
     fi
     prepare_environment
+    [ -z "$tools" ] || wait "$tools"
     cd "$here"
     if [ "$stage" = one ]; then
         PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" -m pytest -o cache_dir="$testing/cache/pytest" \
@@ -101,7 +104,6 @@ LOUD
 
 install_tools() {
     local tool wanted missing=()
-    ensure_python
     [ "$1" != check ] && [ "$1" != one ] || return 0
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
@@ -141,9 +143,12 @@ prepare_environment() { # an environment per set of versions, made once
     fi
 }
 
-install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds, where uv is there; it is told what pip is configured for
-    local setting values value words=()
-    command -v uv >/dev/null || return 1
+install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds; uv is told what pip is configured for
+    local setting values value words=() uv
+    uv=$(command -v uv) || {
+        uv=$environment/bin/uv
+        "$environment/bin/python" -I -m pip install --quiet --no-input --disable-pip-version-check uv || return 1
+    }
     while read -r setting values; do
         for value in $values; do
             case $setting in
@@ -153,8 +158,9 @@ install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds, where uv is t
             esac
         done
     done < <("$environment/bin/python" -I -m pip config list | sed -n "s/^.*\.\([a-z-]*\)='\(.*\)'$/\1 \2/p")
-    uv pip install --quiet --no-config --index-strategy unsafe-best-match --python "$environment/bin/python" \
-        "${words[@]}" "$@" && "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
+    "$uv" pip install --quiet --no-config --cache-dir "$scratch/uv" --index-strategy unsafe-best-match \
+        --python "$environment/bin/python" "${words[@]}" "$@" &&
+        "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
 }
 
 install_checkout() { # into the environment, anew each time
