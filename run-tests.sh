@@ -31,7 +31,7 @@ USAGE
 }
 
 run_tests() {
-    local stage=all status=0 workers=5 bytecode="" tools=""
+    local stage=all status=0 workers=6 bytecode="" tools="" lint=""
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | slow | system | browser) stage=$1; shift ;;
@@ -72,17 +72,20 @@ run_tests() {
     install_checkout
     if [ "$stage" = all ] || [ "$stage" = check ]; then
         bytecode=$testing/cache/bytecode
-        compile_tests &
-        lint || status=1
-        wait $! || printf '\n*** The tests cannot be collected: see below. ***\n\n'
+        lint >"$scratch/lint" 2>&1 & # beside the tests, most of which wait most of the time
+        lint=$!
+        compile_tests || printf '\n*** The tests cannot be collected: see below. ***\n\n'
     fi
-    [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
     # Several at a time: tests/conftest.py says which may run beside each other. `-n 0` for one at a time.
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
         NBT_BYTECODE=$bytecode "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
         -n "$workers" "${selection[@]}" "$@" || status=1
+    if [ -n "$lint" ]; then
+        wait "$lint" || { status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
+        cat -- "$scratch/lint"
+    fi
     return $status
 }
 
@@ -171,13 +174,14 @@ install_checkout() { # into the environment, anew each time
     ! can_make_accounts || chmod -R a+rX,go-w "$environment"
 }
 
-compile_tests() { # once, for all workers, while mypy has the other core: most of collecting is rewriting the assertions
+compile_tests() { # once, for all workers: most of collecting is rewriting the assertions
     env -u PYTHONDONTWRITEBYTECODE NBT_BYTECODE="$bytecode" HYPOTHESIS_STORAGE_DIRECTORY="$testing/cache/hypothesis" \
         "$environment/bin/pytest" -p no:cacheprovider --collect-only -q "${selection[@]}" >/dev/null 2>&1
 }
 
 lint() {
     local status=0
+    renice -n 10 -p "$BASHPID" >/dev/null
     export RUFF_CACHE_DIR=$testing/cache/ruff MYPY_CACHE_DIR=$testing/cache/mypy
     "$environment/bin/ruff" check . || status=1
     "$environment/bin/ruff" format --check . || status=1
