@@ -24,7 +24,7 @@ def findings(settings: Settings, usernames: Sequence[str]) -> list[Finding]:
     """Everything that can be seen without a job. A cluster that cannot be asked is one problem."""
     try:
         site = sites.survey(settings.slurm)
-    except HostError as error:
+    except (HostError, RefusedError) as error:
         return [problem("cluster", error.problem, error.hint or "Ask the cluster's administrator.")]
     return [*judged(settings, site, usernames), *associations(settings.slurm, site, usernames)]
 
@@ -252,7 +252,7 @@ def notes(settings: Settings, usernames: Collection[str]) -> list[str]:
         return []
     try:
         found = associations(settings.slurm, sites.survey(settings.slurm), usernames)
-    except HostError as error:
+    except (HostError, RefusedError) as error:
         return [f"the cluster could not be asked for the students' accounting: {error.problem}"]
     return [f"{finding.message}. {finding.hint}" for finding in found if finding.level != "ok"]
 

@@ -94,7 +94,10 @@ class Site:
 
 
 def survey(settings: SlurmSettings) -> Site:
-    """Ask the controller. HostError in words for the administrator if it cannot be asked."""
+    """Ask the controller. HostError in words for the administrator if it cannot be asked; RefusedError if the settings
+    name a file or programs that others can change.
+    """
+    tools.refuse_untrusted(settings)
     version = tools.version(settings)
     tools.ping(settings)
     nodes = tools.call(settings, "sinfo", "--noheader", "--all", "--Node", "--format=%N|%R|%c|%m|%T")
