@@ -29,6 +29,7 @@ from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
 from nblauncher.accounts import sweep
 from tests import commands, system_accounts
 from tests.footprint import HostFootprint, NamespaceFootprint
+from tests.slurm_cluster import cluster  # noqa: F401 (a fixture)
 
 sys.pycache_prefix = os.environ.get("NBT_BYTECODE") or None  # run-tests.sh compiles the tests once, for all workers
 
