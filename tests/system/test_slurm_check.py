@@ -158,15 +158,23 @@ def test_a_silent_controller_and_a_missing_munge_are_one_message_each_and_nothin
     assert cluster.jobs() == ""
 
 
+def test_a_configuration_that_others_can_change_is_refused_before_root_reads_it(cluster, room, tmp_path):
+    copy = tmp_path / "slurm.conf"
+    shutil.copy(cluster.config, copy)
+    copy.chmod(0o666)
+    assert "would run as root" in said(room, 1, config=str(copy))["problem", "cluster"]
+    assert "would run as root" in refusal(room, 4, config=str(copy))
+
+
 def test_a_cluster_that_is_not_there_is_one_message(room):
     found = said(room, 1, config="/nonexistent/slurm.conf")
     (words,) = [words for (level, subject), words in found.items() if (level, subject) == ("problem", "cluster")]
     assert "configuration" in words
 
 
-def test_setup_names_students_from_whom_the_site_takes_no_job(cluster, room, tmp_path):
+def test_setup_names_students_from_whom_the_site_takes_no_job(cluster, room):
     """The accounting is played by a sacctmgr of the test's, which answers like the real one."""
-    programs = tmp_path / "bin"
+    programs = room.folder / "bin"
     programs.mkdir()
     programs.chmod(0o755)
     real = shutil.which("scontrol")
