@@ -30,6 +30,7 @@ from nblauncher.planning import lockouts, survey
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Phase, Plan, Step
 from nblauncher.planning.survey import Facts
+from nblauncher.preflight import cluster
 
 _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
@@ -225,7 +226,8 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     unsent = send.unsent(others, outgoing, handed_out)
     invalid = send.broken(host, newcomers, facts, outgoing, handed_out)
     changed = (*config_changes(host, dict(session.contents)["notebooks.cfg"]), *roster_changes(host, session.roster))
-    notes = (*changed, *planned.notes, *remarks, *unsent, *invalid)
+    on_cluster = cluster.notes(host.settings, wanted.usernames)
+    notes = (*changed, *planned.notes, *remarks, *unsent, *invalid, *on_cluster)
     open_again = [name for name in facts.locked_out if lockouts.lacks_lock(host, name)]
     locking = (Phase("lock accounts", tuple(map(KeepLocked, open_again))),) if open_again else ()
     return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *locking, *remember), notes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from nblauncher.errors import HostError
+import os
+from pathlib import Path
+
+from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import SlurmSettings
-from nblauncher.system import processes
+from nblauncher.system import processes, trusted
 
 PATIENCE = 15.0
 """Seconds for one command. Without its controller Slurm's own take 9 to 60."""
@@ -33,6 +36,9 @@ def environment(settings: SlurmSettings) -> dict[str, str]:
 
 def call(settings: SlurmSettings, *argv: str, timeout: float = PATIENCE) -> str:
     """What the command printed. UnansweredError or HostError in words for the administrator."""
+    if settings.config and not os.path.isfile(settings.config):
+        # Slurm itself waits for it, for a minute.
+        raise explained(argv[0], _NO_CONFIG[0])
     try:
         return processes.run(argv, timeout=timeout, environment=environment(settings))
     except HostError as error:
@@ -63,6 +69,18 @@ def explained(program: str, words: str) -> HostError:
             "Jobs that run are not affected. `scontrol ping` says whether it is up; then run the command again.",
         )
     return HostError(f"Slurm: {words.removeprefix(f'{program}: ').removeprefix('error: ')}")
+
+
+def refuse_untrusted(settings: SlurmSettings) -> None:
+    """RefusedError if another account than root can change what root is about to run: slurm.conf names plugins."""
+    for key, place in (("slurm.config", settings.config), ("slurm.programs", settings.programs)):
+        if not place or not os.path.exists(place):
+            continue
+        for words in trusted.objections_to(Path(place)):
+            raise RefusedError(
+                f"{key}: {words}, and what it names would run as root",
+                f"Let root own {place} and every folder above it, and no other account write there.",
+            )
 
 
 def ping(settings: SlurmSettings) -> None:

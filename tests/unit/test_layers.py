@@ -21,8 +21,8 @@ ROOMS = {
     "cli": "commands preflight planning config system",
     "commands": "preflight planning supervisor grading environments exchange frontends server slips web accounts auth"
     " config isolation ledger system",
-    "preflight": "planning supervisor forkserver environments frontends server accounts auth config isolation ledger"
-    " system",
+    "preflight": "planning supervisor slurm forkserver environments frontends server accounts auth config isolation"
+    " ledger system",
     "planning": "environments exchange frontends accounts config ledger system",
     "supervisor": "forkserver server isolation system",
     "grading": "forkserver environments exchange server config isolation system",

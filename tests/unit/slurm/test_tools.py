@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nblauncher.errors import HostError
+from nblauncher.errors import HostError, RefusedError
 from nblauncher.model import SlurmSettings
 from nblauncher.slurm import jobs, tools
 from nblauncher.slurm.jobs import JobState
@@ -59,6 +59,20 @@ def test_without_a_configuration_it_says_where_one_belongs(tmp_path):
     with pytest.raises(HostError, match="no configuration of a cluster") as caught:
         tools.ping(site(tmp_path, err=fatal, status=1))
     assert "slurm.config" in caught.value.hint
+
+
+def test_a_folder_that_others_can_write_is_not_searched_for_programs_by_root(tmp_path):
+    tmp_path.chmod(0o777)
+    for settings in (SlurmSettings(programs=str(tmp_path)), SlurmSettings(config=str(tmp_path))):
+        with pytest.raises(RefusedError, match="would run as root") as caught:
+            tools.refuse_untrusted(settings)
+        assert str(tmp_path) in caught.value.hint
+    tools.refuse_untrusted(SlurmSettings(programs="/usr/bin", config="/etc/passwd"))
+
+
+def test_a_configuration_that_does_not_exist_is_not_waited_for(tmp_path):
+    with pytest.raises(HostError, match="no configuration of a cluster"):
+        tools.ping(SlurmSettings(config=str(tmp_path / "slurm.conf")))
 
 
 def test_a_command_that_is_not_there_says_what_to_install():
