@@ -17,7 +17,8 @@ import pytest
 
 from nblauncher.auth import passwords
 from nblauncher.paths import host_database
-from tests.classroom import COMMAND, Classroom, remove_account, system_lines
+from tests.classroom import COMMAND, Classroom, system_lines
+from tests.running import remove_account
 
 pytestmark = pytest.mark.system
 
