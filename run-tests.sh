@@ -81,9 +81,9 @@ run_tests() {
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
         NBT_BYTECODE=$bytecode "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
-        -n "$workers" "${selection[@]}" "$@" || status=1
+        -n "$workers" --max-worker-restart 0 "${selection[@]}" "$@" || status=$?
     if [ -n "$lint" ]; then
-        wait "$lint" || { status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
+        wait "$lint" || { [ "$status" != 0 ] || status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
         cat -- "$scratch/lint"
     fi
     return $status

@@ -91,6 +91,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByGroup(config, log)
 
 
+class LostWorkers:
+    """A worker that dies takes along tests that nobody runs then: such a run is no answer (exit code 3)."""
+
+    def __init__(self) -> None:
+        self._were_lost = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        self._were_lost |= error is not None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._were_lost:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """With several workers, a test that needs the processor only gives way to those that wait for a moment."""
@@ -184,7 +200,10 @@ class WholeHost:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    session.config.pluginmanager.register(LostWorkers(), "lost-workers")
+    if os.geteuid() == 0:
         session.config.pluginmanager.register(WholeHost(), "whole-host")
 
 
