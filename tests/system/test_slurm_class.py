@@ -188,7 +188,7 @@ def test_launch_without_a_controller_submits_nothing(room, cluster):
 def test_a_student_in_the_queue_is_no_failure_and_becomes_ready(room, cluster):
     room.run("shutdown")
     blocking = ("sbatch", "--parsable", "--nodes=2", "--exclusive", "--chdir=/", "--output=/dev/null")
-    others = cluster.run(*blocking, "--wrap=sleep 600")
+    others = cluster.run(*blocking, "--wrap=sleep 600").strip()
     try:
         said = room.json("launch", "--background", "--only", f"{ADA},{BOB}")
         assert {one["server"] for one in said["students"] if one["username"] in (ADA, BOB)} == {"queued"}
