@@ -174,6 +174,7 @@ def test_without_the_controller_the_class_goes_on_and_nothing_is_said_to_be_dead
 
 
 def test_launch_without_a_controller_submits_nothing(room, cluster):
+    room.run("shutdown")
     cluster.stop_controller()
     try:
         done = room.run("launch", "--background", expect=None)
