@@ -25,7 +25,8 @@ Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
 
 Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at,
 nginx, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
-/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs munge and Slurm, whose
+daemons the tests start themselves.
 USAGE
 }
 
@@ -80,9 +81,9 @@ run_tests() {
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
         NBT_BYTECODE=$bytecode "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
-        -n "$workers" "${selection[@]}" "$@" || status=1
+        -n "$workers" --max-worker-restart 0 "${selection[@]}" "$@" || status=$?
     if [ -n "$lint" ]; then
-        wait "$lint" || { status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
+        wait "$lint" || { [ "$status" != 0 ] || status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
         cat -- "$scratch/lint"
     fi
     return $status
@@ -113,6 +114,7 @@ install_tools() {
     command -v apt-get >/dev/null || return 0
     wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn)
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
+    [ "$1" != slow ] || wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)
     for tool in "${wanted[@]}"; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done

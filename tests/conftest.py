@@ -29,6 +29,7 @@ from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
 from nblauncher.accounts import sweep
 from tests import commands, system_accounts
 from tests.footprint import HostFootprint, NamespaceFootprint
+from tests.slurm_cluster import cluster  # noqa: F401 (a fixture)
 
 sys.pycache_prefix = os.environ.get("NBT_BYTECODE") or None  # run-tests.sh compiles the tests once, for all workers
 
@@ -88,6 +89,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByGroup(config, log)
+
+
+class LostWorkers:
+    """A worker that dies takes along tests that nobody runs then: such a run is no answer (exit code 3)."""
+
+    def __init__(self) -> None:
+        self._were_lost = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        self._were_lost |= error is not None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._were_lost:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 @pytest.hookimpl(wrapper=True)
@@ -183,7 +200,10 @@ class WholeHost:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    session.config.pluginmanager.register(LostWorkers(), "lost-workers")
+    if os.geteuid() == 0:
         session.config.pluginmanager.register(WholeHost(), "whole-host")
 
 
