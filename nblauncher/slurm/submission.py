@@ -6,6 +6,7 @@ its uid, and an AdminComment, which only root can write.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shlex
@@ -93,7 +94,13 @@ def submit(settings: SlurmSettings, asked: Submission, account: Account, *, time
     number = said.strip().partition(";")[0]  # with --clusters: `id;cluster`
     if not (number.isascii() and number.isdecimal()):
         raise HostError(f"sbatch answered {printable(said.strip()[:80])} instead of a job's number")
-    mark(settings, int(number), asked.admin_comment)
+    try:
+        mark(settings, int(number), asked.admin_comment)
+    except HostError:
+        # Nobody would know this job for ours, so there must be none.
+        with contextlib.suppress(HostError):
+            tools.call(settings, "scancel", number)
+        raise
     return int(number)
 
 
@@ -167,7 +174,7 @@ def _script(settings: SlurmSettings, account: Account, command: Sequence[str], v
             *prologue,
             *(exports if prologue else []),
             "umask 077",
-            "unset SLURM_EXPORT_ENV",  # or an srun of the student's would inherit nothing
+            "unset SLURM_EXPORT_ENV SLURM_TIME_FORMAT",  # an srun would inherit nothing, squeue show Unix seconds
             'cd "$HOME" || exit 72',
             f"exec {shlex.join(command)}",
             "",

@@ -85,9 +85,29 @@ def test_a_job_runs_as_the_student_with_the_limits_and_nothing_of_roots(cluster,
     said = report.read_text()
     assert f"uid={ada.uid}({ada.username}) gid={ada.gid}({ada.username}) groups={ada.gid}({ada.username})" in said
     assert f"\n{ada.home}\n0077\n" in said and f"HOME={ada.home}\n" in said and "USER=nbtsca\n" in said
-    assert "NBT_OF_ROOT" not in said and "SLURM_EXPORT_ENV" not in said
+    assert "NBT_OF_ROOT" not in said and "SLURM_EXPORT_ENV" not in said and "SLURM_TIME" not in said
     assert report.stat().st_mode & 0o777 == 0o600 and report.stat().st_uid == ada.uid
     assert "mem=58M" in cluster.run("scontrol", "show", "job", str(number))
+
+
+def test_a_job_that_could_not_be_marked_is_cancelled(cluster, site, students):
+    """The controller refuses the mark: students' jobs are never left without one."""
+    ada = students["nbtsca"]
+    asked = submission(site, LIMITS, ada, SLEEP, course="nbtsc", run="r1")
+    broken = SlurmSettings(config=site.config, programs=str(refusing_scontrol(cluster)))
+    with pytest.raises(HostError, match="Access"):
+        submit(broken, asked, ada)
+    wait_until(lambda: not cluster.jobs(), cluster.jobs)
+
+
+def refusing_scontrol(cluster: Cluster) -> Path:
+    """A folder whose scontrol says what the real one says to an account that is no administrator of the cluster."""
+    folder = cluster.folder / "refusing"
+    folder.mkdir(exist_ok=True)
+    program = folder / "scontrol"
+    program.write_text("#!/bin/sh\necho 'slurm_update error: Access/permission denied' >&2\nexit 1\n")
+    program.chmod(0o755)
+    return folder
 
 
 def test_every_job_is_asked_for_in_one_call_and_cancelled_only_for_its_uid(cluster, site, students):
