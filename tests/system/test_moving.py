@@ -281,6 +281,27 @@ def test_what_the_new_host_has_already_is_left_alone(arriving: tuple[Taught, Pat
     assert not room.paths.state.exists()
 
 
+def test_work_that_comes_back_overwrites_nothing_and_leads_nowhere(arriving: tuple[Taught, Path]) -> None:
+    """ada edited the new file already; a student's link in the place of the file is not followed, and is told."""
+    room, copy = arriving
+    imported(room, str(copy))
+    room.sudo("setup")
+    file = room.home(ADA) / "tutorial/lab1.txt"
+    fresh = file.read_text()
+    as_student(ADA, "ln", "-sf", "/etc/passwd", "tutorial/lab1.txt")
+    answer = room.sudo_json("send", "--last-retrieved", expect=5)
+    assert answer[ADA]["changes"][0]["change"] == "blocked" and file.is_symlink()
+    as_student(ADA, "rm", "tutorial/lab1.txt")
+    write(ADA, "tutorial/lab1.txt", f"{fresh}new\n")
+    answer = room.sudo_json("send", "--last-retrieved")
+    assert answer[ADA]["changes"][0]["change"] == "conflict"
+    assert file.read_text() == f"{fresh}new\n"
+    (beside,) = (one for one in file.parent.iterdir() if one.name.startswith("lab1 ("))
+    assert beside.read_text() == "9.81\n" and beside.stat().st_uid == pwd.getpwnam(ADA).pw_uid
+    assert "nothing to do" in room.sudo("send", "--last-retrieved").stdout
+    room.sudo("remove", "--yes")
+
+
 def test_a_full_disk_or_a_kill_in_between_is_made_up_for_by_the_next_run(arriving: tuple[Taught, Path]) -> None:
     room, copy = arriving
     rewritten(copy, "material/lab1.txt", b"x" * 3_000_000)
