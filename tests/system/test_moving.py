@@ -212,6 +212,7 @@ def with_config(export: Path, old: str, new: str) -> None:
 
 HOSTILE_EXPORTS: dict[str, tuple[Any, str, int]] = {
     "a link": (lambda it: ((it / "students.csv").unlink(), (it / "students.csv").symlink_to("/etc/passwd")), "link", 4),
+    "a stranger's": (lambda it: (it.chmod(0o755), os.chown(it, 65534, 65534)), "belongs to uid 65534", 4),
     "a checksum": (lambda it: (it / "material/lab1.txt").write_text("x"), "checksum", 3),
     "one more": (lambda it: (it / "retrieved/\x1b[31m<b>").write_text("x"), "does not list", 3),
     "newer": (
