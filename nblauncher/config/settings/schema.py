@@ -191,7 +191,7 @@ SCHEMA: Mapping[str, Key] = {
         Taken.RELOAD,
         kinds.text(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", "a language such as en, de, fr or pt-BR"),
         "en",
-        "The language of the pages that students see before Jupyter: en, de, or that of web.texts.",
+        "The language of students' pages, notices, slips and mails: en, de, or that of web.texts.",
     ),
     "web.texts": Key(
         Taken.RELOAD,
