@@ -97,6 +97,23 @@ class Worker:
         if answer is None:
             words = processes.exit_words(status)
             raise HostError(f"a file worker of {self.account.username} ended without an answer ({words})")
+        return self._told(answer)
+
+    def told(self, content: bytes) -> Any:
+        """As `result`, for a caller that has read all that the child wrote."""
+        size = _FRAME.size
+        try:
+            header, _payload = _FRAME.unpack(content[:size])
+            answer = json.loads(content[size : size + header])
+        except (ValueError, RecursionError, struct.error) as error:
+            raise HostError(f"a worker of {self.account.username} ended without an answer") from error
+        return self._told(answer)
+
+    def leave(self) -> None:
+        """The caller watches the child by its descriptors, closes them, and reaps all of its children anyway."""
+        self.pid = 0
+
+    def _told(self, answer: Mapping[str, Any]) -> Any:
         if "result" in answer:
             return answer["result"]
         if "problem" in answer:
