@@ -18,7 +18,7 @@ from nblauncher.auth import credentials
 from nblauncher.commands import check, inputs, packages, session, setup, system_passwords
 from nblauncher.commands.check import CheckFacts
 from nblauncher.commands.deadlines import folders
-from nblauncher.commands.running import shutdown
+from nblauncher.commands.running import cluster_rules, shutdown
 from nblauncher.commands.session import Caller
 from nblauncher.config import assignments
 from nblauncher.config.assignments import Known as Outline
@@ -78,6 +78,7 @@ def _facts_of(caller: Caller, file: Path, settings: Settings, roster: Roster | N
     served = looks.at("class", lambda: _served(host, caller))
     held = looks.at("class", lambda: _held_ports(host, caller)) or frozenset()
     known = _with_material(looks, host, caller, replace(known, own_ports=held, served=served))
+    looks.at("cluster", lambda: cluster_rules.require(host))
     looks.found += [
         problem("accounts", words, "Rename it, or give it back: only nblauncher may use its system accounts.")
         for words in host.accounts.objections_to_system_accounts()
