@@ -33,6 +33,9 @@ def room(cluster: Cluster) -> Iterator[Classroom]:
             notebook={**QUICK, "spawner": "slurm"},
             slurm={"config": str(cluster.config)},
             limits={"memory": "600 MB", "cpus": 1},
+            # Else the bridge of another test's cluster, which comes and goes, is an address of this host: the class
+            # would get a new CA, and running servers keep certificates of the old one.
+            web={"port": PORT, "bind": ["127.0.0.1"]},
         )
         yield made
 
