@@ -109,8 +109,8 @@ class Workshop:
             judge = Account(f"judge-{uid + 1}", uid + 1, uid, views.HOME)
             sockets = (stack.enter_context(self._sockets(kernel)), SOCKETS)
             door = (self._folder / "door", DOOR)
-            of_kernel = stack.enter_context(self._confined(kernel, wanted, disk, (sockets,)))
-            of_judge = stack.enter_context(self._confined(judge, wanted, disk, (sockets, door)))
+            confined = ((kernel, (sockets,)), (judge, (sockets, door)))
+            of_kernel, of_judge = stack.enter_context(self._confined(wanted, disk, *confined))
             bench = Bench(Place(kernel, of_kernel, 0o007), Place(judge, of_judge))
             self._kernels.send(requests.know(bench.kernel, judge.uid))
             yield bench
@@ -120,22 +120,27 @@ class Workshop:
         """As `bench`, with one account: for a program that is given the submission, and judges it itself."""
         with _reserved(uids, first) as uid:
             account = Account(f"submission-{uid}", uid, uid, views.HOME)
-            with self._confined(account, wanted, disk, ()) as sandbox:
+            with self._confined(wanted, disk, (account, ())) as (sandbox,):
                 yield Place(account, sandbox)
 
     @contextlib.contextmanager
     def _confined(
-        self, account: Account, wanted: Limits, disk: int, shared: tuple[tuple[Path, Path], ...]
-    ) -> Iterator[Sandbox]:
-        group = self._groups.group(account.username)
-        try:
-            group.create()
-            limits.apply(group, wanted)
-            view = View(self._folder / "root", account, disk, self._readable, shared)
-            with views.held(view) as held:
-                yield Sandbox(group, wanted, held.mounts, held.others, limits.KERNEL)
-        finally:
-            _end(group)
+        self, wanted: Limits, disk: int, *whom: tuple[Account, tuple[tuple[Path, Path], ...]]
+    ) -> Iterator[list[Sandbox]]:
+        """Each account with the folders that its view shares."""
+        with contextlib.ExitStack() as stack:
+            groups = []
+            for account, _shared in whom:
+                groups.append(self._groups.group(account.username))
+                stack.callback(_end, groups[-1])
+                groups[-1].create()
+                limits.apply(groups[-1], wanted)
+            wished = [View(self._folder / "root", account, disk, self._readable, shared) for account, shared in whom]
+            with views.held(*wished) as held:
+                yield [
+                    Sandbox(group, wanted, view.mounts, view.others, limits.KERNEL)
+                    for group, view in zip(groups, held, strict=True)
+                ]
 
     @contextlib.contextmanager
     def _sockets(self, kernel: Account) -> Iterator[Path]:
