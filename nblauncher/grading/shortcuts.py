@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sqlite3
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 jsonschema: Any = importlib.import_module("jsonschema")
 
 
+
 def install() -> GradebookEngine:
     """For this process and all that it forks."""
     engine = GradebookEngine()
@@ -25,6 +27,12 @@ def install() -> GradebookEngine:
     nbgrader.api.Base.metadata.create_all = engine.create_tables
     jsonschema.validate = _Validate()
     return engine
+
+
+def rest() -> None:
+    """Close the gradebook's connections. One that was replaced by another file meanwhile is looked at anew."""
+    if isinstance(engine := nbgrader.api.create_engine, GradebookEngine):
+        engine.rest()
 
 
 class GradebookEngine:
@@ -39,6 +47,7 @@ class GradebookEngine:
         self._engine: Engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool, future=True)
         self._create_tables = nbgrader.api.Base.metadata.create_all
         self._has_tables = False
+        self._file: tuple[int, int] | None = None
 
     def __call__(self, url: str, **given: Any) -> Engine:
         if make_url(url).drivername == "sqlite" and url in (self._url, self._url or url):
@@ -50,12 +59,27 @@ class GradebookEngine:
         """A gradebook keeps its tables: looking for all of them takes longer than a step."""
         if bind is not self._engine or not self._has_tables:
             self._create_tables(bind=bind, **given)
-            self._has_tables = bind is self._engine or self._has_tables
+            if bind is self._engine:
+                self._has_tables, self._file = True, self._identity()
+
+    def rest(self) -> None:
+        self._engine.dispose()
+        if self._file != self._identity():
+            self._has_tables = False
 
     def forget(self) -> None:
         """Before a fork: the next gradebook is another one."""
         self._engine.dispose()
         self._url, self._has_tables = "", False
+
+    def _identity(self) -> tuple[int, int] | None:
+        if not self._url:
+            return None
+        try:
+            facts = os.stat(str(make_url(self._url).database))
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(str(make_url(self._url).database), check_same_thread=False)

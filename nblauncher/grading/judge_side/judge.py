@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,7 @@ _LATER = (SaveAutoGrades, AssignLatePenalties)
 """What the teacher's child does with the result."""
 
 
-def run(_order: Mapping[str, Any], _root: int, channel: int, gradebook: int) -> int:
+def run(_connection: socket.socket, _order: Mapping[str, Any], channel: int, gradebook: int) -> int:
     """`channel` leads to the teacher's child, `gradebook` is a sealed memory file. The exit status."""
     try:
         _judge(channel, gradebook)
