@@ -48,6 +48,7 @@ class Wanted(Task):
     """What nbgrader needs besides: the assignment's cells, the told part of the config, and a copy of the gradebook."""
 
     cells: Mapping[str, Any]
+    kernelspecs: Mapping[str, str | None]
     config: Mapping[str, Any]
     gradebook: bytes
     kernel: Mapping[str, Any]
@@ -99,6 +100,7 @@ def _common(shop: Workshop, wanted: Wanted) -> dict[str, Any]:
         "root": str(wanted.root),
         "assignment": wanted.assignment,
         "cells": wanted.cells,
+        "kernelspecs": wanted.kernelspecs,
         "config": wanted.config,
         "kernels": {
             "argv": wanted.kernel["argv"],

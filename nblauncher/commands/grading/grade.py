@@ -312,6 +312,7 @@ def _wanted(host: Host, assignment: str, found: Mapping[str, Any]) -> Wanted:
     return Wanted(
         **_task(host, assignment),
         cells=found["cells"],
+        kernelspecs=found["kernelspecs"],
         config=found["config"],
         gradebook=base64.b64decode(found["gradebook"]),
         kernel={"argv": class_files.kernel_command(python), "environment": environment},

@@ -29,7 +29,7 @@ from sqlalchemy.exc import OperationalError
 from nblauncher.errors import HostError, NblauncherError
 from nblauncher.grading import parcels, records
 from nblauncher.grading.course_folder import TIMESTAMP, CourseFolder
-from nblauncher.grading.teacher_side import course, handed_in
+from nblauncher.grading.teacher_side import course, found_rows, handed_in
 from nblauncher.grading.teacher_side.graded_course import Course
 from nblauncher.grading.teacher_side.submissions import MOST_NOTEBOOK, Submission
 from nblauncher.printable import printable
@@ -106,6 +106,7 @@ def _problem(error: NblauncherError | OSError, order: Mapping[str, Any]) -> dict
 
 def rehearse(root: Path, student: str, assignment: str, texts: dict[str, str]) -> None:
     """Save a result, in a process that the teacher's children are forked from."""
+    found_rows.install()
     order = {"root": str(root), "student": student, "assignment": assignment, "digest": "", "cells": {}}
     _Bench(order, Course(root), -1, -1, -1).save(_Result(texts))
 
@@ -157,7 +158,7 @@ class _Bench:
         except HostError as error:
             self.close_folder()
             return _Result(why=error.problem)
-        order = {name: self._order[name] for name in ("student", "assignment", "config", "cells")}
+        order = {name: self._order[name] for name in ("student", "assignment", "config", "cells", "kernelspecs")}
         order["kernel"] = {**self._order["kernels"], "environment": self._order["environment"]}
         try:
             parcels.put_json(self._judge, "order", {**order, **self._order["limits"]})

@@ -52,6 +52,7 @@ def act(root: str, assignment: str, usernames: Sequence[str], environment: str) 
         if not found.notebooks:
             raise InputError(f"assignment {assignment} has no notebooks")
         cells = {notebook.name: _cells(notebook) for notebook in found.notebooks}
+        kernelspecs = {notebook.name: notebook.kernelspec for notebook in found.notebooks}
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "copy.db")
             _begin(copy, gradebook)
@@ -65,6 +66,7 @@ def act(root: str, assignment: str, usernames: Sequence[str], environment: str) 
     students = {name: _submission(course, folder_of, assignment, name, digest) for name in usernames}
     return {
         "cells": cells,
+        "kernelspecs": kernelspecs,
         "gradebook": base64.b64encode(content).decode("ascii"),
         "config": told,
         "students": students,
