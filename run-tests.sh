@@ -25,12 +25,13 @@ Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
 
 Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at,
 nginx, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
-/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing).
+/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs munge and Slurm, whose
+daemons the tests start themselves.
 USAGE
 }
 
 run_tests() {
-    local stage=all status=0 workers=5 bytecode=""
+    local stage=all status=0 workers=6 bytecode="" tools="" lint=""
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | slow | system | browser) stage=$1; shift ;;
@@ -53,12 +54,15 @@ run_tests() {
     if can_make_accounts; then
         use_roots_path
         testing=$prefix/testing
-        install_tools "$stage"
+        ensure_python
+        install_tools "$stage" & # beside the environment: each waits for its downloads
+        tools=$!
     else
         testing=${XDG_CACHE_HOME:-$HOME/.cache}/nblauncher-testing
         refuse_or_say_what_is_left_out "$stage"
     fi
     prepare_environment
+    [ -z "$tools" ] || wait "$tools"
     cd "$here"
     if [ "$stage" = one ]; then
         PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" -m pytest -o cache_dir="$testing/cache/pytest" \
@@ -68,17 +72,20 @@ run_tests() {
     install_checkout
     if [ "$stage" = all ] || [ "$stage" = check ]; then
         bytecode=$testing/cache/bytecode
-        compile_tests &
-        lint || status=1
-        wait $! || printf '\n*** The tests cannot be collected: see below. ***\n\n'
+        lint >"$scratch/lint" 2>&1 & # beside the tests, most of which wait most of the time
+        lint=$!
+        compile_tests || printf '\n*** The tests cannot be collected: see below. ***\n\n'
     fi
-    [ "$status" = 0 ] || printf '\n*** ruff or mypy failed, see above; the tests follow. ***\n\n'
     # Not `python -m pytest`: that would import nblauncher from the checkout, which students may not be able to read.
     # Several at a time: tests/conftest.py says which may run beside each other. `-n 0` for one at a time.
     # A folder of our own for tmp_path: pytest's cleaning up does not survive a test that makes 3,000 levels.
     PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$testing/cache/hypothesis \
         NBT_BYTECODE=$bytecode "$environment/bin/pytest" -o cache_dir="$testing/cache/pytest" --basetemp="$scratch/t" \
-        -n "$workers" "${selection[@]}" "$@" || status=1
+        -n "$workers" --max-worker-restart 0 "${selection[@]}" "$@" || status=$?
+    if [ -n "$lint" ]; then
+        wait "$lint" || { [ "$status" != 0 ] || status=1; printf '\n*** ruff or mypy failed: ***\n\n'; }
+        cat -- "$scratch/lint"
+    fi
     return $status
 }
 
@@ -101,13 +108,13 @@ LOUD
 
 install_tools() {
     local tool wanted missing=()
-    ensure_python
     [ "$1" != check ] && [ "$1" != one ] || return 0
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
     wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn)
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
+    [ "$1" != slow ] || wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)
     for tool in "${wanted[@]}"; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
@@ -141,9 +148,12 @@ prepare_environment() { # an environment per set of versions, made once
     fi
 }
 
-install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds, where uv is there; it is told what pip is configured for
-    local setting values value words=()
-    command -v uv >/dev/null || return 1
+install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds; uv is told what pip is configured for
+    local setting values value words=() uv
+    uv=$(command -v uv) || {
+        uv=$environment/bin/uv
+        "$environment/bin/python" -I -m pip install --quiet --no-input --disable-pip-version-check uv || return 1
+    }
     while read -r setting values; do
         for value in $values; do
             case $setting in
@@ -153,8 +163,9 @@ install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds, where uv is t
             esac
         done
     done < <("$environment/bin/python" -I -m pip config list | sed -n "s/^.*\.\([a-z-]*\)='\(.*\)'$/\1 \2/p")
-    uv pip install --quiet --no-config --index-strategy unsafe-best-match --python "$environment/bin/python" \
-        "${words[@]}" "$@" && "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
+    "$uv" pip install --quiet --no-config --cache-dir "$scratch/uv" --index-strategy unsafe-best-match \
+        --python "$environment/bin/python" "${words[@]}" "$@" &&
+        "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
 }
 
 install_checkout() { # into the environment, anew each time
@@ -163,13 +174,14 @@ install_checkout() { # into the environment, anew each time
     ! can_make_accounts || chmod -R a+rX,go-w "$environment"
 }
 
-compile_tests() { # once, for all workers, while mypy has the other core: most of collecting is rewriting the assertions
+compile_tests() { # once, for all workers: most of collecting is rewriting the assertions
     env -u PYTHONDONTWRITEBYTECODE NBT_BYTECODE="$bytecode" HYPOTHESIS_STORAGE_DIRECTORY="$testing/cache/hypothesis" \
         "$environment/bin/pytest" -p no:cacheprovider --collect-only -q "${selection[@]}" >/dev/null 2>&1
 }
 
 lint() {
     local status=0
+    renice -n 10 -p "$BASHPID" >/dev/null
     export RUFF_CACHE_DIR=$testing/cache/ruff MYPY_CACHE_DIR=$testing/cache/mypy
     "$environment/bin/ruff" check . || status=1
     "$environment/bin/ruff" format --check . || status=1

@@ -174,6 +174,33 @@ NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
+class SlurmSettings:
+    """How students' servers are submitted to Slurm; empty: what the site has by default."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    reservation: str = ""
+    time: int | None = None
+    """Minutes that a server may run; None: the partition's own."""
+    gres: str = ""
+    constraint: str = ""
+    options: tuple[str, ...] = ()
+    """Further options of sbatch, such as --exclude=n7."""
+    prologue: tuple[str, ...] = ()
+    """Lines of bash before the server starts, such as `module load python`."""
+    python: str = ""
+    """The nodes' interpreter; empty: where this one is."""
+    config: str = ""
+    """The site's slurm.conf; empty: where Slurm looks."""
+    programs: str = ""
+    """The folder with sbatch and squeue; empty: the system's."""
+
+
+SITE_DEFAULTS = SlurmSettings()
+
+
+@dataclass(frozen=True, slots=True)
 class Handle:
     """Identifies a process: its pid and its start time (clock ticks since boot, proc_pid_stat(5) field 22)."""
 

@@ -40,6 +40,11 @@ class CoursePaths:
         return self.state / "locked.json"
 
     @property
+    def imported(self) -> Path:
+        """0600 root: the export that the course came from, and what `setup` still takes from it, as JSON."""
+        return self.state / "imported.json"
+
+    @property
     def mailed(self) -> Path:
         """0600 root: to whom `mail` has sent which password; no password is in it."""
         return self.state / "mailed.json"

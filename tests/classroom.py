@@ -7,11 +7,9 @@ import grp
 import json
 import os
 import pwd
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ import yaml
 
 from nblauncher.paths import RUN_ROOT, STATE_ROOT, CoursePaths
 from tests import commands, preloading
-from tests.system_accounts import delete_account
+from tests.running import remove_account
 
 COMMAND = [sys.executable, "-I", "-m", "nblauncher"]
 
@@ -158,25 +156,3 @@ def system_lines(file: str, own: str) -> list[str]:
     """
     lines = Path("/etc", file).read_text().splitlines()
     return [line for line in lines if not line.startswith(("nbt", "nbl-")) or line.startswith(own)]
-
-
-def remove_account(name: str) -> None:
-    """End the account's processes by pid and delete it with its home."""
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        return
-    assert name.startswith("nbt"), name
-    deadline = time.monotonic() + 20
-    while pids := [
-        one.pid for one in psutil.process_iter(["uids"]) if one.info["uids"] and entry.pw_uid in one.info["uids"]
-    ]:
-        assert time.monotonic() < deadline, f"processes of {name} do not end: {pids}"
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-    # Before userdel, which would delete a large home while it locks the accounts of the host.
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", entry.pw_dir], check=True)
-    delete_account(name, "-r")

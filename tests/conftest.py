@@ -29,6 +29,7 @@ from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
 from nblauncher.accounts import sweep
 from tests import commands, system_accounts
 from tests.footprint import HostFootprint, NamespaceFootprint
+from tests.slurm_cluster import cluster  # noqa: F401 (a fixture)
 
 sys.pycache_prefix = os.environ.get("NBT_BYTECODE") or None  # run-tests.sh compiles the tests once, for all workers
 
@@ -77,16 +78,57 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid.partition("::")[0]) or nodeid
 
+        def _assign_work_unit(self, node: Any) -> None:
+            """The last worker begins at the other end, with the tests that need the processor only: the others' tests
+            wait most of the time.
+            """
+            scope = next(reversed(self.workqueue))
+            if node is self.nodes[-1] and scope in self.workqueue[scope]:
+                self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
     config.option.loadscopereorder = False
     return ByGroup(config, log)
 
 
+class LostWorkers:
+    """A worker that dies takes along tests that nobody runs then: such a run is no answer (exit code 3)."""
+
+    def __init__(self) -> None:
+        self._were_lost = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        self._were_lost |= error is not None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._were_lost:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """With several workers, a test that needs the processor only gives way to those that wait for a moment."""
+    gives_way = hasattr(item.config, "workerinput") and os.geteuid() == 0 and not is_on_the_host(item)
+    if gives_way:
+        os.setpriority(os.PRIO_PROCESS, 0, 10)
+    try:
+        yield
+    finally:
+        if gives_way:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Workers begin with the groups of several files, which take longest; unit tests fill what is left."""
+    """Workers begin with what takes longest: browsers, and groups of several files. Unit tests are last."""
 
     def turn(item: pytest.Item) -> int:
         file = item.nodeid.partition("::")[0]
-        return [file, ""].index(group) + 1 if (group := group_of(file)) in (file, "") else 0
+        group = group_of(file)
+        if not group:
+            return 2
+        return 1 if group == file and not item.get_closest_marker("browser") else 0
 
     if hasattr(config, "workerinput"):
         items.sort(key=turn)
@@ -158,7 +200,10 @@ class WholeHost:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    session.config.pluginmanager.register(LostWorkers(), "lost-workers")
+    if os.geteuid() == 0:
         session.config.pluginmanager.register(WholeHost(), "whole-host")
 
 

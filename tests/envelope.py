@@ -197,6 +197,8 @@ STUDENT: Mapping[str, Mapping[str, Kind]] = {
     "passwd": {"server": optional(one_of("kept", "restarted", "frozen")), "credentials": optional(text)},
     "lock": {"locked": optional(fact), "server": optional(STATES)},
     "unlock": {"locked": optional(fact), "server": optional(STATES)},
+    "export": {},
+    "import": {"keeps_password": fact},
     "feedback": MATERIAL,
     "grades": {"grades": many(exactly(GRADE))},
     "remove": {
@@ -240,6 +242,7 @@ OBJECT: Mapping[str, Mapping[str, Kind]] = {
     "history NAME FILE": {"versions": many(exactly(VERSION))},
     "restore": {"path": text},
     "slips": {"file": text},
+    "export": {"folder": text, "files": number, "bytes": number, "left_out": many(text)},
     "grade --similar": {
         "page": text,
         "pairs": many(exactly({"one": text, "other": text, **dict.fromkeys(SHARES, seconds)})),

@@ -79,6 +79,8 @@ def _alone(uid: int) -> Iterator[None]:
 
 
 def remove_account(name: str) -> None:
+    """End the account's processes by pid and delete it with its home."""
+    assert name.startswith("nbt"), name
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -87,9 +89,12 @@ def remove_account(name: str) -> None:
     def end_their_processes() -> None:
         eventually(lambda: not end_all(_processes_of(entry.pw_uid)))
 
-    end_their_processes()
+    def delete_home() -> bool:
+        end_their_processes()  # one that was just being forked still writes
+        return subprocess.run(["rm", "-rf", "--one-file-system", "--", entry.pw_dir], check=False).returncode == 0
+
     # Before userdel, which would delete a large home while it locks the accounts of the host.
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", entry.pw_dir], check=True)
+    eventually(delete_home)
     delete_account(name, "-r", before=end_their_processes)
     # Kernels that a test starts outside of a class have the host's /tmp.
     of_theirs = ["find", "/tmp", "-xdev", "-ignore_readdir_race", "-uid", str(entry.pw_uid), "-delete"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import launched
-from tests.classroom import Classroom, remove_account
+from tests.classroom import Classroom
+from tests.running import remove_account
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """Each worker of pytest-xdist has such a class of its own."""

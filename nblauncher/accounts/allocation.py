@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from nblauncher.errors import HostError
 from nblauncher.system.blocked_ports import BLOCKED_PORTS
@@ -34,10 +35,26 @@ def uids(count: int, *, within: range, spent: frozenset[int], is_free: Callable[
     return chosen
 
 
-def ports(newcomers: Sequence[str], *, front_port: int, spent: frozenset[int], taken: frozenset[int]) -> dict[str, int]:
+def ports(
+    newcomers: Sequence[str],
+    *,
+    front_port: int,
+    spent: frozenset[int],
+    taken: frozenset[int],
+    wanted: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, int]:
     """username → port: consecutive ports after the last used one. A port that is taken, or that browsers block, is
-    replaced by one after that range.
+    replaced by one after that range. Students who had a port on another host (`wanted`) get it if it is free.
     """
+    kept = {
+        name: port
+        for name, port in wanted.items()
+        if name in newcomers and port <= _HIGHEST_PORT and port not in spent | taken | BLOCKED_PORTS | {front_port}
+    }
+    if kept:
+        others = [name for name in newcomers if name not in kept]
+        rest = ports(others, front_port=front_port, spent=spent | frozenset(kept.values()), taken=taken)
+        return {name: kept.get(name) or rest[name] for name in newcomers}
     taken = taken | BLOCKED_PORTS
     first = max(spent | {front_port}) + 1
     after = first + len(newcomers)

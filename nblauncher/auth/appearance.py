@@ -1,4 +1,4 @@
-"""What all pages of a class have in common, on its students' ports too: title and language.
+"""What all pages of a class have in common, on its students' ports too: title, language and clock.
 
 It is in a root-owned file of the running class, which servers and porter read whenever they show a page.
 """
@@ -23,6 +23,8 @@ class Appearance:
     language: str = "en"
     texts: Mapping[str, str] = field(default_factory=dict)
     """The teacher's own."""
+    time_zone: str = ""
+    """On whose clock students see times; empty: the host's."""
 
     @property
     def words(self) -> Texts:

@@ -19,6 +19,7 @@ from nblauncher.system import private_file, workers
 
 COLUMNS = ("username", "name", "email", "url", "notebook_password", "system_password")
 PASSWORDS = ("notebook_password", "system_password")
+_ABOUT = ("name", "email", "url")
 AS_BEFORE = Secret("(as before)")
 """Instead of a system password that the account had already."""
 
@@ -86,6 +87,18 @@ def write_system_passwords(owner: Account, file: Path, rows: Iterable[Credential
     """As `write`, but the notebook password that the file has for a student stays."""
     cells = {row.username: row.cells() for row in rows}
     _as_owner(owner, file, _rewrite_system, file, cells)
+
+
+def outdated(owner: Account, file: Path, rows: Iterable[Credentials]) -> frozenset[str]:
+    """Those students whose rows have another name, e-mail address or url. Looks only, as the owner. HostError."""
+    cells = {row.username: row.cells() for row in rows}
+    return frozenset(map(str, _as_owner(owner, file, _outdated, file, cells)))
+
+
+def correct(owner: Account, file: Path, rows: Iterable[Credentials]) -> None:
+    """As `write` for rows that are there, but their passwords stay."""
+    cells = {row.username: row.cells() for row in rows}
+    _as_owner(owner, file, _correct, file, cells)
 
 
 def objection(owner: Account, file: Path) -> str:
@@ -179,6 +192,23 @@ def _rewrite_system(file: Path, new: Mapping[str, Mapping[str, str]]) -> None:
         for name, cells in new.items()
     }
     _rewrite(file, kept, frozenset(), False)
+
+
+def _outdated(file: Path, now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [
+        name
+        for row in _read(file)
+        if (name := row["username"]) in now and any(row[column] != now[name][column] for column in _ABOUT)
+    ]
+
+
+def _correct(file: Path, now: Mapping[str, Mapping[str, str]]) -> None:
+    """As the owner."""
+    rows = _read(file)
+    for row in rows:
+        if cells := now.get(row["username"]):
+            row.update({column: cells[column] for column in _ABOUT})
+    _write(file, rows)
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -77,7 +77,8 @@ class Texts:
         return [_as_html(line, values) for line in self._text(key).splitlines() if line.strip()]
 
     def plain(self, key: str, **values: object) -> str:
-        return _filled(self._text(key), values)
+        """As text, without its own bold and code."""
+        return _filled(_CODE.sub(r"\1", _BOLD.sub(r"\1", self._text(key))), values)
 
     def raw(self, key: str) -> str:
         """With its placeholders, for a script that fills them in."""
@@ -100,6 +101,14 @@ class Texts:
             time=f"{local:%H:%M}",
         )
         return f"{words} (UTC)" if clock is None and local.tzname() == "UTC" else words
+
+    def clock(self, at: datetime, now: datetime, zone: str = "") -> str:
+        """The time alone if that is today on the class's clock, else as `moment`."""
+        clock = _zone(zone)
+        local = at.astimezone(clock)
+        if local.date() != now.astimezone(clock).date():
+            return self.moment(at, now, zone)
+        return self.plain("notice_clock", time=f"{local:%H:%M}")
 
     def left(self, seconds: float) -> str:
         """How long it is until then. `static/page.js` says the same while the page is open."""

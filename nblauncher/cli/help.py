@@ -40,6 +40,7 @@ SECTIONS = (
     Section("Collect", ("deadlines", "extend", "retrieve", "verify-receipt"), "sudo nblauncher retrieve"),
     Section("Grade", ("grade", "feedback", "grades"), "sudo nblauncher grade init"),
     Section("End", ("shutdown", "remove"), "sudo nblauncher shutdown"),
+    Section("Move", ("export", "import"), "sudo nblauncher export ../waves-export"),
     Section("Host", ("service",), "sudo nblauncher service install"),
 )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @acts_on_students
 def snapshot_command(call: Call, unattended: str | None) -> int:
     """Record what the students' material folders hold now. `history` lists and `restore` brings back."""
-    from nblauncher.commands import snapshot
+    from nblauncher.commands import history_share, snapshot
 
     opened = open_session(call) if unattended is None else open_accepted(call, unattended)
     wanted = students_of(opened, call)
@@ -37,7 +37,7 @@ def snapshot_command(call: Call, unattended: str | None) -> int:
 
     def prepare(host: Host) -> Prepared:
         plan, run = snapshot.prepare(host, wanted, now=now)
-        return Prepared(plan, lambda host, report: snapshot.summary(run, report, snapshot.share_of(host)))
+        return Prepared(plan, lambda host, report: snapshot.summary(run, report, history_share.of_each(host)))
 
     details = {**NO_FILES, "changed": 0, "history_bytes": 0, "history_share": 0, "history_above_share": False}
     spec = CommandSpec(

@@ -48,6 +48,7 @@ MODULES = {
     "grading": "grade",
     "grades": "feedback grades",
     "end": "shutdown remove",
+    "moving": "export import",
     "service": "service",
     "manual": "manual",
 }

@@ -153,7 +153,9 @@ def _after_setup(plan: Plan, host: Host, report: Report) -> str:
     if done:
         students = "1 student" if len(done) == 1 else f"{len(done)} students"
         words = f"Set up {students}. The passwords are in {host.settings.credentials}"
+    elif not plan.is_empty and not report.failed:
+        words = "No student is new."
     if not reload.is_needed(host, done):
         return words
-    words = words or ("setup: nothing to do." if plan.is_empty else "No student is new.")
+    words = words or "setup: nothing to do."
     return f"{words}\nThe class is running: `nblauncher reload` brings it up to date."

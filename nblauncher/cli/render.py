@@ -77,7 +77,8 @@ def failures_text(report: Report, failure: str, hint: str) -> str:
     for student in report.failed:
         names_of.setdefault(printable(student.error or ""), []).append(student.username)
     causes = ", ".join(f"{names_words(names)} ({why})" for why, names in names_of.items())
-    others = f"The other {total - failed} are done. " if total > failed else ""
+    done = total - failed
+    others = "" if not done else "The other one is done. " if done == 1 else f"The other {done} are done. "
     return f"Error: {failure.format(ratio=f'{failed} of {total}')}: {causes}\n       {others}{hint}"
 
 

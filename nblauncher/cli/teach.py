@@ -40,24 +40,32 @@ KERNELS_LOAD = 20.0
         ("Deliver what is new and corrected", "sudo nblauncher send"),
         ("Give back what ada deleted", "sudo nblauncher send --restore-deleted --only ada"),
         ("Hand out an assignment, generated with nbgrader", "sudo nblauncher send --assignment ps1"),
+        ("Bring retrieved work back into new homes", "sudo nblauncher send --last-retrieved"),
     ],
 )
 @click.option("--assignment", metavar="FOLDER", help="Send the release of this assignment instead of the material.")
 @click.option("--restore-deleted", is_flag=True, help="Also restore files that a student deleted.")
 @click.option("--only-new", is_flag=True, help="Only files that a student never had; nothing is updated.")
+@click.option("--last-retrieved", is_flag=True, help="Bring the work of the last retrieval back into the homes.")
 @acts_on_students
-def send_command(call: Call, assignment: str | None, restore_deleted: bool, only_new: bool) -> int:
+def send_command(
+    call: Call, assignment: str | None, restore_deleted: bool, only_new: bool, last_retrieved: bool
+) -> int:
     """Deliver new and corrected material to every home. What students wrote is kept, and merged with it."""
-    from nblauncher.commands import send
+    from nblauncher.commands import returning, send
     from nblauncher.commands.grading import hand_out
 
     if restore_deleted and only_new:
         raise click.UsageError("--restore-deleted cannot be combined with --only-new")
+    if last_retrieved and (restore_deleted or only_new or assignment is not None):
+        raise click.UsageError("--last-retrieved cannot be combined with another option of what is sent")
     opened = open_session(call)
     wanted = students_of(opened, call)
 
     def prepare(host: Host) -> Prepared:
-        if assignment is None:
+        if last_retrieved:
+            plan = returning.prepare(host, wanted)
+        elif assignment is None:
             plan = send.prepare(host, wanted, restores_deleted=restore_deleted, only_new=only_new)
         else:
             plan = hand_out.prepare(host, wanted, assignment, restores_deleted=restore_deleted, only_new=only_new)
@@ -67,12 +75,12 @@ def send_command(call: Call, assignment: str | None, restore_deleted: bool, only
             preview=_files_to_come(host, plan, wanted) if call.is_dry_run else "",
         )
 
-    return change(
-        call,
-        opened,
-        prepare,
-        CommandSpec("Sent material to {students}.", "{ratio} students did not get the material", details=NO_MATERIAL),
+    spec = CommandSpec(
+        "Brought work back to {students}." if last_retrieved else "Sent material to {students}.",
+        "{ratio} students did not get " + ("their work back" if last_retrieved else "the material"),
+        details=NO_MATERIAL,
     )
+    return change(call, opened, prepare, spec)
 
 
 def _files_to_come(host: Host, plan: Plan, usernames: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ _HELP = "n name  m memory  c cpu  i idle   space b page   q quit"
 def watch(host: Host, usernames: Sequence[str], sort: str) -> int:
     """Show the class until the teacher ends it, or the terminal is gone. RefusedError without a terminal."""
     _require_terminal()
-    watching = _Watching(host, usernames, sort)
+    watching = _Watching(host, usernames, sort, status.meter_of(host))
     with _screen(), contextlib.suppress(KeyboardInterrupt):
         while True:
             watching.look()
@@ -55,12 +55,12 @@ class _Watching:
     host: Host
     usernames: Sequence[str]
     sort: str
+    _meter: Meter
     top: int = 0
     """The first student on the screen."""
     view: View | None = None
     trouble: str = ""
     shares: dict[str, float] = field(default_factory=dict)
-    _meter: Meter = field(default_factory=Meter)
     _facts: Facts | None = None
     _facts_at: float = 0.0
     _looked_at: float = 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from nblauncher.config import roster, roster_diff
 from nblauncher.config.settings.changes import changes
@@ -67,9 +66,4 @@ def _accepted_roster(host: Host) -> Roster | None:
         content = (host.paths.accepted / "students.csv").read_bytes()
     except (FileNotFoundError, PermissionError):
         return None
-    return _parsed(content)
-
-
-@lru_cache(maxsize=1)
-def _parsed(content: bytes) -> Roster:
     return roster.parse(content, "students.csv", judges_extra_time=False)

@@ -22,9 +22,9 @@ from nblauncher.config.settings import Settings
 from nblauncher.errors import InputError, RefusedError
 from nblauncher.frontends import FrontEnd
 from nblauncher.isolation import cgroups, limits, namespaces, quotas
-from nblauncher.model import Roster
+from nblauncher.model import Account, Roster
 from nblauncher.paths import STATE_ROOT
-from nblauncher.preflight import firewall, identities, kernels, machine, ports, storage, web
+from nblauncher.preflight import cluster, firewall, identities, kernels, machine, ports, storage, trial_job, web
 from nblauncher.preflight import holding as preflight_holding
 from nblauncher.preflight.finding import Ask, Finding, ask, ok, problem, warning
 from nblauncher.printable import printable
@@ -70,6 +70,8 @@ class CheckFacts:
     """Invalid notebooks of the material, and why."""
     frontend: FrontEnd | None = None
     """Without it names and certificate are not checked."""
+    trial_student: Account | None = None
+    """As whom a job is tried on a cluster; None: nobody is set up yet, or we are not root."""
 
 
 def checks(
@@ -94,7 +96,11 @@ def checks(
             problem("material", f"{printable(path)} is not a valid notebook: {words}", "Repair it before it is sent.")
             for path, words in known.notebooks.items()
         ]
-        found += [*holding(settings), *places(settings, roster, known), *network(settings, roster, known, ask)]
+        if settings.notebook.spawner == "slurm":
+            found += on_cluster(settings, roster, known)
+        else:
+            found += holding(settings)
+        found += [*places(settings, roster, known), *network(settings, roster, known, ask)]
         found += accounts(settings, roster, known)
         found += past_deadlines(settings, known.captured, datetime.now(timezone.utc))
         found += [*deadlines(settings, roster, known), *web.pages(settings)]
@@ -157,7 +163,7 @@ def places(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iter
     """Folders in places that are not allowed, and room in memory and on the disks."""
     for words in config.conflicts(settings, known.homes, known.owner_home):
         yield problem("folders", words, "Choose another folder.")
-    if known.served is not None:
+    if known.served is not None and settings.notebook.spawner != "slurm":
         yield storage.main_memory(
             memory.room(),
             settings.notebook.spawner,
@@ -167,6 +173,22 @@ def places(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iter
         )
     disks = {"homes": settings.accounts.home, "state": STATE_ROOT, "retrieved work": settings.retrieve.target}
     yield from storage.room(disks, len(roster or ()))
+
+
+def on_cluster(settings: Settings, roster: Roster | None, known: CheckFacts) -> Iterator[Finding]:
+    """Servers as jobs: what Slurm says, and what a job of a student finds on a node."""
+    found = cluster.findings(settings, roster.usernames if roster else ())
+    yield from found
+    if not is_good(found):
+        return
+    if known.trial_student is not None:
+        yield from trial_job.findings(settings, known.trial_student)
+    else:
+        yield warning(
+            "trial job",
+            "homes, interpreter and network of a node were not tried: no student is set up yet, or this is not root",
+            "Run `sudo nblauncher setup`, then `sudo nblauncher check` again.",
+        )
 
 
 def holding(settings: Settings) -> Iterator[Finding]:

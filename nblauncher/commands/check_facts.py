@@ -113,8 +113,13 @@ def ledger_facts(host: Host, roster: Roster | None) -> CheckFacts:
         captured=folders.captured(host),
         homes=homes
         | {name: claim.account.home for name, claim in claims.items() if claim.account.uid != host.owner.uid},
+        trial_student=next((claims[name].account for name in usernames if _can_have_jobs(name, facts)), None),
     )
     return _with_roster(known, roster, facts, host.settings)
+
+
+def _can_have_jobs(username: str, facts: Facts) -> bool:
+    return username in facts.members and facts.state(username) in (AccountState.COMPLETE, AccountState.GUEST)
 
 
 def _with_roster(known: CheckFacts, roster: Roster | None, facts: Facts, settings: Settings) -> CheckFacts:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nblauncher.auth import credentials, hashes
 from nblauncher.commands.running import front_page, service, shutdown
 from nblauncher.errors import HostError, InputError
-from nblauncher.ledger import locked, lockouts
+from nblauncher.ledger import imported, locked, lockouts
 from nblauncher.model import ServerState
 from nblauncher.planning.host import Host, captures_lock
 from nblauncher.planning.lockouts import keep_locked
@@ -98,6 +98,7 @@ def forget_students(host: Host, usernames: Sequence[str]) -> Details:
     """
     hashes.update(host.paths.hashes, {}, gone=usernames)
     lockouts.update(host.paths.lockouts, {}, gone=usernames)
+    imported.drop(host.paths.imported, usernames)
     for username in usernames:
         for suffix in ("pem", "key"):
             (host.paths.tls / "servers" / f"{username}.{suffix}").unlink(missing_ok=True)

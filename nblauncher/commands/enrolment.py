@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,8 @@ from nblauncher.accounts import allocation
 from nblauncher.auth import credentials, hashes, passwords
 from nblauncher.auth.credentials import Credentials
 from nblauncher.commands import system_passwords
-from nblauncher.ledger import CourseRecord
+from nblauncher.errors import HostError
+from nblauncher.ledger import CourseRecord, imported
 from nblauncher.model import ROOT, Account, AccountState, Secret, Student
 from nblauncher.planning import lockouts, survey
 from nblauncher.planning.host import Host
@@ -159,9 +160,12 @@ class SetPasswords:
     with_system_password: frozenset[str]
     without_system_password: frozenset[str] = frozenset()
     """Students whose accounts no password opens; those in neither keep what the account has."""
+    imported: frozenset[str] = frozenset()
+    """Students whose notebook password on another host is valid here too: only its hash is known."""
 
     def describe(self) -> str:
-        return f"generate passwords for {len(self.usernames)} students"
+        kept = f", {len(self.imported)} of whom keep their notebook password" if self.imported else ""
+        return f"generate passwords for {len(self.usernames)} students{kept}"
 
     def apply(self, host: Host) -> None:
         answer = workers.run_as(ROOT, self._in_child, host, keep=(*host.locks, *log_descriptors()), timeout=1800)
@@ -169,16 +173,26 @@ class SetPasswords:
         set_now = [name for name in self.usernames if name not in failures]
         host.ledger.passwords_set(name for name in set_now if name in self.with_system_password)
         host.course_ledger.set_passwords_done(set_now)
+        imported.drop(host.paths.imported, set_now)
         if failures:
             raise SomeFailed(failures, "Run `nblauncher setup` again.")
 
     def _in_child(self, host: Host) -> dict[str, str]:
         students = [student for student in self.students if student.username in self.usernames]
-        rows = [self._row(student, host) for student in students]
-        credentials.write(host.owner, host.settings.credentials, rows)
+        brought = imported.read(host.paths.imported)
+        kept = {name: one.hash for name, one in brought.students.items() if name in self.imported} if brought else {}
+        rows = [self._row(student, host, kept) for student in students]
+        new = [row for row in rows if row.username not in kept]
+        if new:
+            credentials.write(host.owner, host.settings.credentials, new)
+        if kept:
+            credentials.write_system_passwords(
+                host.owner, host.settings.credentials, [row for row in rows if row.username in kept]
+            )
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            hashed = list(pool.map(passwords.jupyter_hash, (row.notebook_password for row in rows)))
-        hashes.update(host.paths.hashes, {row.username: text for row, text in zip(rows, hashed, strict=True)})
+            hashed = list(pool.map(passwords.jupyter_hash, (row.notebook_password for row in new)))
+        made = {row.username: text for row, text in zip(new, hashed, strict=True)}
+        hashes.update(host.paths.hashes, {**made, **{name: kept[name] for name in self.usernames if name in kept}})
         system = {row.username: row.system_password for row in rows if row.username in self.with_system_password}
         foreign = {name: "the account is not the one we made" for name in system if not _is_ours(host, name)}
         ours = {name: password for name, password in system.items() if name not in foreign}
@@ -192,13 +206,13 @@ class SetPasswords:
             lockouts.keep_locked(host, name)  # the account was made again while the student is locked out
         return failures
 
-    def _row(self, student: Student, host: Host) -> Credentials:
+    def _row(self, student: Student, host: Host, kept: Collection[str]) -> Credentials:
         return Credentials(
             username=student.username,
             name=student.name,
             email=student.email,
             url=host.frontend.front_page_for(student.username),
-            notebook_password=passwords.generate(),
+            notebook_password=credentials.AS_BEFORE if student.username in kept else passwords.generate(),
             system_password=self._system_password(student.username),
         )
 
@@ -206,6 +220,45 @@ class SetPasswords:
         if username in self.with_system_password:
             return passwords.generate()
         return system_passwords.NONE if username in self.without_system_password else credentials.AS_BEFORE
+
+
+@dataclass(frozen=True)
+class CorrectCredentials:
+    """The teacher's file follows the roster: names and addresses of students who have their passwords."""
+
+    students: tuple[Student, ...]
+    usernames: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        count = len(self.students)
+        return f"correct the name or address of {count} student{'' if count == 1 else 's'} in the credentials file"
+
+    def apply(self, host: Host) -> None:
+        credentials.correct(host.owner, host.settings.credentials, _rows(host, self.students))
+
+
+def outdated(host: Host, students: Iterable[Student]) -> tuple[Student, ...]:
+    """Those whose rows in the teacher's file are not as in the roster; none if the file is not ours any more."""
+    known = tuple(students)
+    try:
+        names = credentials.outdated(host.owner, host.settings.credentials, _rows(host, known)) if known else ()
+    except HostError:
+        return ()
+    return tuple(student for student in known if student.username in names)
+
+
+def _rows(host: Host, students: Iterable[Student]) -> list[Credentials]:
+    return [
+        Credentials(
+            student.username,
+            student.name,
+            student.email,
+            host.frontend.front_page_for(student.username),
+            credentials.AS_BEFORE,
+            credentials.AS_BEFORE,
+        )
+        for student in students
+    ]
 
 
 def _is_ours(host: Host, username: str) -> bool:

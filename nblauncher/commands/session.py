@@ -112,7 +112,7 @@ def open_session(
     if not takes_over:
         refuse_another_place(caller, parsed.course, file)
     owner = owner_of(caller, parsed, takes_over=takes_over)
-    _refuse_conflicts(caller, parsed, owner)
+    refuse_conflicts(caller, parsed, owner)
     return Session(this_host(parsed, owner), caller, students, tuple(contents.items()))
 
 
@@ -174,7 +174,7 @@ def _is_same(config: str, file: Path) -> bool:
     return os.path.realpath(config) == os.path.realpath(file)
 
 
-def _refuse_conflicts(caller: Caller, parsed: Settings, owner: Account) -> None:
+def refuse_conflicts(caller: Caller, parsed: Settings, owner: Account) -> None:
     """InputError for folders in a student's home, or that are a whole home."""
     homes = {}
     if caller.is_root:

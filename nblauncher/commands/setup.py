@@ -12,6 +12,7 @@ from nblauncher.commands.accepted import AcceptInputs, config_changes, roster_ch
 from nblauncher.commands.deadlines import folders
 from nblauncher.commands.enrolment import (
     ClaimAccounts,
+    CorrectCredentials,
     CreateAccount,
     JoinCourse,
     KeepLocked,
@@ -20,6 +21,7 @@ from nblauncher.commands.enrolment import (
     RepairAccount,
     SetPasswords,
     UnlockAccount,
+    outdated,
 )
 from nblauncher.commands.session import Session
 from nblauncher.config.settings import Settings
@@ -30,6 +32,7 @@ from nblauncher.planning import lockouts, survey
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Phase, Plan, Step
 from nblauncher.planning.survey import Facts
+from nblauncher.preflight import cluster
 
 _OURS = (AccountState.COMPLETE, AccountState.CHANGED)
 _NEW = (AccountState.ABSENT, AccountState.VANISHED)
@@ -61,7 +64,11 @@ def plan(
     ungrouped = [name for name in wanted.usernames if name not in grouped and settings.accounts.create]
     joining = tuple(dict.fromkeys([*outside, *ungrouped, *fresh, *half_made]))
     new_ports = allocation.ports(
-        outside, front_port=settings.web.port, spent=facts.spent_ports, taken=facts.taken_ports
+        outside,
+        front_port=settings.web.port,
+        spent=facts.spent_ports,
+        taken=facts.taken_ports,
+        wanted={name: settings.web.port + offset for name, offset in facts.imported.items() if offset},
     )
     remade = {*fresh, *half_made}
     changed = system_passwords.changes(
@@ -143,7 +150,10 @@ def _passwords(wanted: Roster, facts: Facts, remade: set[str], settings: Setting
     with_system, without = (
         (own, frozenset[str]()) if settings.accounts.has_system_passwords else (frozenset[str](), own)
     )
-    return (SetPasswords(tuple(student.username for student in lacking), tuple(lacking), with_system, without),)
+    names = tuple(student.username for student in lacking)
+    return (
+        SetPasswords(names, tuple(lacking), with_system, without, facts.with_imported_passwords.intersection(names)),
+    )
 
 
 def _passwords_and_material(passwords: tuple[Step, ...], sending: tuple[Phase, ...]) -> tuple[Phase, ...]:
@@ -225,10 +235,14 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     unsent = send.unsent(others, outgoing, handed_out)
     invalid = send.broken(host, newcomers, facts, outgoing, handed_out)
     changed = (*config_changes(host, dict(session.contents)["notebooks.cfg"]), *roster_changes(host, session.roster))
-    notes = (*changed, *planned.notes, *remarks, *unsent, *invalid)
+    on_cluster = cluster.notes(host.settings, wanted.usernames)
+    notes = (*changed, *planned.notes, *remarks, *unsent, *invalid, *on_cluster)
     open_again = [name for name in facts.locked_out if lockouts.lacks_lock(host, name)]
     locking = (Phase("lock accounts", tuple(map(KeepLocked, open_again))),) if open_again else ()
-    return Plan((*building, *planned.phases, *send.first_time(newcomers, facts), *locking, *remember), notes)
+    changed_rows = outdated(host, [one for one in wanted if one.username in facts.with_passwords & facts.found.keys()])
+    correcting = (Phase("credentials", (CorrectCredentials(changed_rows),)),) if changed_rows else ()
+    phases = (*building, *planned.phases, *correcting, *send.first_time(newcomers, facts), *locking, *remember)
+    return Plan(phases, notes)
 
 
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
+from nblauncher.commands import history_share
 from nblauncher.commands.retrieve import notes, work_details
 from nblauncher.exchange.history import root_side
 from nblauncher.exchange.retrieve.scope import ALL, Scope
@@ -17,7 +17,6 @@ from nblauncher.planning import survey
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Details, ForOne, Phase, Plan, Report
 from nblauncher.planning.survey import Facts
-from nblauncher.system import memory
 from nblauncher.system.storage_share import Share
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class TakeSnapshot(ForOne):
     def apply(self, host: Host) -> Mapping[str, Details]:
         """The new versions are on disk before the oldest are deleted: a failure loses none."""
         account = survey.student_account(host, self.username)
-        most = share_of(host)
+        most = history_share.of_each(host)
         kept = root_side.keep(
             account,
             Scope(ALL, host.settings.material.target),
@@ -117,24 +116,14 @@ class TakeSnapshot(ForOne):
         about = work_details(
             len(kept.files), size, [exclusion for exclusion in kept.exclusions if exclusion.incomplete]
         )
-        return {self.username: {**about, "changed": changed, "is_unchanged": not changed, **usage_details(usage, most)}}
-
-
-def share_of(host: Host) -> int:
-    """Each student's share of the budget in bytes."""
-    return host.settings.history.budget // max(1, len(host.ledger.members(host.settings.course)))
-
-
-def usage_details(usage: Usage, share: int) -> dict[str, Any]:
-    """A student's part of the answers of `snapshot` and `status` (docs/reference.md)."""
-    return {"history_bytes": usage.used, "history_share": share, "history_above_share": usage.needed > share}
-
-
-def shortage_words(usage: Usage, share: int) -> str:
-    """For `status`: that a student's versions do not fit, empty when they do."""
-    if usage.needed <= share:
-        return ""
-    return f"versions need {memory.words(usage.needed)}, and the share of the history is {memory.words(share)}"
+        return {
+            self.username: {
+                **about,
+                "changed": changed,
+                "is_unchanged": not changed,
+                **history_share.details(usage, most),
+            }
+        }
 
 
 def summary(run: Run, report: Report, share: int) -> str:
@@ -145,7 +134,7 @@ def summary(run: Run, report: Report, share: int) -> str:
         return "snapshot: nothing was kept." if report.failed else "snapshot: nothing to do."
     lines = [f"Took {len(run.new)} snapshots; {files} files of {changed} students changed."]
     lines += [
-        f"  {username}: {shortage_words(Usage(needed=needed), share)}; the oldest are deleted"
+        f"  {username}: {history_share.words(Usage(needed=needed), share)}; the oldest are deleted"
         for username, needed in run.short.items()
     ]
     return "\n".join(lines)

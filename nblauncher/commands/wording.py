@@ -24,7 +24,8 @@ CONTENT = "texts.yaml"
 
 def appearance(settings: Settings) -> Appearance:
     """What all pages of the class have in common."""
-    return Appearance(settings.web.title or settings.course, settings.web.language, settings.texts)
+    web = settings.web
+    return Appearance(web.title or settings.course, web.language, settings.texts, web.time_zone)
 
 
 def with_texts(settings: Settings, contents: MutableMapping[str, bytes], allowed_uids: frozenset[int]) -> Settings:

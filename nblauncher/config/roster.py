@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nblauncher.config import extra_time
 from nblauncher.errors import InputError
@@ -50,11 +51,13 @@ class Problem:
     suggestion: str = ""
 
 
+@lru_cache(maxsize=2)
 def parse(data: bytes, source: str, *, judges_extra_time: bool = True) -> Roster:
     """The roster in `data`; messages call it `source`. `judges_extra_time`: false for a roster that an earlier release
     accepted, where one bad cell must not cost the others their time.
 
-    InputError lists every problem with its line. Nothing is repaired silently; a name may be suggested.
+    InputError lists every problem with its line. Nothing is repaired silently; a name may be suggested. A command reads
+    the given roster and the accepted one several times, and they are mostly the same bytes: the last ones are kept.
     """
     text = _decode(data, source)
     rows, problems = _rows(text)
@@ -218,6 +221,8 @@ def _key(text: str) -> str:
 
 def without_marks(text: str) -> str:
     """Without invisible characters: a byte order mark where two files were joined, a zero-width space."""
+    if text.isascii():
+        return text
     return "".join(character for character in text if unicodedata.category(character) != "Cf")
 
 

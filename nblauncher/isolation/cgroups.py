@@ -59,9 +59,16 @@ class Groups:
         """The group for the student's processes from outside of the class while they are frozen. It has no limits."""
         return replace(self.group(f"{_HELD}{uid}"), beside=())
 
-    def uids(self) -> frozenset[int]:
-        """The students that have a group now."""
-        return frozenset(uid for name in self.names() if (uid := _uid_in(name)) is not None)
+    def by_uid(self) -> dict[int, list[Path]]:
+        """The students that have a group in this course now, with all their groups, as of `everywhere`."""
+        if self.kind is Kind.NONE:
+            return {}
+        found: dict[int, list[Path]] = {uid: [] for name in self.names() if (uid := _uid_in(name)) is not None}
+        for course in sorted(self.root.parent.glob(self._courses)) if found else ():
+            for folder in sorted(_folders_in(course)):
+                if (uid := _uid_in(folder.name)) in found:
+                    found[uid].append(folder)
+        return found
 
     def everywhere(self, uid: int) -> tuple[Path, ...]:
         """The existing groups of the student, in this course and the others on this host."""
@@ -279,8 +286,9 @@ def _mount_of(kind: str, option: str = "") -> Path | None:
 
 def _folders_in(root: Path) -> list[Path]:
     try:
-        return [entry for entry in root.iterdir() if entry.is_dir()]
-    except FileNotFoundError:
+        with os.scandir(root) as entries:
+            return [root / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

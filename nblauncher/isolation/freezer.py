@@ -137,7 +137,7 @@ class Freezer:
         """The recorded students, and those frozen without any record; usernames by uid, '' where unknown."""
         recorded = {uid: held.username for uid, held in freeze_record.load(self.record).items()}
         wanted = {uid for other in freeze_record.others(self.record) for uid in freeze_record.load(other)}
-        found = {uid for uid in self.groups.uids() if any(map(_is_set_to_freeze, self.groups.everywhere(uid)))}
+        found = {uid for uid, folders in self.groups.by_uid().items() if any(map(_is_set_to_freeze, folders))}
         return {**dict.fromkeys(found - wanted, ""), **recorded}
 
     @property

@@ -93,6 +93,20 @@ def pressure(group: Group) -> Pressure:
     )
 
 
+def charged_memory(group: Group) -> int | None:
+    """Bytes of anonymous and shared memory that count for this group's limit, without cached files, which the kernel
+    takes back when memory is short. None without a controller, or without the group.
+    """
+    is_v1 = "memory" in dict(group.beside)
+    try:
+        lines = _file_of(group, "memory", "memory.stat", "memory.stat").read_text().splitlines()
+    except OSError:
+        return None
+    counted = ("total_rss", "total_shmem") if is_v1 else ("anon", "shmem")
+    sizes = dict(line.split(" ", 1) for line in lines)
+    return sum(int(sizes[key]) for key in counted) if sizes.keys() >= set(counted) else None
+
+
 def counts_memory_kills(group: Group) -> bool:
     """Whether this group counts the processes in it that the OOM killer ended, for its own limit or the host's
     (Linux: cgroup-v2.rst memory.events; memory.oom_control since 4.13).

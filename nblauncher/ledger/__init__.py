@@ -8,13 +8,15 @@ Run by: root.
 May import: system.
 """
 
-from nblauncher.ledger.course_ledger import Arrived, Capture, CourseLedger, Retrieval
+from nblauncher.ledger.course_ledger import CourseLedger
+from nblauncher.ledger.course_records import Arrived, Brought, Capture, Retrieval
 from nblauncher.ledger.history_ledger import HistoryLedger, Snapshot, Usage, Version
 from nblauncher.ledger.host_ledger import Claim, CourseRecord, HostLedger, Membership
 from nblauncher.ledger.locks import locked
 
 __all__ = [
     "Arrived",
+    "Brought",
     "Capture",
     "Claim",
     "CourseLedger",

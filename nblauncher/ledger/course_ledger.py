@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from nblauncher.ledger import course_records
+from nblauncher.ledger.course_records import IMPORTED, Arrived, Brought, Capture, Retrieval
 from nblauncher.ledger.database import Database
 from nblauncher.model import FORGOTTEN, GONE, Deadline, HandedOut
 
@@ -65,48 +67,6 @@ STEPS = (
 """`deadlines` has those of `retrieve --at`; the others are in the config."""
 
 _OF_STUDENTS = ("students", "handed_out", "retrievals", "extensions", "captures", "failed_captures", "remarks")
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """One student's part of a published retrieval, and the folder that it is in."""
-
-    scope: str
-    folder: str
-    username: str
-    uid: int
-    digest: str
-    """Over paths, sizes and sha256 of all stored files; equal digests are equal work."""
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """One student's work in the staging folder of a run that is not finished."""
-
-    username: str
-    uid: int
-    scope: str
-    digest: str
-    listing: str
-    """A digest of the home as it was walked; a home is deleted only if it still has it."""
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """One student's work at a deadline. `retrieved` is its folder in the store, '' until it is stored."""
-
-    name: str
-    username: str
-    uid: int
-    at: datetime
-    captured: datetime
-    retrieved: str = ""
-    manifest: str = ""
-    """The sha256 of the manifest in that folder."""
-    remark: str = ""
-    """What is wrong with it, for example that a file was left out that may hold work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +162,25 @@ class CourseLedger:
             for row in rows
         }
 
+    def take_in(self, brought: Brought) -> None:
+        """Add records of another host. They belong to no account until `begin_students`. Repeating it changes nothing.
+
+        A student who already has an account here keeps the records of this host.
+        """
+        with self._database.transaction() as connection:
+            course_records.insert(connection, brought)
+
     def begin_students(self, uids: Mapping[str, int]) -> None:
-        """Add these students. Records that were made for another uid of the name are deleted."""
+        """Add these students. Records that were made for another uid of the name are deleted, unless they came from
+        another host: those become the account's.
+        """
         with self._database.transaction() as connection:
             for username, uid in uids.items():
                 row = connection.execute("SELECT uid FROM students WHERE username = ?", (username,)).fetchone()
+                if row is not None and row["uid"] == IMPORTED:
+                    for table in ("students", "retrievals", "captures"):
+                        connection.execute(f"UPDATE {table} SET uid = ? WHERE username = ?", (uid, username))  # noqa: S608
+                    continue
                 if row is not None and row["uid"] == uid:
                     continue
                 for table in _OF_STUDENTS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from nblauncher.accounts import state_of
 from nblauncher.errors import HostError
-from nblauncher.ledger import Claim, CourseRecord, Membership, lockouts
+from nblauncher.ledger import Claim, CourseRecord, Membership, imported, lockouts
 from nblauncher.model import Account, AccountState
 from nblauncher.planning.host import Host
 from nblauncher.system import tcp_table
@@ -50,6 +50,12 @@ class Facts:
     """Ports of other courses, and ports on which another program listens."""
     spent_ports: frozenset[int] = frozenset()
     desired: Mapping[str, str] = field(default_factory=dict)
+    imported: Mapping[str, int] = field(default_factory=dict)
+    """Students that came from another host and were not set up here yet, with the distance of the port that they had
+    there from the front page's.
+    """
+    with_imported_passwords: frozenset[str] = frozenset()
+    """Those of them who keep their notebook password."""
 
     def state(self, username: str) -> AccountState:
         return self.states.get(username, AccountState.ABSENT)
@@ -66,6 +72,8 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
     states = {name: account_state(claims.get(name), found.get(name)) for name in wanted}
     same_uid = {name for name, account in found.items() if uids.get(name) == account.uid}
     owned_ports = host.ledger.ports()
+    brought = imported.read(host.paths.imported)
+    newcomers = brought.students if brought else {}
     return Facts(
         course=course,
         record=host.ledger.course(course),
@@ -87,6 +95,8 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         | (listening_ports() - frozenset(port for port, (owner, _) in owned_ports.items() if owner == course)),
         spent_ports=host.ledger.spent_ports(course),
         desired=host.course_ledger.desired(),
+        imported={name: one.port_offset for name, one in newcomers.items()},
+        with_imported_passwords=frozenset(name for name, one in newcomers.items() if one.hash),
     )
 
 

@@ -3,6 +3,6 @@
 Each check is a function: texts, answers of programs and facts in, findings out.
 
 Run by: root; most checks also without root.
-May import: planning, supervisor, forkserver, environments, frontends, server, accounts, auth, config, isolation,
-ledger, system.
+May import: planning, supervisor, slurm, forkserver, environments, frontends, server, accounts, auth, config,
+isolation, ledger, system.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -39,7 +40,7 @@ from nblauncher.server.activity import IDLE, LISTENS, Activity
 from nblauncher.server.auth import LoginForm, LogOut, StudentIdentity, handlers
 from nblauncher.server.channels import Channels
 from nblauncher.server.config import ServerConfig
-from nblauncher.server.notice_board import LOOK_EVERY, NoticeBoard
+from nblauncher.server.notice_board import IN_SCRIPT, LOOK_EVERY, NoticeBoard
 from nblauncher.server.plain_http import PlainHttpRedirect
 from nblauncher.server.renewal import Renewal, cookie_secret, file_of
 from nblauncher.server.reporting import Reporting
@@ -120,13 +121,15 @@ class StudentServer(ServerApp):
         return appearance.read(Path(self.inherited.config.appearance))
 
     def _about_class(self, _handler: Any, page_config: dict[str, Any]) -> dict[str, Any]:
-        """What labextension/ shows; Jupyter calls this for every page of Notebook and Lab."""
+        """What labextension/ and notices_extension/ show; Jupyter calls this for every page of Notebook and Lab."""
         look, config = self._look(), self.inherited.config
         about = {
             "nblauncherCourse": look.title,
             "nblauncherStudent": config.name or config.username,
             "nblauncherLogOut": look.words.plain("log_out"),
             "nblauncherLogOutHint": look.words.plain("log_out_hint"),
+            "nblauncherLanguage": look.language,
+            "nblauncherTexts": json.dumps({key: look.words.raw(key) for key in IN_SCRIPT}),
         }
         return {**page_config, **about}
 
@@ -327,7 +330,7 @@ def make_application(inherited: Inherited) -> StudentServer:
     )
     application.inherited, application.activity = inherited, activity
     file = notices.file_of(runtime.parents[1], os.getuid())
-    board = NoticeBoard(file, Path(config.home), sessions, application.idle_in)
+    board = NoticeBoard(file, Path(config.home), sessions, application.idle_in, look=application._look)
     application.board = StudentIdentity.board = board
     application.log_level = logging.INFO
     application.no_browser_open_file = True

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from jupyter_events import EventLogger
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
+from nblauncher.auth.appearance import Appearance
 from nblauncher.errors import HostError
 from nblauncher.isolation import quotas
 from nblauncher.server.notices import LARGEST, NEARLY_FULL, Notices
@@ -37,6 +38,13 @@ PATH = "api/nblauncher/notices"
 """Below `api/`: an open tab that asks does not count as activity."""
 
 EVENT = "urn:nblauncher:notices:1"
+IN_SCRIPT = (
+    *("notice_deadline", "notice_deadline_of", "notice_deadline_save", "notice_hide"),
+    *("changed_shown", "changed_by_teacher", "changed_by_teacher_question", "changed_on_server"),
+    *("changed_on_server_question", "changed_keep", "changed_overwrite", "changed_cancel", "changed_kept"),
+)
+"""The texts that notices_extension fills in itself, because they depend on the minute or on what is open."""
+
 _SCHEMA = {
     "$id": EVENT,
     "version": "1",
@@ -58,8 +66,10 @@ class NoticeBoard:
         sessions: Sessions,
         idle_in: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        look: Callable[[], Appearance] = Appearance,
     ) -> None:
         self._file, self._home, self._sessions, self._idle_in, self._clock = file, home, sessions, idle_in, clock
+        self._look = look
         self._stamp: tuple[int, int] | None = None
         self._announced: tuple[int, int] | None = None
         self._notices = Notices()
@@ -110,39 +120,29 @@ class NoticeBoard:
         }
 
     def _shown(self, asking: str) -> Iterator[dict[str, Any]]:
-        notices, now = self._notices, self._clock()
+        notices, now, look = self._notices, self._clock(), self._look()
+        texts = look.words
         for message in notices.messages:
             if not message.is_over(now):
                 yield _entry(message.name, "message", message.text, message.until)
         for visit in notices.visits:
             if visit.until > now and visit.name == asking:
-                words = f"You are here with a link for teachers, until {_time(visit.until)}. The student sees that."
+                words = texts.plain("notice_visitor", when=_time(visit.until, look))
                 yield _entry(visit.name, "visit", words, visit.until)
             elif visit.until > now:
-                words = f"Your teacher has opened your notebook server, {_time(visit.at)}."
+                words = texts.plain("notice_visit", when=_time(visit.at, look))
                 yield _entry(visit.name, "visit", words, visit.until)
         for folder, at in notices.deadlines:
             if at > now:
-                about = {"folder": folder, "clock": _time(at)}
+                about = {"folder": folder, "clock": _time(at, look)}
                 yield {**_entry(f"deadline {folder} {at}", "deadline", "", at), **about}
         if disk := _fullest(notices.disk, self._disk):
             used, limit = disk
-            yield _entry(
-                f"disk {round(20 * used / limit)}",
-                "disk",
-                f"Your files take {memory.words(used)} of {memory.words(limit)}. Above that, nothing can be saved: "
-                "delete what you no longer need, such as downloads and copies of data.",
-                None,
-            )
+            words = texts.plain("notice_disk", used=memory.words(used), limit=memory.words(limit))
+            yield _entry(f"disk {round(20 * used / limit)}", "disk", words, None)
         left = self._idle_seconds()
         if left is not None:
-            yield _entry(
-                "idle",
-                "idle",
-                "Nothing runs here, so this server is about to sleep. Your files are safe. To go on, open a notebook "
-                "or reload this page.",
-                now + left,
-            )
+            yield _entry("idle", "idle", texts.plain("notice_idle"), now + left)
 
     def _idle_seconds(self) -> float | None:
         left = self._idle_in()
@@ -178,10 +178,9 @@ def _entry(name: str, kind: str, text: str, until: float | None) -> dict[str, An
     return {"id": name, "kind": kind, "text": text, "until": until}
 
 
-def _time(at: int) -> str:
-    """The clock of the host; with the day unless it is today."""
-    time = datetime.fromtimestamp(at).astimezone()
-    return f"{time:%H:%M}" if time.date() == datetime.now().astimezone().date() else f"{time:%A %-d %B, %H:%M}"
+def _time(at: int, look: Appearance) -> str:
+    now = datetime.now(timezone.utc)
+    return look.words.clock(datetime.fromtimestamp(at, timezone.utc), now, look.time_zone)
 
 
 def _fullest(*found: tuple[int, int] | None) -> tuple[int, int] | None:

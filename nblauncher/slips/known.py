@@ -38,5 +38,5 @@ def _filled(slip: Slip, row: Mapping[str, str], is_right: bool) -> Slip:
         slip,
         notebook_password=Secret(row["notebook_password"] if is_right else ""),
         system_password=Secret(system if is_password else ""),
-        system_words="the one that you have already" if system == _AS_BEFORE else "",
+        keeps_system_password=system == _AS_BEFORE,
     )

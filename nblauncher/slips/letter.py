@@ -34,7 +34,9 @@ def message(course: Course, slip: Slip, to: str, sender: Sender, identity: str, 
     mail["Date"] = format_datetime(now)
     mail["Message-ID"] = f"<{course.name}.{identity}@{sender.address.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notices to the teacher
-    mail.set_content(page.template("letter.txt").render(course=course, slip=slip), cte="quoted-printable")
-    html = page.template("letter.html").render(course=course, slip=slip)
+    shown = {"course": course, "slip": slip, "t": course.texts}
+    mail.set_content(page.template("letter.txt").render(shown), cte="quoted-printable")
+    html = page.template("letter.html").render(shown)
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
+    mail["Content-Language"] = course.texts.language
     return mail

@@ -29,6 +29,14 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
+def _isolated(text: str) -> Markup:
+    """Its direction does not change what is beside it."""
+    return Markup("<bdi>{}</bdi>").format(text)
+
+
+_TEMPLATES.filters["isolated"] = _isolated
+
+
 def page(course: Course, slips: Iterable[Slip], order: str, paper: str) -> str:
     """The cards of `slips`, two in a row, for one of PAPERS."""
     if paper not in PAPERS:
@@ -38,6 +46,7 @@ def page(course: Course, slips: Iterable[Slip], order: str, paper: str) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return template("slips.html").render(
         course=course,
+        t=course.texts,
         groups=arranged(tuple(slips), order),
         style=Markup(style),  # noqa: S704 — a file of ours
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from nblauncher.auth.texts import Texts
 from nblauncher.model import Secret
 
 SECTION, SEAT, NAME = ORDERS = ("section", "seat", "name")
@@ -31,6 +32,8 @@ class Course:
     """Of the class CA, `AB:CD:…`; empty where browsers need none."""
     title: str = ""
     """As the teacher calls the class; empty: its name."""
+    texts: Texts = Texts()  # noqa: RUF009 — frozen
+    """In the class's language."""
 
     @property
     def heading(self) -> str:
@@ -52,14 +55,14 @@ class Slip:
     section: str = ""
     seat: str = ""
     deadlines: tuple[tuple[str, str], ...] = ()
-    """The next ones that are the student's own: folder and time, in words."""
+    """The next ones that are the student's own: folder and time, in the class's words."""
     later: int = 0
     """How many more there are."""
     notebook_password: Secret = field(default=NO_SECRET, repr=False)
     """Empty if it is not known."""
     system_password: Secret = field(default=NO_SECRET, repr=False)
-    system_words: str = ""
-    """Instead of a system password."""
+    keeps_system_password: bool = False
+    """The student has one already, from before the class or from another one."""
 
     @property
     def shown_name(self) -> str:

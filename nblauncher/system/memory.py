@@ -8,10 +8,10 @@ from pathlib import Path
 RESERVE = 0.05
 """Of the host's memory, which a class never takes."""
 
-_KERNEL_BYTES = {"forkserver": 40_000_000, "process": 90_000_000}
+_KERNEL_BYTES = {"forkserver": 40_000_000, "process": 90_000_000, "slurm": 90_000_000}
 """A kernel with pandas and a little data, by its server's spawner."""
 
-_SERVER_BYTES = {"forkserver": 26_000_000, "process": 72_000_000}
+_SERVER_BYTES = {"forkserver": 26_000_000, "process": 72_000_000, "slurm": 72_000_000}
 """An idle server, by spawner, with its part of the memory that servers share."""
 
 

@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from nblauncher.errors import HostError
@@ -32,7 +32,12 @@ _MAX_WORDS = 400
 
 
 def run(
-    argv: Sequence[str], *, input: Secret | str | None = None, timeout: float = 60.0, inherit: Collection[int] = ()
+    argv: Sequence[str],
+    *,
+    input: Secret | str | None = None,
+    timeout: float = 60.0,
+    inherit: Collection[int] = (),
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> str:
     """Run a system tool as the caller (root) and return what it wrote to stdout.
 
@@ -47,7 +52,7 @@ def run(
     try:
         # A file instead of a pipe: a daemon that the tool leaves behind and that keeps its stdout cannot make us wait.
         os.pwrite(stdin, (input.reveal() if isinstance(input, Secret) else input or "").encode(), 0)
-        status = _run(argv, (stdin, stdout, stderr), timeout, inherit)
+        status = _run(argv, (stdin, stdout, stderr), timeout, inherit, environment)
         output, complaints = _content(stdout), _content(stderr)
     finally:
         for descriptor in (stdin, stdout, stderr):
@@ -180,7 +185,13 @@ def wait_for_end(descriptor: int, timeout: float) -> bool:
             return False
 
 
-def _run(argv: Sequence[str], streams: tuple[int, int, int], timeout: float, inherit: Collection[int]) -> int:
+def _run(
+    argv: Sequence[str],
+    streams: tuple[int, int, int],
+    timeout: float,
+    inherit: Collection[int],
+    environment: Mapping[str, str],
+) -> int:
     try:
         process = subprocess.Popen(
             argv,
@@ -188,13 +199,13 @@ def _run(argv: Sequence[str], streams: tuple[int, int, int], timeout: float, inh
             stdout=streams[1],
             stderr=streams[2],
             cwd="/",
-            env=ENVIRONMENT,
+            env=environment,
             umask=0o022,
             start_new_session=True,
             pass_fds=tuple(inherit),
         )
     except FileNotFoundError as error:
-        raise HostError(f"{argv[0]} is not installed", f"Looked in {ENVIRONMENT['PATH']}.") from error
+        raise HostError(f"{argv[0]} is not installed", f"Looked in {environment['PATH']}.") from error
     log.debug("running %s", " ".join(argv))
     # Not process.wait(timeout), which sleeps between polls: two hundred useradds took four times as long.
     descriptor = os.pidfd_open(process.pid)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nblauncher.supervisor import client
 from tests import launched
-from tests.browsing import accessibility_problems, browser_page, picture, require_browser, run_until_it_answers
+from tests.browsing import STAYS, accessibility_problems, browser_page, picture, require_browser, run_until_it_answers
 from tests.classroom import QUICK, Classroom
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
@@ -128,6 +129,41 @@ def test_no_page_of_a_students_server_has_a_barrier(room, page, tmp_path: Path):
     look("stopped")
     room.run("launch", "--background")
     page.wait_for_selector("#username")  # by itself
+    assert found == []
+
+
+def test_no_page_of_a_teachers_link_and_no_closed_front_page_has_a_barrier(room, page, tmp_path: Path):
+    found = []
+
+    def look(name: str, heading: str) -> None:
+        page.wait_for_selector(f'h1:has-text("{heading}")')
+        assert page.inner_text("header").startswith(TITLE)
+        page.screenshot(path=tmp_path / f"{name}.png")
+        found.extend(accessibility_problems(page))
+
+    page.add_init_script(STAYS)
+    link = room.json("open", ADA)["link"]
+    page.goto(link)
+    look("link", "Open a student's notebooks")
+    page.click("button[type=submit]")
+    look("opening", f"Opening {ADA}'s notebooks")
+    page.goto("about:blank")  # otherwise only what stands behind the # is another
+    page.goto(link)
+    page.click("button[type=submit]")
+    look("used", "does not work")
+    page.goto("about:blank")
+    link = room.json("open", ADA)["link"]
+    room.run("shutdown", "--only", ADA)
+    page.goto(link)
+    page.click("button[type=submit]")
+    look("down", "There is nothing to open")
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        supervisor.stop_front_page()
+    page.goto(f"https://localhost:{PORT}/{ADA}")
+    look("closed", "front page is closed")
+    room.run("launch", "--background")
     assert found == []
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import browser_page, require_browser, run_until_it_answers
+from nblauncher.supervisor import client
+from tests.browsing import accessibility_problems, browser_page, require_browser, run_until_it_answers
 from tests.classroom import Classroom
 from tests.running import limited_by
 
@@ -72,6 +73,15 @@ def test_who_is_not_there_looks_again_until_the_server_is(room, page, tmp_path: 
     page.goto(f"{OWN}tree")
     page.wait_for_selector("h1:has-text('is not running')")
     page.screenshot(path=tmp_path / "away.png")
+    found = accessibility_problems(page)
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        supervisor.stop_front_page()
+    page.goto(f"https://{HOST}:{PORT}/{ADA}?next=tree")
+    page.wait_for_selector("h1:has-text('front page is closed')")
+    page.screenshot(path=tmp_path / "closed.png")
+    assert [*found, *accessibility_problems(page)] == []
     room.run("launch", "--background")
     page.wait_for_selector("#password")  # by itself
     assert page.url == f"https://{HOST}:{PORT}/{ADA}?next=tree"

@@ -18,7 +18,8 @@ from tests.running import eventually
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
 ADA, BOB = "nbtmsgada", "nbtmsgbob"
-PORT = 20600
+PORT, GERMAN_PORT = 20600, 20610
+EVA = "nbtmsgeva"
 MARKUP = "Five <b>minutes</b> <img src=x onerror='document.title=1'> & <script>window.ran = 1</script>"
 NOTICE = ".nblauncher-notice"
 
@@ -50,19 +51,19 @@ def lab(question: str, code: str = "pass") -> bytes:
 
 
 def own(room: Classroom, name: str) -> str:
-    return f"https://localhost:{PORT + 1 + room.names.index(name)}/user/{name}/"
+    return f"https://localhost:{room.port + 1 + room.names.index(name)}/user/{name}/"
 
 
 def sign_in(room: Classroom, page: Any, name: str) -> None:
-    page.goto(f"https://localhost:{PORT}/{name}")
+    page.goto(f"https://localhost:{room.port}/{name}")
     page.fill("#password", room.credentials[name]["notebook_password"])
     page.click("button[type=submit]")
     page.wait_for_selector(".jp-DirListing-item:has-text('lab.ipynb')")
 
 
-def opened(room: Classroom, page: Any, place: str) -> Any:
+def opened(room: Classroom, page: Any, place: str, name: str = ADA) -> Any:
     tab = page.context.new_page()
-    tab.goto(own(room, ADA) + place)
+    tab.goto(own(room, name) + place)
     ready = ".jp-DirListing-item" if place.startswith("tree") else ".jp-Notebook-ExecutionIndicator[data-status='idle']"
     tab.wait_for_selector(ready)
     return tab
@@ -222,3 +223,47 @@ def test_with_edits_enter_loads_what_send_changed_and_keeps_them_beside(room, pa
     assert len(copies) == 1 and mine in sources(copies[0].read_bytes())
     assert f"for {place}" in sources(file.read_bytes()) and mine not in file.read_text()
     assert json.loads(file.read_text())["cells"]
+
+
+@pytest.fixture(scope="module")
+def german_room() -> Iterator[Classroom]:
+    require_browser()
+    made = Classroom("nbtmsgde", [EVA], port=GERMAN_PORT, first_uid=27600)
+    try:
+        (made.folder / "texts.yaml").write_text("notice_hide: <b>Weg</b> damit\n")
+        made.write(web={"port": GERMAN_PORT, "language": "de", "texts": "texts.yaml"})
+        (made.folder / "material/lab.ipynb").write_bytes(lab("Frage"))
+        made.run("setup")
+        made.run("launch", "--background")
+        yield made
+    finally:
+        made.close()
+
+
+def test_strip_and_question_are_in_the_language_of_the_class(german_room, tmp_path: Path):
+    """German as it is shipped, and a text of the teacher's, which is text there too."""
+    room, viewport = german_room, {"width": 1280, "height": 900}
+    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as page:
+        sign_in(room, page, EVA)
+        tab = opened(room, page, "notebooks/tutorial/lab.ipynb", EVA)
+        at = (datetime.now() + timedelta(minutes=9)).replace(second=0, microsecond=0)
+        room.run("retrieve", "--at", f"{at:%Y-%m-%d %H:%M}")
+        notice = tab.locator(f"{NOTICE}[data-kind=deadline]")
+        notice.wait_for()
+        assert f"Die Abgabefrist endet um {at:%H:%M} Uhr, in " in notice.inner_text()
+        assert "Speichern Sie Ihre Arbeit (Strg+S)" in notice.inner_text()
+        assert notice.locator("button").get_attribute("aria-label") == "<b>Weg</b> damit"
+        assert tab.locator("#nblauncher-notices").get_attribute("lang") == "de"
+        tab.screenshot(path=tmp_path / "german-deadline.png")
+        tab.locator(".jp-CodeCell .cm-content").last.fill("meine Antwort")
+        (room.folder / "material/lab.ipynb").write_bytes(lab("eine bessere Frage"))
+        room.run("send")
+        dialog = tab.locator(".jp-Dialog")
+        dialog.locator("text=Ihre Lehrkraft hat diese Datei geändert").wait_for()
+        tab.screenshot(path=tmp_path / "german-conflict.png")
+        labels = dialog.locator("button .jp-Dialog-buttonLabel").all_inner_texts()
+        assert labels == ["Abbrechen", "Überschreiben", "Laden, meine behalten"]
+        assert "„lab.ipynb“ geändert" in dialog.inner_text() and "{" not in dialog.inner_text()
+        tab.keyboard.press("Enter")
+        tab.locator("text=Diese Seite zeigt die geänderte").first.wait_for()
+        tab.screenshot(path=tmp_path / "german-kept.png")

@@ -15,8 +15,9 @@ import pytest
 from nblauncher.ledger import HostLedger
 from nblauncher.paths import STATE_ROOT
 from tests import launched
-from tests.classroom import COMMAND, Classroom, remove_account
+from tests.classroom import COMMAND, Classroom
 from tests.homework import as_student, become, brought_home, exists, is_locked, shadow_line, write
+from tests.running import remove_account
 
 pytestmark = pytest.mark.system
 

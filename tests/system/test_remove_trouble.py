@@ -14,8 +14,9 @@ import pytest
 from nblauncher.ledger import HostLedger
 from nblauncher.paths import STATE_ROOT
 from tests import launched
-from tests.classroom import Classroom, remove_account
+from tests.classroom import Classroom
 from tests.homework import as_student, brought_home, exists, is_locked, shadow_line, signal_at, write
+from tests.running import remove_account
 
 pytestmark = pytest.mark.system
 

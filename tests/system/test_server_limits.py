@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nblauncher.commands.running.usage import Meter
 from nblauncher.isolation import cgroups, limits
 from nblauncher.model import Account, Limits, ServerState
 from nblauncher.server import class_files
@@ -98,6 +99,24 @@ def test_a_kernel_that_wants_too_much_memory_ends_and_its_cell_says_so(course, c
     assert course.handle(ada) == server and course.report(ada).state is ServerState.READY
     assert any(words.startswith("memory of 300 MB ran out") for words in course.report(ada).pressure)
     assert course.report(bob).pressure == () or not any("memory" in words for words in course.report(bob).pressure)
+
+
+def test_status_shows_the_memory_that_counts_for_the_limit(course, client, kernel, ada, bob):
+    """What a student's processes hold and what lies in /tmp, but not the files that the kernel keeps in its cache."""
+    skip_unless_limited(course, "memory")
+    charged, walked = Meter(cgroups.choose(course.paths.course)), Meter()
+
+    def memory(meter: Meter, account: Account) -> int:
+        return meter.usage([course.report(ada), course.report(bob)])[account.username][0]
+
+    before, of_bob = memory(charged, ada), memory(charged, bob)
+    assert abs(before - memory(walked, ada)) < 30_000_000
+    client.run("held = bytearray(b'x' * 1_000_000) * 60", kernel)
+    client.run("open('/tmp/part', 'wb').write(bytes(20_000_000))", kernel)
+    client.run("open('large', 'wb').write(bytes(90_000_000)); len(open('large', 'rb').read(1))", kernel)
+    assert before + 78_000_000 < memory(charged, ada) < before + 95_000_000
+    assert memory(charged, bob) < of_bob + 5_000_000
+    assert charged.usage([course.report(ada)])[ada.username][1] > 0
 
 
 def test_a_terminal_is_held_as_a_kernel_is(course, client, ada):

@@ -17,7 +17,8 @@ import pytest
 
 from nblauncher.auth import passwords
 from nblauncher.paths import host_database
-from tests.classroom import COMMAND, Classroom, remove_account, system_lines
+from tests.classroom import COMMAND, Classroom, system_lines
+from tests.running import remove_account
 
 pytestmark = pytest.mark.system
 
@@ -42,6 +43,17 @@ def assert_whole(room: Classroom) -> None:
         assert entry.pw_gecos.startswith("nbl-")
         assert passwords.is_right(room.credentials[name]["notebook_password"], hashes[name])
     assert room.run("setup").stdout == "setup: nothing to do.\n"
+
+
+def test_the_credentials_file_follows_the_roster_and_keeps_the_passwords(room):
+    room.run("setup")
+    before = room.credentials
+    rows = "".join(f"{name},Prof. {name},{name}@uni.example\n" for name in room.names)
+    (room.folder / "students.csv").write_text(f"username,name,email\n{rows}")
+    assert room.run("setup").stdout == "No student is new.\n"
+    for name, row in room.credentials.items():
+        assert row == {**before[name], "name": f"Prof. {name}", "email": f"{name}@uni.example"}
+    assert_whole(room)
 
 
 def can_log_in(name: str, password: str) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.classroom import Classroom, remove_account
+from tests.classroom import Classroom
+from tests.running import remove_account
 
 pytestmark = pytest.mark.system
 

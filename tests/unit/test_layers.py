@@ -21,11 +21,12 @@ ROOMS = {
     "cli": "commands preflight planning config system",
     "commands": "preflight planning supervisor grading environments exchange frontends server slips web accounts auth"
     " config isolation ledger system",
-    "preflight": "planning supervisor forkserver environments frontends server accounts auth config isolation ledger"
-    " system",
+    "preflight": "planning supervisor slurm forkserver environments frontends server accounts auth config isolation"
+    " ledger system",
     "planning": "environments exchange frontends accounts config ledger system",
     "supervisor": "forkserver server isolation system",
     "grading": "forkserver environments exchange server config isolation system",
+    "slurm": "system",
     "forkserver": "server auth isolation system",
     "environments": "config isolation system",
     "exchange": "config system",
@@ -51,6 +52,7 @@ NEVER = {
     "forkserver.rehearsal": f"{JUPYTER} tornado yaml psutil accounts auth config exchange ledger supervisor web",
     "forkserver.servers": "yaml cryptography click rich accounts config exchange ledger supervisor web",
     "isolation": f"{JUPYTER} tornado yaml psutil cryptography click",
+    "slurm": f"{JUPYTER} tornado yaml psutil cryptography jinja2 passlib click rich",
     # What runs as the student.
     "server.app": "yaml cryptography click accounts config exchange ledger supervisor web",
     "server.provisioner": "accounts auth config exchange isolation ledger supervisor web",
@@ -185,7 +187,7 @@ def test_never_loaded(start):
         assert not found, f"nblauncher.{module} loads {sorted(found)}"
 
 
-@pytest.mark.parametrize("package", ["", "forkserver", "isolation", "server", "supervisor", "system"])
+@pytest.mark.parametrize("package", ["", "forkserver", "isolation", "server", "slurm", "supervisor", "system"])
 def test_importing_one_module_of_these_imports_no_other(package):
     """A kernel's Python may have the standard library only, and the supervisor must not load Jupyter."""
     statements = ast.parse(MODULES[package].read_bytes()).body

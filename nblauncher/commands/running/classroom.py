@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nblauncher.auth import hashes
@@ -203,6 +203,8 @@ def _order_digest(host: Host, order: ServerOrder) -> str:
     config = replace(ServerConfig.parse(order.config), name="").to_bytes()
     own = own_files(host).certificate if host.settings.tls.mode == "files" else b""
     rest = [order.spec.to_json(), host.settings.tls.mode, sorted(host.frontend.hosts)]
+    if host.settings.notebook.spawner == "slurm":
+        rest.append(asdict(host.settings.slurm))
     return hashlib.sha256(config + own + json.dumps(rest).encode("ascii")).hexdigest()
 
 

@@ -23,7 +23,7 @@ from nblauncher.planning import survey
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Phase, Plan, Report
 from nblauncher.planning.survey import Facts
-from nblauncher.preflight import kernels, storage
+from nblauncher.preflight import cluster, kernels, storage
 from nblauncher.preflight.ports import bind_trouble
 from nblauncher.supervisor.ports import NO_IPV6
 from nblauncher.system import memory
@@ -42,6 +42,7 @@ def prepare(
     require_kernels(host)
     require_isolation(host)
     require_front_end(host)
+    require_cluster(host)
     wording.require(host, contents)
     remarks = folders.require_accepted(host, is_attended=bool(contents))
     on_demand = on_demand or host.settings.notebook.start == "on-demand"
@@ -77,6 +78,8 @@ def require_kernels(host: Host) -> None:
 
 def require_isolation(host: Host) -> None:
     """RefusedError when the config wants isolation and this host cannot isolate students."""
+    if host.settings.notebook.spawner == "slurm":
+        return
     if host.settings.isolation and (why := namespaces.objection()):
         raise RefusedError(
             f"students cannot be kept apart on this host: {why}",
@@ -91,8 +94,16 @@ def require_front_end(host: Host) -> None:
         classroom.own_files(host)
 
 
+def require_cluster(host: Host) -> None:
+    """RefusedError when no job of the class could run on the cluster; HostError when it cannot be asked."""
+    if host.settings.notebook.spawner == "slurm":
+        cluster.require(host.settings)
+
+
 def refuse_what_does_not_fit(plan: Plan, spawner: str) -> None:
     """RefusedError when the host lacks memory for the servers that would start at once."""
+    if spawner == "slurm":
+        return  # they take none here
     count = sum(len(step.usernames) for step in plan.steps if isinstance(step, StartServers) and not step.on_demand)
     room = memory.room()
     if count > room.servers(spawner):

@@ -32,6 +32,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
     with supervisor:
         found = {report.username: report for report in supervisor.servers()}
     launch.require_kernels(host)
+    launch.require_cluster(host)
     made = setup.prepare(host, wanted, session)
     desired = host.course_ledger.desired()
     shut = lockouts.read(host.paths.lockouts)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nblauncher.commands import disks, snapshot
+from nblauncher.commands import disks, history_share
 from nblauncher.commands.deadlines import freeze, listing, pending
 from nblauncher.commands.deadlines.pending import Captured, CaptureState
 from nblauncher.commands.running import shutdown
 from nblauncher.commands.running.usage import Meter
 from nblauncher.errors import HostError
+from nblauncher.isolation import cgroups
 from nblauncher.ledger import Membership, Usage
 from nblauncher.model import Account, ServerState
 from nblauncher.planning import lockouts
@@ -75,7 +76,7 @@ def look(
     """Look at the class once, with one question to the supervisor. A caller that looks often passes `facts` that are
     not too old, and a meter that remembers.
     """
-    facts, meter = facts or gather(host, now), meter or Meter()
+    facts, meter = facts or gather(host, now), meter or meter_of(host)
     supervisor = client.connect(host.paths)
     found: Overview | None = None
     if supervisor is not None:
@@ -97,18 +98,22 @@ def look(
     return View(entries, front, kernels, facts.next_deadline)
 
 
+def meter_of(host: Host) -> Meter:
+    return Meter(cgroups.choose(host.settings.course))
+
+
 def gather(host: Host, now: datetime) -> Facts:
     """Read the ledgers and the quotas."""
     members = host.ledger.members(host.settings.course)
     accounts = {name: claim.account for name, claim in host.ledger.claims().items() if name in members}
-    usage, share = host.history.usage(), snapshot.share_of(host)
+    usage, share = host.history.usage(), history_share.of_each(host)
     known = disks.known(host, accounts)
     captures, remarks, over = pending.captures(host, now), listing.remarks(host), disks.words(host, known)
     trouble = pending.troubled(captures)
     locked = lockouts.words(host)
     words = {
         name: (
-            *filter(None, (locked.get(name), over.get(name), snapshot.shortage_words(usage.get(name, Usage()), share))),
+            *filter(None, (locked.get(name), over.get(name), history_share.words(usage.get(name, Usage()), share))),
             *(capture.words() for capture in trouble.get(name, ())),
             *([remarks[name]] if name in remarks and name not in trouble else ()),
         )
@@ -121,7 +126,7 @@ def gather(host: Host, now: datetime) -> Facts:
         trouble,
         words,
         _sign_ins(host, accounts),
-        {name: snapshot.usage_details(usage.get(name, Usage()), share) for name in members},
+        {name: history_share.details(usage.get(name, Usage()), share) for name in members},
         _next_deadline(captures, now),
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher.auth import hashes
+from nblauncher.commands import wording
 from nblauncher.commands.teaching import slips
 from nblauncher.config.settings import MailSettings, Settings
 from nblauncher.config.trusted_files import read_trusted, shown
@@ -265,7 +266,13 @@ def _login(file: Path, content: bytes) -> tuple[str, Secret]:
 def _sender(settings: Settings, wish: Wish) -> Sender:
     name, address = settings.mail.sender or ("", "")
     reply_to = settings.mail.reply_to[1] if settings.mail.reply_to else ""
-    return Sender(name, address, reply_to, wish.subject or f"Your password for {settings.course}")
+    return Sender(name, address, reply_to, wish.subject or _usual_subject(settings))
+
+
+def _usual_subject(settings: Settings) -> str:
+    """One line, whatever stands in a text of the teacher's."""
+    words = wording.appearance(settings).words.plain("mail_subject", course=settings.course)
+    return " ".join(words.split())
 
 
 def _addresses(students: Roster) -> dict[str, str]:

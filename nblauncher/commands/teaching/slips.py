@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nblauncher.accounts import SYSTEM_ACCOUNTS
 from nblauncher.auth import hashes
+from nblauncher.commands import wording
 from nblauncher.commands.deadlines import pending
 from nblauncher.commands.running import classroom
 from nblauncher.config.settings import Settings
@@ -90,7 +91,7 @@ def made(host: Host, students: Roster, now: datetime | None = None) -> list[Slip
     for moment in pending.all_moments(host)[0]:
         if moment.at > now:
             to_come.setdefault(moment.username, []).append((moment.deadline.folder, moment.at))
-    return [_slip(host, student, to_come.get(student.username, [])) for student in students]
+    return [_slip(host, student, to_come.get(student.username, []), now) for student in students]
 
 
 def course_of(host: Host) -> Course:
@@ -103,7 +104,9 @@ def course_of(host: Host) -> Course:
                 classroom.issuer(locked)
         authority = class_ca.current_class_ca(*where)
         fingerprint = authority.fingerprint if authority else ""
-    return Course(host.settings.course, host.frontend.front_page, fingerprint, host.settings.web.title)
+    settings = host.settings
+    texts = wording.appearance(settings).words
+    return Course(settings.course, host.frontend.front_page, fingerprint, settings.web.title, texts)
 
 
 def set_up(host: Host, students: Roster) -> Roster:
@@ -139,7 +142,8 @@ def handed_out(host: Host) -> tuple[Path, ...]:
     return settings.material.source, settings.grading.course, *profile
 
 
-def _slip(host: Host, student: Student, to_come: Collection[tuple[str, datetime]]) -> Slip:
+def _slip(host: Host, student: Student, to_come: Collection[tuple[str, datetime]], now: datetime) -> Slip:
+    look = wording.appearance(host.settings)
     soonest = sorted(to_come, key=lambda one: one[1])[:_MOST_DEADLINES]
     return Slip(
         username=student.username,
@@ -148,7 +152,7 @@ def _slip(host: Host, student: Student, to_come: Collection[tuple[str, datetime]
         email=student.email,
         section=student.section,
         seat=student.seat,
-        deadlines=tuple((slip.on_paper(folder), f"{at.astimezone():%a %-d %b %Y, %H:%M}") for folder, at in soonest),
+        deadlines=tuple((slip.on_paper(folder), look.words.moment(at, now, look.time_zone)) for folder, at in soonest),
         later=len(to_come) - len(soonest),
     )
 

@@ -20,7 +20,7 @@ _LATER = (Taken.LAUNCH, Taken.RESTART, Taken.NEVER)
 def changes(old: bytes, new: bytes) -> tuple[str, ...]:
     """A line for each key with another value, safe to show. Nothing for a file that cannot be read."""
     try:
-        before, after = dict(_written(old)), dict(_written(new))
+        before, after = dict(written(old)), dict(written(new))
     except (ValueError, RecursionError, yaml.YAMLError):
         return ()
     return tuple(
@@ -30,8 +30,10 @@ def changes(old: bytes, new: bytes) -> tuple[str, ...]:
     )
 
 
-def _written(data: bytes) -> Iterator[tuple[str, str]]:
-    """The keys in a file, each with its value as it is written there, comments and line breaks left out."""
+def written(data: bytes) -> Iterator[tuple[str, str]]:
+    """The keys in a file, each with its value as it is written there, comments and line breaks left out. Raises
+    ValueError, RecursionError or yaml.YAMLError for what cannot be read.
+    """
     root = yaml.compose(data.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     groups = [("", root)] if root is not None else []
     while groups:

@@ -24,7 +24,7 @@ from nblauncher.config.settings.values import (
     WebSettings,
 )
 from nblauncher.errors import InputError
-from nblauncher.model import Limits, Material
+from nblauncher.model import Limits, Material, SlurmSettings
 from nblauncher.printable import printable
 
 Problem = tuple[int, str]
@@ -164,6 +164,7 @@ def _settings(values: Mapping[str, Any], file: Path) -> Settings:
         tls=TlsSettings(**section("tls")),
         notebook=NotebookSettings(**section("notebook")),
         limits=Limits(**section("limits")),
+        slurm=SlurmSettings(**section("slurm")),
         grading=GradingSettings(**section("grading")),
         mail=_mail(section("mail")),
         file=file,

@@ -102,11 +102,12 @@ def conflicts(settings: Settings, homes: Mapping[str, Path], owner_home: Path | 
     if owner_home is not None and (source == owner_home or source in owner_home.parents):
         found.append(f"material.source: {_shown(source)} holds the teacher's whole home; name a folder in it")
     for key, path in _places(settings):
+        around = {path, *path.parents}
         for username, home in homes.items():
-            if _is_within(path, home):
+            if home in around:
                 found.append(f"{key}: {_shown(path)} is inside the home of the student {username}")
     for username, home in homes.items():
-        if home != source and _is_within(home, source):
+        if home != source and home.parts[: len(source.parts)] == source.parts:
             found.append(f"material.source: {_shown(source)} holds the home of the student {username}")
     return found
 

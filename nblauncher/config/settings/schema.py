@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nblauncher.config.settings import kinds
 from nblauncher.config.settings.keys import Key, Taken
 from nblauncher.config.settings.later_keys import LATER
+from nblauncher.config.settings.slurm_keys import SLURM
 from nblauncher.config.settings.values import DEFAULT_PRELOAD
 
 _SOME_NAME = r"|[^\s:/-][^\s:/]*"
@@ -190,7 +191,7 @@ SCHEMA: Mapping[str, Key] = {
         Taken.RELOAD,
         kinds.text(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", "a language such as en, de, fr or pt-BR"),
         "en",
-        "The language of the pages that students see before Jupyter: en, de, or that of web.texts.",
+        "The language of students' pages, notices, slips and mails: en, de, or that of web.texts.",
     ),
     "web.texts": Key(
         Taken.RELOAD,
@@ -238,10 +239,10 @@ SCHEMA: Mapping[str, Key] = {
     ),
     "notebook.spawner": Key(
         Taken.RESTART,
-        kinds.choice("forkserver", "process"),
+        kinds.choice("forkserver", "process", "slurm"),
         "forkserver",
         "forkserver: servers are forked from a process that has loaded Jupyter once. process: each is a program of its "
-        "own, which takes ten times the CPU to start and three times the memory.",
+        "own, which takes ten times the CPU to start and three times the memory. slurm: each is a job on a cluster.",
     ),
     "notebook.environment": Key(
         Taken.RESTART, kinds.environment, "{}", 'Variables for servers and kernels, such as {OMP_NUM_THREADS: "1"}.'
@@ -327,6 +328,7 @@ SCHEMA: Mapping[str, Key] = {
         "What a student's files may take on the file system of the homes. Held by its quota where it has them; "
         "elsewhere `status` names the students above it.",
     ),
+    **SLURM,
     **LATER,
     "isolation": Key(
         Taken.RESTART,
@@ -348,6 +350,7 @@ SECTION_WORDS: Mapping[str, str] = {
     "tls": "Encryption.",
     "notebook": "The students' notebook servers.",
     "mail": "How students are sent their passwords, by `mail`.",
+    "slurm": "Servers as jobs of a cluster, with notebook.spawner: slurm.",
     "grading": "Grading of an assignment. The limits are those of one submission.",
     "limits": "What one student may take, so that the others notice nothing.",
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nblauncher.model import Deadline, Limits, Material
+from nblauncher.model import SITE_DEFAULTS, Deadline, Limits, Material, SlurmSettings
 
 DEFAULT_LIMITS = Limits(memory=1_000_000_000, cpus=1.0, processes=256)
 DEFAULT_PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
@@ -91,7 +91,7 @@ class NotebookSettings:
     interface: str = "notebook"
     """notebook | lab"""
     spawner: str = "forkserver"
-    """forkserver | process"""
+    """forkserver | process | slurm"""
     environment: Mapping[str, str] = field(default_factory=dict)
     start_deadline: int = 120
     """Seconds a server may take until its URL answers."""
@@ -177,6 +177,7 @@ class Settings:
     notebook: NotebookSettings = NotebookSettings()
     limits: Limits = DEFAULT_LIMITS
     isolation: bool = True
+    slurm: SlurmSettings = SITE_DEFAULTS
     grading: GradingSettings = GradingSettings()
     mail: MailSettings = MailSettings()
     file: Path | None = None

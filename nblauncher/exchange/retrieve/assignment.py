@@ -53,7 +53,7 @@ def arrange(order: Assignment) -> Mapping[str, Any]:
     store = os.open(order.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = files.open_folder(order.staging, store)
     student = files.open_folder(order.username, staging)
-    about = _manifest(student)
+    about = manifest_of(student)
     now = {row["path"].removeprefix("work/"): row for row in about["files"]}
     then = _captured(store, order) if order.captured else None
     in_time = _rows(then, order) if then is not None else None
@@ -108,7 +108,7 @@ def handed_in(retrieval: int, username: str, folder: str) -> HandedIn | None:
     Runs as the teacher. OSError when the retrieval has no such student.
     """
     student = files.open_folder(username, retrieval)
-    about = _manifest(student)
+    about = manifest_of(student)
     plain, nbgrader = f"work/{folder}", f"{SUBMITTED}/{username}/{folder.replace('/', '-')}"
     for base, where in ((student, plain), (retrieval, nbgrader)):
         rows = {
@@ -162,7 +162,7 @@ def _names(paths: Collection[str]) -> dict[str, str]:
     }
 
 
-def _manifest(student: int) -> dict[str, Any]:
+def manifest_of(student: int) -> dict[str, Any]:
     descriptor, _status = files.open_file("manifest.json", student)
     with os.fdopen(descriptor, "rb") as file:
         found: dict[str, Any] = json.load(file)
@@ -172,7 +172,7 @@ def _manifest(student: int) -> dict[str, Any]:
 def _captured(store: int, order: Assignment) -> dict[str, Any]:
     """The manifest of its deadline. HostError when that retrieval is gone: without it nothing can be called late."""
     try:
-        return _manifest(files.open_below(store, f"{order.captured}/{order.username}"))
+        return manifest_of(files.open_below(store, f"{order.captured}/{order.username}"))
     except OSError as error:
         where = order.target / order.captured / order.username
         raise HostError(f"what was captured at the deadline is not in {where} any more", "Put it back.") from error

@@ -21,6 +21,10 @@ class Tree:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(parts[-1], flags, 0o600, dir_fd=self._folder(parts[:-1], is_made=True))
 
+    def make_folder(self, parts: tuple[str, ...]) -> None:
+        """A folder and those above it, 0700. OSError."""
+        self._folder(parts, is_made=True)
+
     def open(self, parts: tuple[str, ...]) -> tuple[int, os.stat_result]:
         """A regular file that belongs to this process's account, open for reading. OSError."""
         descriptor, status = files.open_file(parts[-1], self._folder(parts[:-1]))

@@ -111,3 +111,16 @@ def test_while_a_password_is_changed_the_file_has_the_old_one_too(file):
 def test_the_change_of_a_row_that_the_teacher_deleted_makes_it_again(file):
     credentials.begin_change(ME, file, [row("ada", "Ada", password="new")])
     assert [(one["name"], one["notebook_password"]) for one in cells(file)] == [("Ada", "new")]
+
+
+@needs_root_as_owner
+def test_a_row_follows_the_roster_and_keeps_its_passwords(file):
+    credentials.write(ME, file, [row("ada", "Ada"), row("bob", "=Bob")])
+    assert credentials.outdated(ME, file, [row("ada", "Ada"), row("bob", "=Bob"), row("eve")]) == frozenset()
+    now = [row("ada", "Ada L.", password="new"), row("bob", "=Bob"), row("eve")]
+    assert credentials.outdated(ME, file, now) == {"ada"}
+    credentials.correct(ME, file, now)
+    assert [(one["username"], one["name"], one["notebook_password"]) for one in cells(file)] == [
+        ("ada", "Ada L.", "abcd"),
+        ("bob", "'=Bob", "abcd"),
+    ]

@@ -14,9 +14,15 @@ from nblauncher.auth import appearance, texts, visitor_pages
 from nblauncher.auth.appearance import Appearance
 from nblauncher.auth.texts import Texts
 from nblauncher.model import LANGUAGES
+from nblauncher.server import notice_board
 
 WEB = Path(texts.__file__).parents[1] / "web"
-TEMPLATES = {path: path.read_text() for path in sorted((WEB / "templates").rglob("*.html"))}
+SLIPS = WEB.with_name("slips")
+TEMPLATES = {
+    path: path.read_text()
+    for path in (*sorted((WEB / "templates").rglob("*.html")), *sorted(SLIPS.glob("*.html")), SLIPS / "letter.txt")
+}
+STRIP = (WEB.with_name("server") / "notices_extension/static/remoteEntry.js").read_text()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -33,18 +39,26 @@ def test_every_file_of_texts_is_a_language_that_is_offered():
 
 
 def test_every_text_is_used_and_every_template_uses_texts_that_are_there():
-    used = set(re.findall(r'\bt(?:\.raw|\.lines)?\(\s*"(\w+)"(?! ~)', "".join(TEMPLATES.values())))
+    used = set(re.findall(r'\bt(?:\.raw|\.lines|\.plain)?\(\s*"(\w+)"(?! ~)', "".join(TEMPLATES.values())))
     assert used <= set(texts.shipped("en"))
     sources = "".join(TEMPLATES.values()) + "".join(path.read_text() for path in WEB.parent.rglob("*.py"))
     made = re.compile(r"(own_)?deadline|trust_(windows|macos|firefox|linux|chromebook|ios|android)|why_|\w+_title$")
     assert [key for key in texts.shipped("en") if f'"{key}"' not in sources and not made.match(key)] == []
 
 
+def test_the_strip_fills_in_exactly_the_texts_that_its_page_has():
+    assert set(re.findall(r"words\('(\w+)'", STRIP)) == set(notice_board.IN_SCRIPT)
+
+
+def test_plain_text_has_no_marks_of_its_own_but_those_of_a_value():
+    assert Texts("en").plain("deadline_of", folder="**x**", when="`now`") == "Deadline for **x**: `now`"
+
+
 def test_no_template_says_anything_itself():
     """Between tags and expressions there is punctuation, and what is a name in every language."""
     for path, source in TEMPLATES.items():
         code = r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|<script.*?</script>|<[^>]*>| \w+=\"\w+\""
-        plain = re.sub(code, " ", source, flags=re.S)
+        plain = re.sub(code, " ", source.replace("{{ style }}", ""), flags=re.S)
         assert re.findall(r"[A-Za-z]{2,}", plain) == [], path
 
 
@@ -101,7 +115,7 @@ def test_a_damaged_file_costs_the_title_and_not_the_page(tmp_path: Path, content
 
 
 def test_what_is_written_is_read_again(tmp_path: Path):
-    look = Appearance("Physik ü <b>", "fr", {"sign_in": "é"})
+    look = Appearance("Physik ü <b>", "fr", {"sign_in": "é"}, "Europe/Paris")
     (tmp_path / "file").write_bytes(look.to_bytes())
     assert appearance.read(tmp_path / "file") == look
 

@@ -11,6 +11,7 @@ import pytest
 from nblauncher.cli import class_table
 from nblauncher.cli.watch import _shares, _Watching
 from nblauncher.commands.running.status import View
+from nblauncher.commands.running.usage import Meter
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=timezone.utc)
 
@@ -146,7 +147,7 @@ def test_students_are_sorted(key, names):
 
 def watching(count: int) -> _Watching:
     host = SimpleNamespace(settings=SimpleNamespace(course="lab"))
-    made = _Watching(host, (), "name")  # type: ignore[arg-type]
+    made = _Watching(host, (), "name", Meter())  # type: ignore[arg-type]
     made.view = View([entry(f"s{number:03}") for number in range(count)], "ready", "", None)
     return made
 

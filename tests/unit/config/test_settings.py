@@ -27,7 +27,7 @@ from nblauncher.config.settings import (
 from nblauncher.config.settings.keys import Taken
 from nblauncher.config.settings.schema import SCHEMA, SECTIONS
 from nblauncher.errors import InputError
-from nblauncher.model import Limits, Material
+from nblauncher.model import Limits, Material, SlurmSettings
 from nblauncher.system import system_folders
 
 FILE = Path("/srv/class/notebooks.cfg")
@@ -73,6 +73,7 @@ def test_the_sample_names_every_key_that_the_settings_have() -> None:
         "tls": TlsSettings,
         "notebook": NotebookSettings,
         "limits": Limits,
+        "slurm": SlurmSettings,
         "grading": GradingSettings,
         "mail": MailSettings,
     }
@@ -227,7 +228,7 @@ def test_every_problem_is_named_at_once_with_its_line() -> None:
         ("course: a\nlimits: {processes: 3}\n", "3 is not between 32 and 1000000"),
         ("course: a\nlimits: {disk: 5}\n", '"5" is not a size with a unit'),
         ("course: a\naccounts: {home: /tmp/homes}\n", "with isolation a student's server sees its own /tmp"),
-        ("course: a\nnotebook: {spawner: slurm}\n", '"slurm" is not one of forkserver or process'),
+        ("course: a\nnotebook: {spawner: nomad}\n", '"nomad" is not one of forkserver, process or slurm'),
         ("course: a\nretrieve: {max_file: 100}\n", '"100" is not a size with a unit'),
         ("course: a\nretrieve: {max_file: 100 XB}\n", "is not a size with a unit"),
         ("course: a\nretrieve: {max_file: 0 MB}\n", "is not a size that a file can have"),

@@ -77,6 +77,18 @@ CHANGED = {
     "limits.processes": "99",
     "limits.disk": "3 GB",
     "isolation": "false",
+    "slurm.partition": "class",
+    "slurm.account": "physics",
+    "slurm.qos": "teaching",
+    "slurm.reservation": "physics101",
+    "slurm.time": "240",
+    "slurm.gres": '"gpu:1"',
+    "slurm.constraint": "intel",
+    "slurm.options": "[--exclude=n7]",
+    "slurm.prologue": "[module load python]",
+    "slurm.python": "/opt/nblauncher/bin/python",
+    "slurm.config": "/etc/slurm/slurm.conf",
+    "slurm.programs": "/opt/slurm/bin",
     "grading.course": "other",
     "grading.requirements": "[nbgrader, nbconvert]",
     "grading.command": "[pytest]",
@@ -161,6 +173,8 @@ def started(host: Host, given: Settings) -> Host:
 
 
 def base_of(name: str) -> dict[str, str]:
+    if name.startswith("slurm."):
+        return {"notebook.spawner": "slurm"}
     return {
         "web.routing": {"web.frontend": "nginx"},
         "grading.name": {"web.names": "[class.example.org]"},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -23,6 +25,14 @@ from nblauncher.system import drafts, leases, replacement, workers
 from nblauncher.system.streams import frames_of
 
 DAY = date(2026, 11, 20)
+
+
+@pytest.fixture(autouse=True)
+def ignores_who_waits_for_a_lease() -> Iterator[None]:
+    """As the student's side does: by default SIGIO ends a process whose lease another one waits for."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGIO, before)
 
 
 @dataclass

@@ -53,6 +53,37 @@ def test_without_limits_nothing_is_written(tmp_path):
     assert set(files(folder).values()) == {"max"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "lines", "counted"),
+    [
+        (Kind.V2, "anon 700\nfile 90000\nkernel 4\nshmem 50\n", 750),
+        (Kind.V2, "file 90000\n", None),
+        (Kind.V1, "cache 90000\nrss 1\nshmem 1\ntotal_cache 90000\ntotal_rss 800\ntotal_shmem 60\n", 860),
+        (Kind.V1, "cache 90000\nrss 800\n", None),
+    ],
+)
+def test_memory_that_counts_is_what_cannot_be_taken_back(tmp_path, kind, lines, counted):
+    """Of a group and the groups below it; cached files are not counted."""
+    folder = made(tmp_path / "group", "memory.stat", content=lines)
+    group = Group(kind, folder) if kind is Kind.V2 else Group(Kind.V2, tmp_path, (("memory", folder),))
+    assert limits.charged_memory(group) == counted
+    assert limits.charged_memory(Group(kind, tmp_path / "no such group")) is None
+
+
+def test_every_group_of_a_student_is_found_in_one_look(tmp_path):
+    """In this course and in others, only of students of this course, with the groups of frozen logins."""
+    groups, others = Groups(Kind.V2, tmp_path / "math"), Groups(Kind.V2, tmp_path / "art")
+    for group in (groups.of_student(7), groups.held(8), others.of_student(7), others.held(7), others.of_student(9)):
+        made(group.path)
+    made(tmp_path / "math/other")
+    (tmp_path / "cgroup.procs").write_text("")
+    found = groups.by_uid()
+    assert found.keys() == {7, 8}
+    assert all(set(folders) == set(groups.everywhere(uid)) for uid, folders in found.items())
+    assert len(found[7]) == 3
+    assert (Groups(Kind.V2, tmp_path / "none").by_uid(), Groups(Kind.NONE).by_uid()) == ({}, {})
+
+
 @pytest.mark.parametrize("before", ["9000000000", "1000"])
 def test_cgroup_v1_takes_memory_with_swap_in_the_right_order(tmp_path, before):
     memory = made(tmp_path / "memory", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", content=before)

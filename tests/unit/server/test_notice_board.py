@@ -7,10 +7,12 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from jupyter_events import EventLogger
 
+from nblauncher.auth.appearance import Appearance
 from nblauncher.server.notice_board import EVENT, NoticeBoard
 from nblauncher.server.notices import Message, Notices, Visit
 from nblauncher.server.sessions import Session, Sessions
@@ -78,6 +80,22 @@ def test_a_message_is_shown_until_its_time(server: Server):
     assert server.shown() == [("message", "<b>soon</b>"), ("message", "always")]
     server.clock.now += 60
     assert server.shown() == [("message", "always")]
+
+
+def test_texts_and_times_are_those_of_the_class(tmp_path: Path):
+    """In its language, on its clock, with the day unless it is today there; looked up every time."""
+    look = [Appearance(language="de", time_zone="Pacific/Kiritimati"), Appearance()]
+    board = NoticeBoard(tmp_path / "file", tmp_path, Sessions(tmp_path / "x"), lambda: 200.0, look=lambda: look[0])
+    at = int(NOW) + 400 * 86400
+    notices = Notices(deadlines=(("ps1", at),), visits=(Visit("0" * 16, NOW, NOW + 3600),), disk=(95, 100))
+    (tmp_path / "file").write_bytes(notices.to_bytes())
+    visit, deadline, disk, idle = board.shown()["notices"]
+    local = datetime.fromtimestamp(at, ZoneInfo("Pacific/Kiritimati"))
+    assert deadline["clock"].endswith(f"{local.year}, {local:%H:%M} Uhr")
+    assert visit["text"].startswith("Ihre Lehrkraft hat Ihren Notebook-Server geöffnet, ")
+    assert "belegen" in disk["text"] and "schläft" in idle["text"]
+    look.pop(0)
+    assert "Your files take" in board.shown()["notices"][2]["text"]
 
 
 def test_deadlines_that_are_over_are_not_shown(server: Server):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 
 import pytest
 
+from nblauncher.auth import texts
+from nblauncher.auth.texts import Texts
 from nblauncher.model import Secret
-from nblauncher.slips import page, slip
+from nblauncher.slips import letter, page, slip
 from nblauncher.slips.slip import Course, Slip, arranged, on_paper, usual_order
 
 TITLE = "Physics <b>101</b>"
@@ -86,6 +90,33 @@ def test_a_card_has_the_title_of_the_class_as_text_or_else_the_name_of_the_cours
     text = Elements(shown(made(), course=Course("physics101", COURSE.front_page, title=TITLE))).text
     assert TITLE in text and "physics101" not in text.replace(COURSE.front_page, "")
     assert "physics101" in Elements(shown(made())).text
+
+
+def test_cards_and_mails_are_in_the_language_of_the_class():
+    """Every text of theirs, in a translation of the teacher's too, in which nothing is markup either."""
+    slips = [
+        made("ada", deadlines=(("<ps1>", "Fri"), ("", "Sat")), later=2, section="x", seat="7"),
+        made("bob", notebook_password=Secret(""), system_password=Secret("abcd-efgh-jkmn"), section=""),
+        made("eve", keeps_system_password=True),
+    ]
+    own = [key for key in texts.shipped("en") if key.startswith(("slip", "mail_"))]
+    given = {key: f"<i>{key}</i> {texts.shipped('en')[key]}" for key in own}
+    course = replace(COURSE, texts=Texts("ar", given))
+    html = shown(*slips, course=course, order="section")
+    sender = letter.Sender("Dr. Eve", "eve@example.org", "", "subject")
+    now = datetime.now(timezone.utc)
+    mails = [letter.message(course, one, "ada@example.org", sender, "cafe", now) for one in slips]
+    plain = "".join(one.get_body(("plain",)).get_content() for one in mails)
+    rich = "".join(one.get_body(("html",)).get_content() for one in mails)
+    assert '<html lang="ar" dir="rtl">' in html and '<html lang="ar" dir="rtl">' in rich
+    assert "<i>" not in html + rich and {one["Content-Language"] for one in mails} == {"ar"}
+    assert [key for key in own if key not in html + rich + "mail_subject"] == []
+    of_mails = ("slip_address", "slip_section", "slip_seat", "mail_intro", "slip_trust", "slip_system_kept")
+    assert [key for key in (*of_mails, "slip_later_deadlines") if key not in plain] == []
+    german = Elements(shown(*slips, course=replace(COURSE, texts=Texts("de")))).text
+    for words in ("Adresse", "Benutzername", "Platz 7", "Abgabefrist für <ps1>: Fri", "Spätere Abgabefristen: 2"):
+        assert words in german
+    assert not re.search("Address|Username|Notebook password|Deadline for|certificate", german)
 
 
 def test_a_card_without_a_known_password_says_so() -> None:

@@ -13,8 +13,16 @@
     return factory();
   };
 
+  // Texts in the class's language, from the page's config (nblauncher.server.app). Filled in once: nothing in a value is
+  // a placeholder.
+  const reader = option => {
+    const given = JSON.parse(option('nblauncherTexts') || '{}');
+    return (key, values = {}) =>
+      (given[key] || '').replace(/\{([a-z]+)\}/g, (all, name) => (name in values ? String(values[name]) : all));
+  };
+
   // The notices that are shown at this moment. `clock` is the server's time in seconds.
-  const current = (notices, clock) => {
+  const current = (notices, clock, words) => {
     const shown = [];
     for (const one of notices) {
       if (one.until !== null && one.until <= clock) {
@@ -27,11 +35,9 @@
       const minutes = (one.until - clock) / 60;
       const stage = MINUTES.filter(start => minutes <= start).pop();
       if (stage !== undefined) {
-        const left = Math.ceil(minutes);
-        const what = one.folder ? `The deadline for ${one.folder}` : 'The deadline';
-        const text =
-          `${what} is at ${one.clock}, in ${left} ${left === 1 ? 'minute' : 'minutes'}. ` +
-          'Save your work (Ctrl+S): what is saved by then counts, and you need not hand in anything.';
+        const about = { folder: one.folder, when: one.clock, minutes: Math.ceil(minutes) };
+        const what = one.folder ? words('notice_deadline_of', about) : words('notice_deadline', about);
+        const text = `${what} ${words('notice_deadline_save')}`;
         shown.push({ ...one, id: `${one.id} ${stage}`, text });
       }
     }
@@ -63,7 +69,7 @@
     idle: ['#e1edf7', '#0b2a45', '#8db3d4']
   };
 
-  const row = (one, dismiss) => {
+  const row = (one, words, dismiss) => {
     const [ground, ink, line] = COLOURS[one.kind] || COLOURS.message;
     const node = document.createElement('div');
     node.className = 'nblauncher-notice';
@@ -77,8 +83,8 @@
     text.textContent = one.text;
     const button = document.createElement('button');
     button.textContent = '\u00d7';
-    button.title = 'Hide';
-    button.setAttribute('aria-label', 'Hide this notice');
+    button.title = words('notice_hide');
+    button.setAttribute('aria-label', words('notice_hide'));
     button.style.cssText =
       `border: 1px solid ${line}; border-radius: 3px; background: transparent; color: inherit; cursor: pointer;` +
       'font: inherit; min-width: 28px; min-height: 24px';
@@ -87,10 +93,11 @@
     return node;
   };
 
-  const strip = app => {
+  const strip = (words, language) => {
     const node = document.createElement('div');
     node.id = 'nblauncher-notices';
     node.setAttribute('role', 'status');
+    node.lang = language;
     node.style.cssText = 'position: fixed; top: 0; left: 0; right: 0; z-index: 9000; max-height: 40vh; overflow: auto';
     document.body.append(node);
     // The application fills the window below it, and lays itself out again when the window seems to have changed.
@@ -104,7 +111,7 @@
         return;
       }
       shown = now;
-      node.replaceChildren(...notices.map(one => row(one, () => dismiss(one))));
+      node.replaceChildren(...notices.map(one => row(one, words, () => dismiss(one))));
       document.body.style.setProperty(`--${HEIGHT}`, `${node.offsetHeight}px`);
       window.dispatchEvent(new Event('resize'));
     };
@@ -122,7 +129,7 @@
   };
 
   // `send` changed these files. A page without unsaved edits loads the new version; with some, it saves, and is asked.
-  const showChanged = async (app, paths, { Notification }) => {
+  const showChanged = async (app, paths, words, { Notification }) => {
     const contexts = openContexts(app);
     for (const path of paths) {
       const context = contexts.get(path);
@@ -137,9 +144,7 @@
         await context.save().catch(error => console.warn(error));
       } else {
         await context.revert();
-        Notification.info(`Your teacher changed ${path.split('/').pop()}. This page shows the new version.`, {
-          autoClose: false
-        });
+        Notification.info(words('changed_shown', { file: path.split('/').pop() }), { autoClose: false });
       }
     }
   };
@@ -172,7 +177,7 @@
 
   // In place of Jupyter's question, whose default button overwrites what came from the teacher: `_raiseConflict` of
   // @jupyterlab/docregistry's Context, a private method. It answers with the file as it is on the server afterwards.
-  const askSafely = (app, changedPaths, { Dialog, Notification, showDialog }) =>
+  const askSafely = (app, changedPaths, words, { Dialog, Notification, showDialog }) =>
     async function (onDisk, mine) {
       if (this._conflictModalIsOpen) {
         throw named('ModalDuplicateError', 'Modal is already displayed');
@@ -180,17 +185,17 @@
       this._conflictModalIsOpen = true;
       const file = this.path.split('/').pop();
       const byTeacher = changedPaths().includes(this.path);
-      const who = byTeacher ? `Your teacher changed “${file}”` : `“${file}” changed on the server`;
-      const keep = Dialog.okButton({ label: 'Load it, keep mine beside', actions: ['keep'] });
-      const overwrite = Dialog.warnButton({ label: 'Overwrite', actions: ['overwrite'] });
+      const cancel = Dialog.cancelButton({ label: words('changed_cancel') });
+      const keep = Dialog.okButton({ label: words('changed_keep'), actions: ['keep'] });
+      const overwrite = Dialog.warnButton({ label: words('changed_overwrite'), actions: ['overwrite'] });
       let result;
       try {
         result = await showDialog({
-          title: byTeacher ? 'Your teacher changed this file' : 'This file changed on the server',
-          body:
-            `${who} while you had it open with changes of your own. Load the changed version, and keep yours in a ` +
-            'second file beside it; nothing is lost. Or overwrite it with yours.',
-          buttons: [Dialog.cancelButton(), overwrite, keep],
+          title: byTeacher ? words('changed_by_teacher') : words('changed_on_server'),
+          body: byTeacher
+            ? words('changed_by_teacher_question', { file })
+            : words('changed_on_server_question', { file }),
+          buttons: [cancel, overwrite, keep],
           defaultButton: 2
         });
       } finally {
@@ -209,9 +214,7 @@
         const name = await freeName(contents, this.path);
         await contents.save(name, latest);
         await this.revert();
-        Notification.success(`Your version is in “${name.split('/').pop()}”. This page shows the changed one.`, {
-          autoClose: false
-        });
+        Notification.success(words('changed_kept', { file: name.split('/').pop() }), { autoClose: false });
         return this.contentsModel || onDisk;
       }
       throw named('ModalCancelError', 'Cancel');
@@ -226,14 +229,16 @@
       const settings = app.serviceManager.serverSettings;
       const { ServerConnection } = await load('@jupyterlab/services');
       const dismissed = dismissals(settings.baseUrl);
-      const show = strip(app);
+      const { PageConfig } = await load('@jupyterlab/coreutils');
+      const words = reader(name => PageConfig.getOption(name));
+      const show = strip(words, PageConfig.getOption('nblauncherLanguage'));
       let told = { notices: [], changed: [], changed_at: 0 };
       let ahead = 0; // seconds by which the server's clock is ahead of this one
       let seenChange = Infinity;
 
       const draw = () => {
         const clock = Date.now() / 1000 + ahead;
-        const shown = current(told.notices, clock).filter(one => !dismissed.has(one.id));
+        const shown = current(told.notices, clock, words).filter(one => !dismissed.has(one.id));
         show(shown, one => {
           dismissed.add(one.id);
           draw();
@@ -253,14 +258,14 @@
         ahead = told.now - Date.now() / 1000;
         draw();
         if (told.changed_at > seenChange) {
-          await showChanged(app, told.changed, apputils);
+          await showChanged(app, told.changed, words, apputils);
         }
         seenChange = told.changed_at;
       };
 
       const { Context } = await load('@jupyterlab/docregistry');
       if (typeof Context.prototype._raiseConflict === 'function') {
-        Context.prototype._raiseConflict = askSafely(app, () => told.changed, apputils);
+        Context.prototype._raiseConflict = askSafely(app, () => told.changed, words, apputils);
       } else {
         console.warn('nblauncher: JupyterLab asks its own question when a file changed on the server');
       }

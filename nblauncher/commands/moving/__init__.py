@@ -1,0 +1,1 @@
+"""A class that moves: `export` on one host, `import` on another."""
