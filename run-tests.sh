@@ -113,6 +113,7 @@ install_tools() {
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
     wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn)
+    wanted+=(zsh fish) # 8 MB
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
     [ "$1" != slow ] || wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)
     for tool in "${wanted[@]}"; do

@@ -30,7 +30,7 @@ from _shared import forget, measured, nblauncher, need
 COURSE = "nbtg"
 CONFIG = """
 course: {course}
-accounts: {{uid_range: 40000-59999}}
+accounts: {{uid_range: 40000-58999}}
 web: {{port: 23300}}
 material: {{source: material, target: tutorial}}
 history: {{budget: 20 GB}}

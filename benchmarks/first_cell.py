@@ -32,7 +32,7 @@ import websocket
 from _shared import forget, memory, nblauncher, notebook_passwords, processor_seconds, supervisor, tree
 
 COURSE = "nbtc"
-FIRST_UID, LAST_UID = 26500, 59999
+FIRST_UID, LAST_UID = 26500, 58999
 PORT = 21900
 CELL = "import pandas as pd\npd.DataFrame({'a': [1, 2, 3]}).describe()"
 CONFIG = """

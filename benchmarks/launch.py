@@ -21,7 +21,7 @@ from pathlib import Path
 from _shared import forget, measured, memory, nblauncher, processor_seconds, supervisor, tree
 
 COURSE = "nbtf"
-FIRST_UID, LAST_UID = 28500, 59999
+FIRST_UID, LAST_UID = 28500, 58999
 CONFIG = """
 course: {course}
 accounts: {{uid_range: {first}-{last}}}

@@ -30,7 +30,7 @@ from _shared import forget, measured, memory, nblauncher, notebook_passwords, pr
 from nblauncher.paths import CoursePaths
 
 COURSE = "nbtg"
-FIRST_UID, LAST_UID = 27000, 59999
+FIRST_UID, LAST_UID = 27000, 58999
 PORT = 21600
 AUTHORITY = CoursePaths(COURSE).tls / "ca.pem"
 CONFIG = """

@@ -18,7 +18,7 @@ from pathlib import Path
 from _shared import delete, forget, measured, nblauncher
 
 COURSE = "nbtb"
-FIRST_UID, LAST_UID = 29500, 59999
+FIRST_UID, LAST_UID = 29500, 58999
 CONFIG = """
 course: {course}
 accounts: {{uid_range: {first}-{last}}}

@@ -46,7 +46,7 @@ def write_class(folder: Path, names: list[str], frontend: str) -> None:
     (folder / "material").mkdir(exist_ok=True)
     (folder / "material" / "lab.txt").write_text("measure\n")
     (folder / "students.csv").write_text("username\n" + "\n".join(names) + "\n")
-    config = f"course: {COURSE}\naccounts: {{uid_range: {FIRST_UID}-59999}}\n"
+    config = f"course: {COURSE}\naccounts: {{uid_range: {FIRST_UID}-58999}}\n"
     (folder / "notebooks.cfg").write_text(config + f"web: {{port: {PORT}, frontend: {frontend}}}\n")
 
 

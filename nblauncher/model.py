@@ -208,10 +208,31 @@ class Handle:
     start_time: int
 
 
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """Identifies a job of Slurm: its number, the student's uid, and the AdminComment, which only root can set."""
+
+    job: int
+    uid: int
+    mark: str
+
+
+ServerHandle = Handle | JobHandle
+"""A server is a process of this host or a job of the cluster. Only a process can be signalled."""
+
+
+def handle_words(handle: ServerHandle | None) -> str:
+    """`pid 4711` or `job 12`, for logs."""
+    if handle is None:
+        return "pid 0"
+    return f"job {handle.job}" if isinstance(handle, JobHandle) else f"pid {handle.pid}"
+
+
 class ServerState(str, Enum):
     """The state of a student's server, as `status` shows it."""
 
     READY = "ready"
+    QUEUED = "queued"
     STARTING = "starting"
     ASLEEP = "asleep"
     STOPPED = "stopped"
@@ -320,6 +341,7 @@ SHUT_DOWN = "it was shut down"
 ENDED_ITSELF = "it ended by itself"
 NO_ANSWER = "it did not answer in time"
 STAYS_DOWN = "and stays down"
+NOT_CONFIRMED = "the cluster does not confirm that it has"
 
 _PLAIN = {
     OUT_OF_MEMORY: "memory",

@@ -76,7 +76,7 @@ CHANGE = {
 }
 FILES = {"files": number, "bytes": number, "exceptions": many(exactly(EXCEPTION))}
 MATERIAL = {**FILES, "changes": many(exactly(CHANGE))}
-STATES = one_of("ready", "starting", "asleep", "stopped", "failed", "unknown", "frozen")
+STATES = one_of("ready", "starting", "queued", "asleep", "stopped", "failed", "unknown", "frozen")
 SERVER = {"server": STATES, "port": optional(number), "url": optional(text)}
 STOPPED = {"server": STATES, "unproven": many(number)}
 HISTORY = {"history_bytes": number, "history_share": number, "history_above_share": fact}
@@ -144,6 +144,8 @@ STUDENT: Mapping[str, Mapping[str, Kind]] = {
     "status": {
         **SERVER,
         "pid": optional(number),
+        "job": optional(number),
+        "node": optional(text),
         "memory_bytes": optional(number),
         "cpu_seconds": optional(seconds),
         "kernels": optional(number),

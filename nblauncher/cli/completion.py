@@ -157,7 +157,11 @@ class _Whole(shell_completion.ShellComplete):
 
 
 class _Zsh(_Whole, shell_completion.ZshComplete):
-    pass
+    """Click's script completes nothing at the second Tab of a session: only the first call is `loadautofunc`."""
+
+    source_template = shell_completion.ZshComplete.source_template.replace(
+        "$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _%(prog_name)s"
+    )
 
 
 class _Fish(_Whole, shell_completion.FishComplete):

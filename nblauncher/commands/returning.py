@@ -90,9 +90,9 @@ class ReturnWork(ForOne):
         host.course_ledger.record_handed_out(self.username, send.MATERIAL, based)
         if delivered.failure:
             raise HostError(delivered.failure, "What was brought back stays; run the command again.")
-        host.course_ledger.record_handed_out(
-            self.username, RETURNED, {self.folder: HandedOut("", 0, 0, 0, 0, UNRELATED)}
-        )
+        if not any(one.outcome == delivery.BLOCKED for one in delivered.outcomes):
+            done = {self.folder: HandedOut("", 0, 0, 0, 0, UNRELATED)}
+            host.course_ledger.record_handed_out(self.username, RETURNED, done)
         send.tell_changed(host, self.username, delivered.changes)
         brought = delivered.work
         details = work_details(brought.files, brought.bytes, (*brought.exclusions, *unusable))

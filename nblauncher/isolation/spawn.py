@@ -6,12 +6,13 @@ environment variable of ours.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class Child:
     keep: tuple[int, ...]
     folder: Path
     sandbox: Sandbox
+    listening: tuple[int, ...] = ()
+    """Of `keep`, the sockets that it gets as systemd passes them (sd_listen_fds(3)): from number 3 on, with LISTEN_FDS
+    and LISTEN_PID.
+    """
 
 
 def fork_exec(child: Child) -> tuple[Handle, int]:
@@ -44,6 +49,15 @@ def fork_exec(child: Child) -> tuple[Handle, int]:
     For a process with a single thread, as root. An error after the fork is written to that output, and the child exits
     with status 126. HostError when the host cannot start a child.
     """
+    return _start(child, lambda: _exec(child))
+
+
+def fork_run(child: Child, body: Callable[[], None]) -> tuple[Handle, int]:
+    """As `fork_exec`, but it goes on with `body` in the memory of this process, which must hold no secret."""
+    return _start(child, body)
+
+
+def _start(child: Child, body: Callable[[], None]) -> tuple[Handle, int]:
     output, output_end = os.pipe2(os.O_CLOEXEC)
     try:
         pid = os.fork()
@@ -52,7 +66,7 @@ def fork_exec(child: Child) -> tuple[Handle, int]:
         os.close(output_end)
         raise HostError(f"cannot start a process: {error.strerror}") from error
     if pid == 0:
-        _become(child, output_end)
+        _become(child, output_end, body)
     os.close(output_end)
     os.set_blocking(output, False)
     handle = processes.identify(pid)
@@ -78,20 +92,35 @@ def settle(child: Child, output: int) -> None:
     _enter_folder(child.folder)
 
 
-def _become(child: Child, output: int) -> None:
-    """The child, until exec. Never returns into the parent's code."""
+def _become(child: Child, output: int, body: Callable[[], None]) -> None:
+    """The child. Never returns into the parent's code."""
     try:
         gc.disable()
         settle(child, output)
-        for descriptor in child.keep:
-            os.set_inheritable(descriptor, True)
-        os.execve(child.argv[0], list(child.argv), dict(child.environment))  # noqa: S606
+        body()
     except BaseException:
         # The boundary of this process: no caller can catch it, and the parent reads what is written here.
         traceback.print_exc(file=sys.stderr)
         sys.stderr.flush()
     finally:
         os._exit(126)
+
+
+def _exec(child: Child) -> None:
+    for descriptor in child.keep:
+        os.set_inheritable(descriptor, True)
+    environment = {**child.environment, **_pass_on(child.listening)}
+    os.execve(child.argv[0], list(child.argv), environment)  # noqa: S606
+
+
+def _pass_on(listening: tuple[int, ...]) -> dict[str, str]:
+    """Give the sockets their numbers; the variables that say so."""
+    if not listening:
+        return {}
+    # First out of the way: one may have a number that another is to get.
+    for number, copy in enumerate([fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 64) for one in listening], start=3):
+        os.dup2(copy, number)
+    return {"LISTEN_FDS": str(len(listening)), "LISTEN_PID": str(os.getpid())}
 
 
 def _use_streams(output: int) -> None:

@@ -223,7 +223,7 @@ def associations(settings: SlurmSettings, site: Site, usernames: Collection[str]
     if not site.enforces_associations or not usernames:
         return []
     try:
-        lacking = sites.without_association(settings, usernames)
+        lacking = sites.without_association(settings, usernames, site.config.get("ClusterName", ""))
     except HostError as error:
         return [
             warning(

@@ -170,7 +170,8 @@ def _write_inputs(host: Host, folder: Path, port: int) -> None:
             "bind": list(settings.web.bind),
         },
         "tls": {"mode": "off" if settings.tls.mode == "off" else "class-ca"},
-        "notebook": {"spawner": settings.notebook.spawner, "preload": []},
+        # A trial is of this host, also where servers are jobs.
+        "notebook": {"spawner": settings.notebook.spawner.replace("slurm", "process"), "preload": []},
         "limits": {
             "memory": "none" if settings.limits.memory is None else f"{settings.limits.memory} B",
             "processes": settings.limits.processes or "none",

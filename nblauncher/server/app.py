@@ -284,7 +284,11 @@ def serve(given: Descriptors) -> int:
     if 0 in (*os.getresuid(), *os.getresgid()):
         print("a student's server does not run as root", file=sys.stderr)
         return 4
-    inherited = take_over(given)
+    return run(take_over(given))
+
+
+def run(inherited: Inherited) -> int:
+    """Serve until SIGTERM. Returns the exit status."""
     _forget_old_kernels(Path(os.environ["JUPYTER_RUNTIME_DIR"]))
     application = make_application(inherited)
     application.start()

@@ -109,13 +109,15 @@ def survey(settings: SlurmSettings) -> Site:
     )
 
 
-def without_association(settings: SlurmSettings, usernames: Collection[str]) -> list[str]:
+def without_association(settings: SlurmSettings, usernames: Collection[str], cluster: str = "") -> list[str]:
     """Those from whom the accounting would take no job, with slurm.account if there is one."""
     if not usernames:
         return []
     which = ["where", f"user={','.join(sorted(usernames))}"]
     if settings.account:
         which.append(f"account={settings.account}")
+    if cluster:
+        which.append(f"cluster={cluster}")  # the accounting may be that of several clusters
     listed = tools.call(settings, "sacctmgr", "-n", "-P", "list", "associations", *which, "format=user", timeout=30.0)
     return sorted(set(usernames) - {line.strip() for line in listed.splitlines()})
 

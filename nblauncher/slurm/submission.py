@@ -43,6 +43,11 @@ def admin_comment(course: str, run: str) -> str:
     return f"nbl:{course}:{run}"
 
 
+def job_name(course: str) -> str:
+    """What students see in squeue, and may change."""
+    return f"nbl-{course}"
+
+
 def submission(
     settings: SlurmSettings,
     limits: Limits,
@@ -74,7 +79,7 @@ def submission(
         *(f"--{name}={value}" for name, value in wanted.items() if value),
         *settings.options,
         # Behind the site's own options: of one that is there twice, sbatch takes the last.
-        *(f"--job-name=nbl-{course}", f"--comment={marker}", f"--chdir={account.home}"),
+        *(f"--job-name={job_name(course)}", f"--comment={marker}", f"--chdir={account.home}"),
         *(f"--output={output}", "--open-mode=append"),
     )
     return Submission(argv, _script(settings, account, command, variables or {}), tools.environment(settings), marker)

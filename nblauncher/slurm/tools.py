@@ -64,8 +64,9 @@ def explained(program: str, words: str) -> HostError:
             "Start munge on this host with the cluster's key; `munge -n | unmunge` tests it.",
         )
     if any(sign in lower for sign in _SILENT):
+        who = "accounting (slurmdbd)" if program.startswith("sacct") else "controller"
         return UnansweredError(
-            f"Slurm's controller does not answer ({program})",
+            f"Slurm's {who} does not answer ({program})",
             "Jobs that run are not affected. `scontrol ping` says whether it is up; then run the command again.",
         )
     return HostError(f"Slurm: {words.removeprefix(f'{program}: ').removeprefix('error: ')}")

@@ -3,5 +3,5 @@
 It does not load Jupyter, parse bytes that a student sent, or speak HTTP. Commands talk to it with `client`.
 
 Run by: root, from `launch` until the class ends.
-May import: forkserver, server, isolation, system.
+May import: slurm, forkserver, server, isolation, system.
 """

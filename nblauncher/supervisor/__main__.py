@@ -88,7 +88,7 @@ def _handle_signals(loop: Loop, course: Course) -> None:
 
     loop.on_signal(signal.SIGCHLD, children_ended)
     # A host that is switched off sends SIGTERM. A logout or Ctrl-C elsewhere must not end a class.
-    loop.on_signal(signal.SIGTERM, lambda: course.end(DEFAULT_GRACE))
+    loop.on_signal(signal.SIGTERM, lambda: course.end(DEFAULT_GRACE, is_forced=True))
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -46,7 +46,26 @@ def remembered(seat: Seat | None) -> Remembered | None:
         seat.output.inode if seat.output else 0,
         seat.started_at,
         os.fstat(seat.news_pipe).st_ino if seat.news_pipe >= 0 else 0,
+        seat.relay,
+        seat.is_remote and seat.stopping is not None,
+        _site(seat),
     )
+
+
+def sockets_of(student: Remembered) -> list[socket.socket]:
+    """The sockets of a job's student, from the relay that holds them; empty when it is gone, or holds others."""
+    if student.relay is None or (pidfd := processes.open_handle(student.relay)) is None:
+        return []
+    try:
+        taken = [take_listener(pidfd, student.relay.pid, wanted) for wanted in student.listeners]
+    finally:
+        os.close(pidfd)
+    sockets = [found for found in taken if found is not None]
+    if len(sockets) == len(taken):
+        return sockets
+    for found in sockets:
+        found.close()
+    return []
 
 
 def take(student: Remembered, handle: Handle) -> Taken:
@@ -65,6 +84,13 @@ def take(student: Remembered, handle: Handle) -> Taken:
         raise NotAdopted("its process could not be verified")
     pipes = (take_pipe(pidfd, handle.pid, inode) for inode in (student.pipe_inode, student.news_inode))
     return Taken(pidfd, sockets, *pipes)
+
+
+def _site(seat: Seat) -> tuple[str, str]:
+    if seat.order is None or not seat.order.slurm:
+        return seat.site
+    settings = seat.order.slurm.get("settings", {})
+    return str(settings.get("config", "")), str(settings.get("programs", ""))
 
 
 def _is_run_by(pid: int, uid: int) -> bool:

@@ -218,12 +218,12 @@ class Client:
 
     def mark_ready(self, report: ServerReport) -> ServerReport:
         """The server answered a real request."""
-        return self._about(MarkReady(report.username, report.handle.pid if report.handle else None))
+        return self._about(MarkReady(report.username, report.handle.pid if report.handle else None, report.job))
 
     def fail_server(self, report: ServerReport, reason: str, grace: float = DEFAULT_GRACE) -> ServerReport:
         """End a server that does not answer; its state will say `reason`."""
         pid = report.handle.pid if report.handle else None
-        return self._about(FailServer(report.username, pid, reason, grace), grace + _SWEEPING)
+        return self._about(FailServer(report.username, pid, reason, grace, report.job), grace + _SWEEPING)
 
     def stop_servers(
         self, usernames: Sequence[str] | None = None, *, grace: float = DEFAULT_GRACE, keeps_sessions: bool = False
@@ -292,10 +292,13 @@ class Client:
     def end(self, *, grace: float = DEFAULT_GRACE) -> tuple[ServerReport, ...]:
         """Stop every server, the front page and the supervisor; waits until they are gone."""
         answer = self._ask(End(grace), deadline=grace + 2 * _SWEEPING)
+        reports = tuple(map(ServerReport.from_json, answer["servers"]))
+        if any(report.state is ServerState.UNKNOWN for report in reports):
+            return reports  # it stays until the end of these jobs is confirmed
         with contextlib.suppress(OSError, HostError):
             # It hangs up when it has removed everything.
             self._receive(time.monotonic() + _SWEEPING)
-        return tuple(map(ServerReport.from_json, answer["servers"]))
+        return reports
 
     def _about(self, question: Question, deadline: float = ANSWER_DEADLINE) -> ServerReport:
         return ServerReport.from_json(self._ask(question, deadline=deadline)["server"])

@@ -12,26 +12,31 @@ from functools import partial
 from typing import Any
 
 from nblauncher.isolation.cgroups import Groups, is_held
-from nblauncher.model import SHUT_DOWN, ServerState
+from nblauncher.model import SHUT_DOWN, JobHandle, ServerState
 from nblauncher.paths import CoursePaths
 from nblauncher.supervisor import ports, registry
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.doings import SIGN_INS, SignIns
+from nblauncher.supervisor.errands import Errands
 from nblauncher.supervisor.front_page import FrontPage
+from nblauncher.supervisor.jobs import Jobs
 from nblauncher.supervisor.kernel_ending import Outcome, end_kernels
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.nginx import Proxy
 from nblauncher.supervisor.notices import Board
 from nblauncher.supervisor.porter import Porter
-from nblauncher.supervisor.registry import Registry
+from nblauncher.supervisor.registry import Registry, Remembered
+from nblauncher.supervisor.relays import Relays
 from nblauncher.supervisor.sandboxes import Sandboxes
 from nblauncher.supervisor.schedule import Appointments, Wanted
 from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.seats import Seats
 from nblauncher.supervisor.spawners import (
+    SLURM,
     ForkServerSpawner,
     KernelForkServer,
     ProcessSpawner,
+    SlurmSpawner,
     Spawner,
 )
 from nblauncher.supervisor.specs import FrontPageSpec
@@ -72,22 +77,35 @@ class Course:
             partial(self._keep_output, KERNEL_FORK_SERVER),
         )
         self._fork_server_logs: dict[str, CappedLog] = {}
-        spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self.fork_server}
+        errands = Errands(loop)
+        slurm = SlurmSpawner(loop, errands, paths.course)
+        spawners: dict[str, Spawner] = {"process": ProcessSpawner(), "forkserver": self.fork_server, SLURM: slurm}
         self._sandboxes = Sandboxes(groups, paths.students_run)
         sign_ins = SignIns(loop, paths.state / SIGN_INS)
         self.seats = Seats(loop, spawners, self.kernels, self._sandboxes, paths.logs, sign_ins)
+        self.jobs, self.relays = Jobs(loop, errands, self.seats, slurm), Relays(loop, groups, paths.logs)
+        self._slurm = slurm
         self.board = Board(paths.run, lambda: {seat.username: seat.uid for seat in self.seats})
-        self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake, self.board)
+        self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake, self.board, self._queue_of)
         self.proxy = Proxy(loop, groups, paths.logs)
         self.porter = Porter(loop, groups, paths.logs, paths.appearance)
         self.appointments = Appointments(loop, paths.course)
         self.registry = Registry(paths.run / registry.FILE)
+        self._job_registry = Registry(paths.state / registry.JOBS, outlives_boot=True)
         self.started_at = time.time()
 
     def recover(self) -> None:
         """Adopt what a killed supervisor left."""
-        for student in registry.load(self.registry.file):
-            self.seats.adopt(student)
+        known = registry.load(self.registry.file)
+        for student in known:
+            self.seats.adopting.adopt(student)
+        for student in registry.load(self._job_registry.file):
+            # This host was switched off meanwhile; the nodes were not.
+            if student.username not in {seat.username for seat in known}:
+                self.seats.adopting.adopt(student)
+        for seat in self.seats:
+            if seat.is_remote:
+                self._slurm.know(*seat.site)
         self.board.recover()
 
     def settle(self) -> bool:
@@ -100,20 +118,32 @@ class Course:
                 group.remove()
             else:
                 group.kill()
-        return not any(seat.stopping for seat in self.seats) and all(group.is_empty() for group in left)
+        # The end of a job may take as long as the controller is down.
+        stopping = [seat for seat in self.seats if seat.stopping and not seat.is_remote]
+        return not stopping and all(group.is_empty() for group in left)
 
     def remember(self) -> None:
         """Write servers.json when something changed, and tell the porter which ports are closed."""
         self.porter.keep(self._closed())
         ports.show(self.front.sockets, is_shown=not self.front.is_closed)
+        seats = list(self.seats)
+        self.relays.keep(seats)
+        self.jobs.look(seats)
         if self.seats.changed:
             self.seats.ports.show(self.seats.changed)
-            try:
-                self.registry.save(self.seats.remembered())
-            except OSError as error:
-                log.error("cannot write %s: %s", self.registry.file, error)
-                return
-            self.seats.changed.clear()
+            if self._save(self.seats.remembered()):
+                self.seats.changed.clear()
+
+    def _save(self, changed: Mapping[str, Remembered | None]) -> bool:
+        remote = {name: seat if seat and isinstance(seat.handle, JobHandle) else None for name, seat in changed.items()}
+        try:
+            self.registry.save(changed)
+            if self._job_registry.differs(remote):
+                self._job_registry.save(remote)
+        except OSError as error:
+            log.error("cannot write what the next supervisor needs: %s", error)
+            return False
+        return True
 
     def child_ended(self, pid: int, status: int) -> None:
         if not (
@@ -121,32 +151,44 @@ class Course:
             or self.front.child_ended(pid, status)
             or self.proxy.child_ended(pid, status)
             or self.porter.child_ended(pid, status)
+            or self.relays.child_ended(pid, status)
             or self.fork_server.child_ended(pid)
             or self.kernels.child_ended(pid)
             or self.appointments.child_ended(pid, status)
         ):
             self.seats.orphan_ended(pid, status)
 
-    def end(self, grace: float, over: Callable[[], None] = lambda: None) -> None:
+    def end(self, grace: float, over: Callable[[], None] = lambda: None, *, is_forced: bool = False) -> None:
         """Stop the front page and every server, then the supervisor itself. The ledger still says which servers should
         be up: after a reboot the next `launch` starts them.
+
+        While the end of a job is not confirmed the supervisor stays, unless it is forced: the host is switched off.
         """
 
         def is_over() -> None:
+            left = sorted(seat.username for seat in self.seats if seat.is_remote and seat.handle is not None)
             over()
+            if left and not is_forced:
+                log.warning("the end of these students' jobs is not confirmed: %s", ", ".join(left))
+                return
             log.info("the class is over")
             self._loop.stop()
 
         self.appointments.close()
-        stop_servers = partial(self.stop_servers, list(self.seats), grace, is_over)
+        # Those of UNKNOWN jobs were waited for already, and are still being cancelled.
+        chosen = [seat for seat in self.seats if seat.state is not ServerState.UNKNOWN]
+        stop_servers = partial(self.stop_servers, chosen, grace, is_over)
         self.porter.stop(lambda: self.proxy.stop(lambda: self.front.stop(stop_servers)))
 
     def close(self) -> None:
         """Close everything: the class is over."""
+        if not any(isinstance(seat.handle, JobHandle) for seat in self.seats):
+            self._job_registry.file.unlink(missing_ok=True)
         self.seats.close()
         self.front.close()
         self.proxy.close()
         self.porter.close()
+        self.relays.close()
         self.fork_server.close()
         self.kernels.close()
         self._sandboxes.close()
@@ -230,6 +272,12 @@ class Course:
             return ServerState.STOPPED, ""
         about = seat.stopping
         return (seat.state, seat.reason) if about is None else (about.final_state, about.reason)
+
+    def _queue_of(self, username: str) -> dict[str, Any] | None:
+        seat = self.seats.get(username)
+        if seat is None or seat.state is not ServerState.QUEUED:
+            return None
+        return {"place": seat.cluster.place, "kind": seat.cluster.kind, "starts_at": seat.cluster.starts_at}
 
     def _keep_output(self, name: str, output: int) -> None:
         if name in self._fork_server_logs:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ _SWEEP_PAUSE = 0.05
 
 class FrontPage:
     """One per course. `state_of(username)` answers its questions about students, with a reason; `wake` starts a
-    sleeping server. `board` says what students are told, and admits the teacher's links.
+    sleeping server. `board` says what students are told, and admits the teacher's links; `queue_of` says where in the
+    cluster's queue a student's job is.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class FrontPage:
         state_of: Callable[[str], tuple[ServerState, str]],
         wake: Callable[[str], None],
         board: Board,
+        queue_of: Callable[[str], Mapping[str, Any] | None] = lambda _username: None,
     ) -> None:
         self._loop, self._logs, self._state_of, self._wake, self._board = loop, logs, state_of, wake, board
+        self._queue_of = queue_of
         self._group = groups.group("front")
         self.state, self.reason = ServerState.STOPPED, ""
         self.handle: Handle | None = None
@@ -275,7 +278,8 @@ class FrontPage:
                 state, reason = self._state_of(username)
                 own = [list(deadline) for deadline in self._own_of(username)]
                 told = [[one.text, one.until] for one in self._board.told(username)]
-                self._send({"id": message["id"], "state": state.value, "reason": reason, "own": own, "told": told})
+                about = {"own": own, "told": told, "queue": self._queue_of(username)}
+                self._send({"id": message["id"], "state": state.value, "reason": reason, **about})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             log.warning("the front page sent a message that is not a question")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from nblauncher import __version__
 from nblauncher.errors import HostError
 from nblauncher.isolation.sandbox import Sandbox
-from nblauncher.model import Limits, ServerState
+from nblauncher.model import JobHandle, Limits, ServerState
 from nblauncher.supervisor import requests
 from nblauncher.supervisor.control_socket import Handler, Request
 from nblauncher.supervisor.course import Course
@@ -33,7 +33,7 @@ from nblauncher.supervisor.requests import (
     StopServers,
 )
 from nblauncher.supervisor.seat import Behind, Seat
-from nblauncher.supervisor.spawners import Order, server_environment
+from nblauncher.supervisor.spawners import SLURM, Order, server_environment
 from nblauncher.supervisor.specs import ServerSpec, SpecError
 from nblauncher.system.descriptors import is_sealed
 
@@ -175,12 +175,13 @@ class Handlers:
             sandbox=Sandbox(seat.group, spec.limits),
             is_isolated=spec.is_isolated,
             news=-1,
+            slurm=spec.slurm,
         )
 
     def _mark_ready(self, request: Request) -> None:
         wanted = MarkReady.from_json(request.fields)
         seat = self._seat(wanted.username)
-        if seat.handle is not None and seat.handle.pid == wanted.pid:
+        if _is_of(seat, wanted):
             self._seats.mark_ready(seat)
         self._answer_with(request, seat)
 
@@ -188,7 +189,7 @@ class Handlers:
         """End a server that does not answer in time; its state says why."""
         wanted = FailServer.from_json(request.fields)
         seat = self._seat(wanted.username)
-        if seat.handle is None or seat.handle.pid != wanted.pid:
+        if not _is_of(seat, wanted):
             self._answer_with(request, seat)
             return
         self._seats.stop(
@@ -262,6 +263,11 @@ class Handlers:
         """Refused unless the server runs or sleeps: a link to another one would lead nowhere."""
         wanted = Invite.from_json(request.fields)
         seat = self._seat(wanted.username)
+        if seat.is_remote or seat.spawner == SLURM:
+            raise HostError(
+                f"{seat.username}'s server is a job of the cluster, which a link cannot open",
+                "Look at the student's files with `nblauncher retrieve`.",
+            )
         if seat.state in (ServerState.STOPPED, ServerState.FAILED) or self._course.front.state is not ServerState.READY:
             what = "the front page" if seat.is_up or seat.state is ServerState.ASLEEP else f"{seat.username}'s server"
             raise HostError(f"{what} does not run; there is no link", "Run `nblauncher launch`, then try again.")
@@ -293,6 +299,13 @@ class Handlers:
 
     def _answer_with(self, request: Request, seat: Seat) -> None:
         request.answer({"server": server_report(seat, self._seats.sign_ins).to_json()})
+
+
+def _is_of(seat: Seat, wanted: MarkReady | FailServer) -> bool:
+    """Whether the seat still has the server that the command means."""
+    if isinstance(seat.handle, JobHandle):
+        return seat.handle.job == wanted.job
+    return seat.handle is not None and seat.handle.pid == wanted.pid
 
 
 def _threads(limits: Limits) -> dict[str, str]:

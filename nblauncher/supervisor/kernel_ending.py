@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from nblauncher.model import ServerState
+from nblauncher.model import Handle, ServerState
 from nblauncher.server import activity
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.seat import Seat
@@ -19,6 +19,7 @@ DEADLINE = 15.0
 
 NO_WORD = "the server does not answer; restart it without --kernels"
 NOT_RUNNING = "the server is not running"
+ON_A_NODE = "the server runs on a node of the cluster; restart it without --kernels"
 TOO_OLD = "the server is of an older release; restart it without --kernels"
 
 Outcome = int | str
@@ -49,7 +50,7 @@ def end_kernels(loop: Loop, seats: Sequence[Seat], done: Callable[[Mapping[str, 
         if why := _objection(seat):
             outcomes[seat.username] = why
     for seat in seats:
-        if seat.username not in outcomes and seat.handle is not None:
+        if seat.username not in outcomes and isinstance(seat.handle, Handle):
             seat.doings.ended.append(partial(take, seat.username))
             processes.send_signal(seat.handle, activity.END_KERNELS)
     loop.later(DEADLINE, give_up)
@@ -60,6 +61,8 @@ def _objection(seat: Seat) -> str:
     """Why this server is not asked."""
     if seat.state is not ServerState.READY or seat.handle is None:
         return NOT_RUNNING
+    if not isinstance(seat.handle, Handle):
+        return ON_A_NODE
     if seat.news_pipe < 0 or not activity.handles(seat.handle.pid):
         return TOO_OLD
     return ""

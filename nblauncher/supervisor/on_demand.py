@@ -17,6 +17,7 @@ from nblauncher.model import ServerState
 from nblauncher.supervisor import ports
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.seat import Seat, Waker
+from nblauncher.supervisor.spawners import SLURM
 from nblauncher.system import memory
 from nblauncher.system.memory import Room
 
@@ -106,7 +107,8 @@ class Waking:
         seats = list(self._seats)
         starting = sum(seat.state is ServerState.STARTING for seat in seats)
         unproven = sum(seat.is_up and seat.waker.cause == CONNECTION and not seat.waker.is_signed_in for seat in seats)
-        places = min(self._most, self._room().students("process")) - starting
+        is_local = any(seat.spawner != SLURM for seat in self._queue)  # jobs take no memory of this host
+        places = min(self._most, self._room().students("process") if is_local else self._most) - starting
         now = time.monotonic()
         for seat in sorted(self._queue, key=lambda seat: seat.waker.cause != SIGN_IN):
             if places <= 0:

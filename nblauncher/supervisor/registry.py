@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nblauncher.model import Handle
+from nblauncher.model import Handle, JobHandle, ServerHandle
 from nblauncher.system import root_files
 from nblauncher.system.descriptors import Listener
 
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FILE = "servers.json"
 """Its name in the course's runtime folder."""
+JOBS = "jobs.json"
+"""The same for the seats with jobs, in the course's state folder: jobs run on while this host is off."""
 
 _VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -32,18 +34,25 @@ class Remembered:
     listeners: tuple[Listener, ...]
     state: str
     reason: str
-    handle: Handle | None
+    handle: ServerHandle | None
     pipe_inode: int
     started_at: float
     news_inode: int = 0
+    relay: Handle | None = None
+    """Of a job: the process that holds the student's sockets."""
+    is_ending: bool = False
+    """Of a job: it was cancelled, and its end was not confirmed yet."""
+    site: tuple[str, str] = ("", "")
+    """Of a job: slurm.config and slurm.programs, with which the cluster is asked about it."""
 
 
 class Registry:
     """Keeps the file up to date. Only the seats that changed are serialised again."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, outlives_boot: bool = False) -> None:
         self.file = file
-        self._head = json.dumps({"version": _VERSION, "boot_id": _boot_id()}).removesuffix("}")
+        boot_id = "" if outlives_boot else _boot_id()
+        self._head = json.dumps({"version": _VERSION, "boot_id": boot_id}).removesuffix("}")
         self._students: dict[str, str] = {}
 
     def save(self, changed: Mapping[str, Remembered | None]) -> None:
@@ -58,15 +67,24 @@ class Registry:
                 self._students[username] = json.dumps(asdict(student))
         root_files.replace(self.file, f'{self._head}, "students": [{", ".join(self._students.values())}]}}')
 
+    def differs(self, changed: Mapping[str, Remembered | None]) -> bool:
+        """Whether `save` would change anything."""
+        return any(
+            (None if student is None else json.dumps(asdict(student))) != self._students.get(username)
+            for username, student in changed.items()
+        )
+
 
 def load(file: Path) -> tuple[Remembered, ...]:
-    """What was saved since the host was booted; empty when there is none or it cannot be trusted."""
+    """What was saved since the host was booted, or what outlives that; empty when there is none or it cannot be
+    trusted.
+    """
     text = root_files.read(file)
     if text is None:
         return ()
     try:
         content = json.loads(text)
-        if content["version"] != _VERSION or content["boot_id"] != _boot_id():
+        if content["version"] != _VERSION or content["boot_id"] not in ("", _boot_id()):
             return ()
         return tuple(map(_student, content["students"]))
     except (ValueError, KeyError, TypeError) as error:
@@ -83,10 +101,13 @@ def _student(given: dict[str, Any]) -> Remembered:
         listeners=tuple(Listener(**listener) for listener in given["listeners"]),
         state=str(given["state"]),
         reason=str(given["reason"]),
-        handle=None if handle is None else Handle(**handle),
+        handle=None if handle is None else JobHandle(**handle) if "job" in handle else Handle(**handle),
         pipe_inode=int(given["pipe_inode"]),
         started_at=float(given["started_at"]),
         news_inode=int(given.get("news_inode", 0)),
+        relay=Handle(**given["relay"]) if given.get("relay") else None,
+        is_ending=given.get("is_ending") is True,
+        site=(str(given.get("site", ["", ""])[0]), str(given.get("site", ["", ""])[1])),
     )
 
 

@@ -7,7 +7,7 @@ and meanings stay.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from nblauncher.supervisor.nginx import ProxySpec, ProxyWanted
@@ -217,38 +217,40 @@ class KeepOrder:
 
 @dataclass(frozen=True, slots=True)
 class MarkReady:
-    """The server with this pid answered a real request."""
+    """The server with this pid, or this job, answered a real request."""
 
     name: ClassVar[str] = "mark_ready"
     username: str
     pid: int | None
+    job: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"username": self.username, "pid": self.pid}
+        return {"username": self.username, "pid": self.pid, "job": self.job}
 
     @classmethod
     def from_json(cls, fields: Fields) -> MarkReady:
-        return cls(checked_username(fields.get("username")), fields.get("pid"))
+        return cls(checked_username(fields.get("username")), fields.get("pid"), fields.get("job"))
 
 
 @dataclass(frozen=True, slots=True)
 class FailServer:
-    """End the server with this pid, which does not answer, for this reason."""
+    """End the server with this pid, or this job, which does not answer, for this reason."""
 
     name: ClassVar[str] = "fail_server"
     username: str
     pid: int | None
     reason: str
     grace: float = DEFAULT_GRACE
+    job: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"username": self.username, "pid": self.pid, "reason": self.reason, "grace": self.grace}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, fields: Fields) -> FailServer:
         grace = checked_grace(fields.get("grace"))
         username, pid, reason = fields.get("username"), fields.get("pid"), str(fields.get("reason", ""))
-        return cls(checked_username(username), pid, reason, grace)
+        return cls(checked_username(username), pid, reason, grace, fields.get("job"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nblauncher.isolation.cgroups import Group
-from nblauncher.model import Handle, ServerState
+from nblauncher.model import Handle, ServerHandle, ServerState
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.doings import Doings
 from nblauncher.supervisor.loop import Timer
@@ -24,9 +24,10 @@ _PHASES = {
     ServerState.FAILED: Phase.DOWN,
     ServerState.ASLEEP: Phase.ASLEEP,
     ServerState.STARTING: Phase.STARTING,
+    ServerState.QUEUED: Phase.QUEUED,
     ServerState.READY: Phase.READY,
 }
-_UP = (ServerState.STARTING, ServerState.READY)
+_UP = (ServerState.STARTING, ServerState.QUEUED, ServerState.READY)
 
 
 @dataclass
@@ -72,6 +73,31 @@ class Waker:
     """When a sign-in must have followed."""
 
 
+@dataclass(slots=True)
+class InCluster:
+    """What the cluster said last about a seat's job. `starts_at`: its estimate, Unix seconds; 0: none."""
+
+    node: str = ""
+    place: int = 0
+    """In the queue; 0: not in it, or not known."""
+    why: str = ""
+    """Why it waits, in plain words."""
+    kind: str = ""
+    """The same for students: one of `kind_of` (nblauncher.supervisor.jobs)."""
+    starts_at: float = 0.0
+    address: str = ""
+    port: int = 0
+    """Where the server listens, once it does."""
+    said: tuple[str, ...] = ()
+    """What the server has reported (nblauncher.server.activity)."""
+    left: int | None = None
+    """Seconds until the job's time limit, if it has one."""
+    silent_since: float = 0.0
+    """The controller has not answered since then, Unix seconds; 0: it answers."""
+    trouble: str = ""
+    """What happened to its relay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Behind:
     """The proxy that a server is behind: the folder of the server's socket, and the group that may connect."""
@@ -91,7 +117,7 @@ class Seat:
     sockets: list[socket.socket] = field(default_factory=list)
     state: ServerState = ServerState.STOPPED
     reason: str = ""
-    handle: Handle | None = None
+    handle: ServerHandle | None = None
     output: CappedLog | None = None
     started_at: float = 0.0
     pidfd: int = -1
@@ -99,6 +125,18 @@ class Seat:
     last_lines: tuple[str, ...] = ()
     unproven: tuple[int, ...] = ()
     spawner: str = "process"
+    """What the next server is started by."""
+    started_by: str = "process"
+    """What the present server was started by."""
+    is_remote: bool = False
+    """The present server runs on another host, as a job."""
+    is_submitting: bool = False
+    """The cluster has been asked for a job and has not answered yet."""
+    site: tuple[str, str] = ("", "")
+    """Of an adopted job, whose order is not known: as Remembered.site."""
+    cluster: InCluster = field(default_factory=InCluster)
+    relay: Handle | None = None
+    """The process that passes on what comes to the port, to a server on another host."""
     order: Order | None = None
     """What every start uses; the seat has duplicates of the memory files. None right after an adoption."""
     news_pipe: int = -1
@@ -136,7 +174,7 @@ class Seat:
     @property
     def is_closed(self) -> bool:
         """Whether no process accepts connections here, and a connection would not wake the server either."""
-        return self.phase in (Phase.DOWN, Phase.PAUSING)
+        return self.phase in (Phase.DOWN, Phase.PAUSING, Phase.QUEUED)
 
     def is_at(self, behind: Behind | None) -> bool:
         """Whether the sockets that are held are of this kind."""

@@ -32,7 +32,8 @@ class SeatPorts:
         if seat is not None and (seat.uid, seat.port) == (uid, port) and seat.is_at(behind):
             ports.listen_again(seat.sockets)
             return []
-        if seat is not None:
+        if seat is not None and (seat.sockets or (seat.uid, seat.port) != (uid, port)):
+            # A job that runs on is not disturbed by opening the port that it was adopted without.
             _check_released(seat, f"{username}'s server still runs on port {seat.port}")
         if behind is None:
             sockets, notes = ports.open_port(port, addresses)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,19 @@ from nblauncher.errors import HostError
 from nblauncher.forkserver.requests import Place
 from nblauncher.isolation import owners
 from nblauncher.isolation.cgroups import Kind
-from nblauncher.model import ENDED_ITSELF, NO_ANSWER, STAYS_DOWN, ServerState
+from nblauncher.model import (
+    ENDED_ITSELF,
+    NO_ANSWER,
+    NOT_CONFIRMED,
+    STAYS_DOWN,
+    Handle,
+    JobHandle,
+    ServerState,
+    handle_words,
+)
 from nblauncher.server import activity
 from nblauncher.supervisor import adoption, ports, states
+from nblauncher.supervisor.adopting import Adopting, log_file
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.doings import SignIns
 from nblauncher.supervisor.loop import Loop
@@ -28,21 +37,18 @@ from nblauncher.supervisor.on_demand import Waking
 from nblauncher.supervisor.registry import Remembered
 from nblauncher.supervisor.restarts import PAUSES, Restarts
 from nblauncher.supervisor.sandboxes import Sandboxes
-from nblauncher.supervisor.seat import Restart, Seat, Stopping
+from nblauncher.supervisor.seat import InCluster, Restart, Seat, Stopping
 from nblauncher.supervisor.seat_ports import SeatPorts
 from nblauncher.supervisor.server_news import News
 from nblauncher.supervisor.spawners import KernelForkServer, Order, Spawner, Started
 from nblauncher.supervisor.specs import DEFAULT_GRACE
 from nblauncher.supervisor.states import Action, Event
-from nblauncher.supervisor.stopping import Ending, ExitWords
-from nblauncher.system import processes
+from nblauncher.supervisor.stopping import Ending, Exit, ExitWords
 
 log = logging.getLogger(__name__)
 
 START_DEADLINE = 120.0
 """Seconds that a server which the supervisor starts by itself may take until it answers."""
-
-_UP = (ServerState.STARTING.value, ServerState.READY.value)
 
 
 class Seats:
@@ -66,9 +72,14 @@ class Seats:
         """Usernames whose facts in the registry are outdated; the registry's writer empties it."""
         self.ports = SeatPorts(self._seats, sandboxes, self._close, self.changed)
         self.waking = Waking(loop, self, self._wake, self._fall_asleep)
-        self._news = News(loop, self._on_words)
-        self._ending = Ending(loop, kernels, self._cleared)
+        self._news = News(loop, self.on_words)
+        self._ending = Ending(loop, kernels, self._cleared, self._unconfirmed)
         self._exits = ExitWords()
+        self.adopting = Adopting(loop, self, self._news, sandboxes, self._exits, logs)
+
+    def add(self, seat: Seat) -> None:
+        self._seats[seat.username] = seat
+        self.changed.add(seat.username)
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
@@ -84,9 +95,10 @@ class Seats:
         The order's memory files are kept, so that a server that dies is started again. HostError when it cannot even
         be tried.
         """
-        action = self._decide(seat, Event.START)
+        action = self.decide(seat, Event.START)
         if action is Action.REFUSE:
-            raise HostError(f"{seat.username}'s server is still being stopped", "Try again in a moment.")
+            why = ": the cluster does not confirm that its job has ended" if seat.is_remote else ""
+            raise HostError(f"{seat.username}'s server is still being stopped{why}", "Try again in a moment.")
         if action is Action.KEEP_ORDER:
             self._keep_order(seat, order, spawner)
             done()
@@ -103,13 +115,13 @@ class Seats:
     def start_on_demand(self, seat: Seat, order: Order, spawner: str) -> None:
         """Start the server when a client connects. HostError as Waking.arm."""
         self._keep_order(seat, order, spawner)
-        if self._decide(seat, Event.ARM) is Action.ARM:
+        if self.decide(seat, Event.ARM) is Action.ARM:
             seat.restarts = Restarts()
             self.waking.arm(seat)
             self.changed.add(seat.username)
 
     def mark_ready(self, seat: Seat) -> None:
-        if self._decide(seat, Event.LISTENS) is Action.MARK_READY:
+        if self.decide(seat, Event.LISTENS) is Action.MARK_READY:
             seat.state = ServerState.READY
             seat.cancel_timer()
             self.changed.add(seat.username)
@@ -127,7 +139,7 @@ class Seats:
         keeps_runtime: bool = False,
     ) -> None:
         """Ask the server to end, after `grace` seconds end everything that came from it, then call `done`."""
-        action = self._decide(seat, Event.STOP)
+        action = self.decide(seat, Event.STOP)
         self.waking.forget(seat)
         seat.cancel_timer()
         seat.attempt += 1
@@ -135,19 +147,23 @@ class Seats:
             # A server that died and was to be started again stays down.
             seat.stopping.final_state, seat.stopping.reason, seat.stopping.is_requested = final_state, reason, True
             seat.stopping.done.append(done)
+            if seat.is_remote and seat.handle is not None:
+                seat.stopping.sweeping_since = time.monotonic()
+                self._spawners[seat.started_by].stop(seat.handle)
             return
         seat.stopping = Stopping(final_state, reason, is_requested=True, keeps_runtime=keeps_runtime, done=[done])
         if action is Action.TERMINATE and seat.handle is not None:
-            log.info("stopping %s's server, pid %d", seat.username, seat.handle.pid)
+            log.info("stopping %s's server, %s", seat.username, handle_words(seat.handle))
             seat.state, seat.reason = ServerState.STOPPED, "is being stopped"
-            self._spawners[seat.spawner].stop(seat.handle)
-            seat.stopping.deadline = self._loop.later(grace, lambda: self._ending.sweep(seat))
+            self._spawners[seat.started_by].stop(seat.handle)
+            pause = 0.0 if seat.is_remote else grace
+            seat.stopping.deadline = self._loop.later(pause, lambda: self._ending.sweep(seat))
             self.changed.add(seat.username)
         else:
             self._ending.sweep(seat)
 
     def _wake(self, seat: Seat) -> None:
-        if self._decide(seat, Event.WAKE) is Action.WAKE:
+        if self.decide(seat, Event.WAKE) is Action.WAKE:
             self._start_unattended(seat, "")
 
     def _fall_asleep(self, seat: Seat, reason: str) -> None:
@@ -161,8 +177,12 @@ class Seats:
         if order is None:
             raise HostError("what the server is started with is not known", "Run `nblauncher launch`.")
         ports.listen_again(seat.sockets)
-        sandbox = self._sandboxes.provide(order)
-        self._kernels.know(Place(order.account, sandbox))
+        spawner, sandbox = self._spawners[seat.spawner], order.sandbox
+        if not spawner.is_remote:
+            sandbox = self._sandboxes.provide(order)
+            self._kernels.know(Place(order.account, sandbox))
+        seat.started_by, seat.is_remote, seat.cluster = seat.spawner, spawner.is_remote, InCluster()
+        seat.is_submitting = spawner.is_remote
         seat.attempt += 1
         seat.state, seat.reason, seat.started_at = ServerState.STARTING, reason, time.time()
         seat.last_lines, seat.unproven, seat.is_idle = (), (), False
@@ -170,7 +190,7 @@ class Seats:
         answer = partial(self._on_spawner_answer, seat, seat.attempt, done)
         news = self._news.listen(seat)
         try:
-            self._spawners[seat.spawner].start(replace(order, news=news, sandbox=sandbox), answer)
+            spawner.start(replace(order, news=news, sandbox=sandbox), answer)
         finally:
             os.close(news)
 
@@ -192,7 +212,12 @@ class Seats:
         """Start it without a command that waits for it, so with a deadline."""
         self._try_to_start(seat, reason, lambda: None)
         if seat.state is ServerState.STARTING:
-            seat.timer = self._loop.later(START_DEADLINE, lambda: self._on_too_slow(seat))
+            self.expect(seat)
+
+    def expect(self, seat: Seat) -> None:
+        """The server must answer before the deadline."""
+        seat.cancel_timer()
+        seat.timer = self._loop.later(START_DEADLINE, lambda: self._on_too_slow(seat))
 
     def _try_to_start(self, seat: Seat, reason: str, done: Callable[[], None]) -> None:
         """As _start; if it cannot even be tried, the seat says why."""
@@ -207,32 +232,37 @@ class Seats:
     def _on_spawner_answer(
         self, seat: Seat, attempt: int, done: Callable[[], None], result: Started | HostError
     ) -> None:
-        is_late = seat.attempt != attempt
+        is_late, seat.is_submitting = seat.attempt != attempt, False
         if isinstance(result, Started):
             event = Event.SPAWNED_LATE if is_late else Event.SPAWNED
-            if self._decide(seat, event) is Action.TAKE:
+            if self.decide(seat, event) is Action.TAKE:
                 self._take(seat, result)
             else:
                 self._kill_late(seat, result)
-        elif not is_late and self._decide(seat, Event.NOT_SPAWNED) is Action.FAIL:
+        elif not is_late and self.decide(seat, Event.NOT_SPAWNED) is Action.FAIL:
             seat.cancel_timer()
             seat.state, seat.reason = ServerState.FAILED, result.problem
         self.changed.add(seat.username)
         done()
 
     def _take(self, seat: Seat, started: Started) -> None:
-        seat.handle = started.handle
-        seat.output = CappedLog(self._loop, started.output, self._log_file(seat))
-        log.info("started %s's server on port %d, pid %d", seat.username, seat.port, started.handle.pid)
-        if (status := self._early.pop(started.handle.pid, None)) is not None:
-            self._on_end(seat, status)
+        handle = seat.handle = started.handle
+        log.info("started %s's server on port %d, %s", seat.username, seat.port, handle_words(handle))
+        if started.output is not None:
+            seat.output = CappedLog(self._loop, started.output, log_file(self._logs, seat))
+        if isinstance(handle, Handle) and (status := self._early.pop(handle.pid, None)) is not None:
+            self.ended(seat, self._exits.of(seat.group, status))
 
     def _kill_late(self, seat: Seat, started: Started) -> None:
-        os.close(started.output)
-        processes.send_signal(started.handle, signal.SIGKILL)
-        log.info("%s's server, pid %d, was stopped while it started", seat.username, started.handle.pid)
+        """A job is waited for by the stop that came in between."""
+        if started.output is not None:
+            os.close(started.output)
+        if seat.is_remote:
+            seat.handle = started.handle
+        self._spawners[seat.started_by].kill(started.handle)
+        log.info("%s's server, %s, was stopped while it started", seat.username, handle_words(started.handle))
 
-    def _on_words(self, seat: Seat, words: Sequence[str]) -> None:
+    def on_words(self, seat: Seat, words: Sequence[str]) -> None:
         if activity.LISTENS in words:
             self.mark_ready(seat)
         if activity.SIGNED_IN in words:
@@ -242,16 +272,20 @@ class Seats:
         seat.doings.take(words)
         seat.is_idle = seat.is_idle or activity.IDLE in words
 
+    def fail(self, seat: Seat, reason: str) -> None:
+        """End a server that will not answer."""
+        self.stop(seat, DEFAULT_GRACE, final_state=ServerState.FAILED, reason=reason)
+
     def _on_too_slow(self, seat: Seat) -> None:
         seat.timer = None
-        if self._decide(seat, Event.TOO_SLOW) is Action.GIVE_UP:
-            self.stop(seat, DEFAULT_GRACE, final_state=ServerState.FAILED, reason=NO_ANSWER)
+        if self.decide(seat, Event.TOO_SLOW) is Action.GIVE_UP:
+            self.fail(seat, NO_ANSWER)
 
     def _keep_order(self, seat: Seat, order: Order, spawner: str) -> None:
         """Keep the order for the next start; a server that is up is left alone."""
         if seat.order is None or not seat.is_up:
             seat.keep_order(order, spawner)
-        if seat.is_up:
+        if seat.is_up and not isinstance(seat.handle, JobHandle):
             sandbox = self._sandboxes.of_running(order, seat.handle)
             if sandbox is not None:
                 self._kernels.know(Place(order.account, sandbox))  # not yet known if it was adopted
@@ -260,11 +294,11 @@ class Seats:
 
     def child_ended(self, pid: int, status: int) -> bool:
         """A child of ours ended. Returns whether it was a student's server."""
-        seat = next((seat for seat in self if seat.pidfd < 0 and seat.handle and seat.handle.pid == pid), None)
-        if seat is None:
-            return False
-        self._on_end(seat, status)
-        return True
+        for seat in self:
+            if seat.pidfd < 0 and isinstance(seat.handle, Handle) and seat.handle.pid == pid:
+                self.ended(seat, self._exits.of(seat.group, status))
+                return True
+        return False
 
     def orphan_ended(self, pid: int, status: int) -> None:
         """An unknown process ended: perhaps a server, before the spawner reported that it was forked."""
@@ -273,12 +307,11 @@ class Seats:
         else:
             self._early.clear()
 
-    def _on_end(self, seat: Seat, status: int | None) -> None:
-        """The server's process is gone; `status` is None when we were not its parent."""
-        action = self._decide(seat, Event.ENDED)
-        words = self._exits.words(seat.group, status)
+    def ended(self, seat: Seat, how: Exit) -> None:
+        """The server's process, or its job, is gone."""
+        action = self.decide(seat, Event.ENDED)
         leader, seat.handle = seat.handle, None
-        log.info("%s's server, pid %d, ended: %s", seat.username, leader.pid if leader else 0, words)
+        log.info("%s's server, %s, ended: %s", seat.username, handle_words(leader), how.words)
         if seat.pidfd >= 0:
             self._loop.forget(seat.pidfd)
             os.close(seat.pidfd)
@@ -291,11 +324,11 @@ class Seats:
         self.changed.add(seat.username)
         if action in (Action.CLEAR, Action.CLEAR_AND_RESTART):
             restart = None
-            seat.state = ServerState.STOPPED if status == 0 else ServerState.FAILED
-            seat.reason = ENDED_ITSELF if status == 0 else words
-            if seat.is_idle and status == 0:
+            seat.state = ServerState.STOPPED if how.is_clean else ServerState.FAILED
+            seat.reason = ENDED_ITSELF if how.is_clean else how.words
+            if seat.is_idle and how.is_clean:
                 seat.state, seat.reason = ServerState.ASLEEP, "it was not in use"
-            elif action is Action.CLEAR_AND_RESTART and seat.order is not None:
+            elif action is Action.CLEAR_AND_RESTART and seat.order is not None and not how.stays_down:
                 restart = self._plan_restart(seat)
             # Kill what it left behind first: its kernels have lost their server.
             seat.stopping = Stopping(seat.state, seat.reason, restart=restart)
@@ -314,14 +347,14 @@ class Seats:
         return Restart(f"{reason}; it was started again", pause)
 
     def _cleared(self, seat: Seat, left: tuple[int, ...]) -> None:
-        action, stopping = self._decide(seat, Event.CLEARED), seat.stopping
+        action, stopping = self.decide(seat, Event.CLEARED), seat.stopping
         if action is Action.NOTHING or stopping is None:
             return
         seat.state, seat.reason, seat.stopping = stopping.final_state, stopping.reason, None
         if left or seat.handle is not None:
             seat.state, seat.reason = ServerState.FAILED, f"processes do not end, not even by SIGKILL: {left}"
             log.error("%s: %s", seat.username, seat.reason)
-        if seat.group.kind is Kind.NONE:
+        if seat.group.kind is Kind.NONE and not seat.is_remote:
             seat.unproven = owners.of_user(seat.uid)
         seat.end_output()
         # Before going to sleep: a pending wake-up starts the server again, in a new sandbox.
@@ -339,8 +372,19 @@ class Seats:
         for call in stopping.done:
             call()
 
+    def _unconfirmed(self, seat: Seat) -> None:
+        """The commands that wait get an answer. The seat takes no new server until the end of the job is confirmed."""
+        stopping = seat.stopping
+        if stopping is not None:
+            seat.state, seat.reason = ServerState.UNKNOWN, f"{handle_words(seat.handle)} is to end; {NOT_CONFIRMED}"
+            log.warning("%s: %s", seat.username, seat.reason)
+            self.changed.add(seat.username)
+            waiting, stopping.done = stopping.done, []
+            for call in waiting:
+                call()
+
     def _on_pause_over(self, seat: Seat, restart: Restart) -> None:
-        action = self._decide(seat, Event.PAUSE_OVER)
+        action = self.decide(seat, Event.PAUSE_OVER)
         seat.timer, seat.is_pausing = None, False
         if action is Action.RESTART:
             self._start_unattended(seat, restart.reason)
@@ -350,35 +394,6 @@ class Seats:
     def remembered(self) -> dict[str, Remembered | None]:
         """The seats that changed; None for a student whose seat is gone."""
         return {name: adoption.remembered(self._seats.get(name)) for name in self.changed}
-
-    def adopt(self, student: Remembered) -> None:
-        """Take over a server that the last supervisor left running, without touching it.
-
-        A server that cannot be verified (another process with its pid, another uid, no socket) is not adopted: what
-        is left in the student's group is killed, and the next `bind` opens the port again.
-        """
-        seat = Seat(student.username, student.uid, student.port, self._sandboxes.group(student.uid))
-        self._seats[student.username] = seat
-        seat.state, seat.reason, seat.started_at = ServerState.STOPPED, student.reason, student.started_at
-        self.changed.add(seat.username)
-        if student.state not in _UP or student.handle is None:
-            has_failed = student.state == ServerState.FAILED.value
-            seat.state = ServerState.FAILED if has_failed else ServerState.STOPPED
-            return
-        try:
-            taken = adoption.take(student, student.handle)
-        except adoption.NotAdopted as error:
-            log.warning("%s's server was not adopted: %s", seat.username, error)
-            self.stop(seat, 0.0, final_state=ServerState.FAILED, reason=f"was not adopted: {error}")
-            return
-        seat.sockets = taken.sockets
-        seat.output = CappedLog(self._loop, taken.output, self._log_file(seat)) if taken.output is not None else None
-        if taken.news is not None:
-            self._news.adopt(seat, taken.news)
-        seat.handle, seat.pidfd = student.handle, taken.pidfd
-        seat.state, seat.reason = ServerState(student.state), ""
-        self._loop.watch(taken.pidfd, lambda: self._on_end(seat, None))
-        log.info("adopted %s's server, pid %d, on port %d", seat.username, student.handle.pid, seat.port)
 
     def close(self) -> None:
         self.sign_ins.close()
@@ -390,8 +405,5 @@ class Seats:
         self._news.hang_up(seat)
         seat.close()
 
-    def _decide(self, seat: Seat, event: Event) -> Action:
+    def decide(self, seat: Seat, event: Event) -> Action:
         return states.decide(seat.username, seat.phase, event)
-
-    def _log_file(self, seat: Seat) -> Path:
-        return self._logs / f"{seat.username}.log"

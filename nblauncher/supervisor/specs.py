@@ -15,7 +15,7 @@ from nblauncher.supervisor.spawners import Preload
 DEFAULT_GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 
-SPAWNERS = ("forkserver", "process")
+SPAWNERS = ("forkserver", "process", "slurm")
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
@@ -26,7 +26,9 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A student's server. `environment`, `spawner` and the limits are the teacher's choice (notebook.*, limits.*)."""
+    """A student's server. `environment`, `spawner` and the limits are the teacher's choice (notebook.*, limits.*).
+    `slurm` is the config's block for a server that is a job of the cluster, and what its node must know of the class.
+    """
 
     username: str
     uid: int
@@ -38,6 +40,7 @@ class ServerSpec:
     spawner: str = "process"
     limits: Limits = NO_LIMITS
     is_isolated: bool = False
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def account(self) -> Account:
@@ -63,6 +66,7 @@ class ServerSpec:
             spawner=checked_spawner(fields.get("spawner", "process")),
             limits=_limits(fields.get("limits")),
             is_isolated=fields.get("is_isolated") is True,
+            slurm=_object(fields.get("slurm", {})),
         )
 
 
@@ -121,6 +125,15 @@ class ServerReport:
     """The last save and the last activity, Unix seconds; 0: none since the class began, or not known."""
     signed_in_at: float | None = None
     """The last sign-in; 0: never. None: the supervisor is of a release that does not report it."""
+    job: int | None = None
+    """The number of its job; `handle` is None then."""
+    node: str = ""
+    """Where the job runs."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a process or a job is known."""
+        return self.handle is not None or self.job is not None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -141,6 +154,8 @@ class ServerReport:
             "saved_at": self.saved_at,
             "used_at": self.used_at,
             "signed_in_at": self.signed_in_at,
+            "job": self.job,
+            "node": self.node,
         }
 
     @classmethod
@@ -163,6 +178,8 @@ class ServerReport:
             float(given.get("saved_at", 0.0)),
             float(given.get("used_at", 0.0)),
             given.get("signed_in_at"),
+            given.get("job"),
+            str(given.get("node", "")),
         )
 
 

@@ -22,6 +22,8 @@ class Phase(Enum):
     """No server; a connection, or a sign-in at the front page, starts one."""
     STARTING = auto()
     """The spawner has been asked for a server, or has started one that does not answer yet."""
+    QUEUED = auto()
+    """The server's job waits in the cluster's queue."""
     READY = auto()
     PAUSING = auto()
     """The server died, its processes are gone, and a new one is started after a pause."""
@@ -46,6 +48,10 @@ class Event(Enum):
     """The spawner started a server that is no longer wanted: a stop, or another start, came first."""
     NOT_SPAWNED = auto()
     """The spawner could not start the server."""
+    WAITS = auto()
+    """The server's job waits in the cluster's queue."""
+    RUNS = auto()
+    """The server's job runs on a node, and does not answer yet."""
     LISTENS = auto()
     """The server answers."""
     TOO_SLOW = auto()
@@ -76,6 +82,8 @@ class Action(Enum):
     """Keep the new server's handle and read its output."""
     KILL_LATE = auto()
     FAIL = auto()
+    MARK_QUEUED = auto()
+    MARK_STARTING = auto()
     MARK_READY = auto()
     GIVE_UP = auto()
     CLEAR = auto()
@@ -106,6 +114,8 @@ _NO_PAUSE = "every change of phase cancels the timer"
 _NO_DEADLINE = "the timer runs only while the server starts"
 _NOT_QUEUED = "only sleeping seats are in the queue"
 _PIPE_CLOSED = "the server's pipe was closed when it ended"
+_NO_JOB = "a job that has ended is not looked at any more"
+_JOB_KNOWN = "a job is looked at only once the spawner has answered"
 
 A = Action
 _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
@@ -113,6 +123,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: A.START,
         Phase.ASLEEP: A.START,
         Phase.STARTING: A.KEEP_ORDER,
+        Phase.QUEUED: A.KEEP_ORDER,
         Phase.READY: A.KEEP_ORDER,
         Phase.PAUSING: A.KEEP_ORDER,
         Phase.CLEARING: A.START_WHEN_CLEARED,
@@ -123,6 +134,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: A.ARM,
         Phase.ASLEEP: A.ARM,
         Phase.STARTING: A.KEEP_ORDER,
+        Phase.QUEUED: A.KEEP_ORDER,
         Phase.READY: A.KEEP_ORDER,
         Phase.PAUSING: A.KEEP_ORDER,
         Phase.CLEARING: A.KEEP_ORDER,
@@ -133,6 +145,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: _NOT_QUEUED,
         Phase.ASLEEP: A.WAKE,
         Phase.STARTING: _NOT_QUEUED,
+        Phase.QUEUED: _NOT_QUEUED,
         Phase.READY: _NOT_QUEUED,
         Phase.PAUSING: _NOT_QUEUED,
         Phase.CLEARING: "the queue waits until the processes are gone",
@@ -143,6 +156,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: _NO_REQUEST,
         Phase.ASLEEP: _NO_REQUEST,
         Phase.STARTING: A.TAKE,
+        Phase.QUEUED: _JOB_KNOWN,
         Phase.READY: A.TAKE,  # its own message was read before the spawner's
         Phase.PAUSING: _NO_REQUEST,
         Phase.CLEARING: _NO_REQUEST,
@@ -154,16 +168,32 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: _NO_REQUEST,
         Phase.ASLEEP: _NO_REQUEST,
         Phase.STARTING: A.FAIL,
+        Phase.QUEUED: _JOB_KNOWN,
         Phase.READY: "a server that answers was spawned",
         Phase.PAUSING: _NO_REQUEST,
         Phase.CLEARING: _NO_REQUEST,
         Phase.RESTARTING: _NO_REQUEST,
         Phase.STOPPING: "a stop makes the answer a late one",
     },
+    Event.WAITS: {
+        **dict.fromkeys(Phase, _NO_JOB),
+        Phase.STARTING: A.MARK_QUEUED,
+        Phase.QUEUED: A.MARK_QUEUED,
+        Phase.READY: A.MARK_QUEUED,  # an administrator put it back
+        Phase.STOPPING: A.NOTHING,
+    },
+    Event.RUNS: {
+        **dict.fromkeys(Phase, _NO_JOB),
+        Phase.STARTING: A.MARK_STARTING,
+        Phase.QUEUED: A.MARK_STARTING,
+        Phase.READY: A.NOTHING,
+        Phase.STOPPING: A.NOTHING,
+    },
     Event.LISTENS: {
         Phase.DOWN: A.NOTHING,  # a server that was spawned late, or that SIGKILL does not end
         Phase.ASLEEP: A.NOTHING,
         Phase.STARTING: A.MARK_READY,
+        Phase.QUEUED: A.MARK_READY,
         Phase.READY: A.NOTHING,  # both the server and the command say so
         Phase.PAUSING: _PIPE_CLOSED,
         Phase.CLEARING: _PIPE_CLOSED,
@@ -178,6 +208,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: A.CLEAR,  # SIGKILL did not end it in time
         Phase.ASLEEP: A.CLEAR,
         Phase.STARTING: A.CLEAR,
+        Phase.QUEUED: A.CLEAR,
         Phase.READY: A.CLEAR_AND_RESTART,
         Phase.PAUSING: _NO_PROCESS,
         Phase.CLEARING: _NO_PROCESS,
@@ -188,6 +219,7 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.DOWN: A.SWEEP,
         Phase.ASLEEP: A.SWEEP,
         Phase.STARTING: A.TERMINATE,
+        Phase.QUEUED: A.TERMINATE,
         Phase.READY: A.TERMINATE,
         Phase.PAUSING: A.SWEEP,
         Phase.CLEARING: A.JOIN_STOP,

@@ -6,10 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from nblauncher.isolation import limits, owners
 from nblauncher.isolation.cgroups import Group, Kind
-from nblauncher.model import OUT_OF_MEMORY, Handle
+from nblauncher.model import OUT_OF_MEMORY, Handle, ServerHandle
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.spawners import KernelForkServer
@@ -18,24 +19,50 @@ from nblauncher.system import memory, processes
 SWEEP_DEADLINE = 10.0
 """Seconds that killed processes may take to be gone."""
 
+JOB_DEADLINE = 35.0
+"""Seconds in which the cluster should confirm that a cancelled job has ended. Slurm kills it after 30 (KillWait)."""
+
 _SWEEP_PAUSE = 0.05
+_JOB_PAUSE = 0.25
 _QUIET_ROUNDS = 6
 """Without groups, one look at /proc can miss a process that forks and exits all the time; so many looks do not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a server ended."""
+
+    words: str
+    is_clean: bool = False
+    """By itself, with exit status 0."""
+    stays_down: bool = False
+    """A new one would end the same way, or somebody wanted it to end."""
+
+
 class Ending:
-    """`cleared` is called once the server's last process is gone, with the pids of those that cannot be killed."""
+    """`cleared` is called once the server's last process is gone, with the pids of those that cannot be killed;
+    `unconfirmed` when the cluster does not say in time that a job has ended. It is still waited for then.
+    """
 
-    def __init__(self, loop: Loop, kernels: KernelForkServer, cleared: Callable[[Seat, tuple[int, ...]], None]) -> None:
-        self._loop, self._kernels, self._cleared = loop, kernels, cleared
+    def __init__(
+        self,
+        loop: Loop,
+        kernels: KernelForkServer,
+        cleared: Callable[[Seat, tuple[int, ...]], None],
+        unconfirmed: Callable[[Seat], None],
+    ) -> None:
+        self._loop, self._kernels, self._cleared, self._unconfirmed = loop, kernels, cleared, unconfirmed
 
-    def sweep(self, seat: Seat, leader: Handle | None = None) -> None:
+    def sweep(self, seat: Seat, leader: ServerHandle | None = None) -> None:
         """Kill everything that came from the server, until nothing is left or the deadline is over."""
         stopping = seat.stopping
         if stopping is None:
             return
         if stopping.deadline is not None:
             stopping.deadline.cancel()
+        if seat.is_remote:
+            self._await_job(seat)
+            return
         leader = leader or seat.handle
         if stopping.sweeping_since == 0.0:
             stopping.sweeping_since = time.monotonic()
@@ -53,6 +80,20 @@ class Ending:
             return
         self._cleared(seat, left)
 
+    def _await_job(self, seat: Seat) -> None:
+        """Nothing of the server runs on this host. Only the cluster can end it, and only the cluster can say so."""
+        stopping = seat.stopping
+        if stopping is None:
+            return
+        if seat.handle is None and not seat.is_submitting:
+            self._cleared(seat, ())
+            return
+        if stopping.sweeping_since == 0.0:
+            stopping.sweeping_since = time.monotonic()
+        if stopping.done and time.monotonic() - stopping.sweeping_since > JOB_DEADLINE:
+            self._unconfirmed(seat)
+        stopping.deadline = self._loop.later(_JOB_PAUSE, lambda: self.sweep(seat))
+
 
 class ExitWords:
     """How servers ended. The kernel does not report what sent SIGKILL, only that the OOM killer ran meanwhile: in the
@@ -63,8 +104,11 @@ class ExitWords:
         self._kills_on_host = memory.kills()
         """When a server ended last."""
 
-    def words(self, group: Group, status: int | None) -> str:
+    def of(self, group: Group, status: int | None) -> Exit:
         """`status` is None for a server that was not our child."""
+        return Exit(self._words(group, status), is_clean=status == 0)
+
+    def _words(self, group: Group, status: int | None) -> str:
         before, self._kills_on_host = self._kills_on_host, memory.kills()
         if status is None:
             return "it ended; how is not known, because it was adopted"
@@ -77,14 +121,18 @@ class ExitWords:
         return f"{words}, {OUT_OF_MEMORY}" if is_killed and has_run_out else words
 
 
-def _left(seat: Seat, leader: Handle | None) -> tuple[int, ...]:
+def _left(seat: Seat, leader: ServerHandle | None) -> tuple[int, ...]:
     if seat.group.kind is not Kind.NONE:
         return seat.group.pids()
-    return owners.provable(seat.uid, leader.pid if leader else 0, os.getpid())
+    return owners.provable(seat.uid, _pid(leader), os.getpid())
 
 
-def _kill(seat: Seat, leader: Handle | None) -> None:
+def _kill(seat: Seat, leader: ServerHandle | None) -> None:
     if seat.group.kind is not Kind.NONE:
         seat.group.kill()
     else:
-        owners.kill_proven(seat.uid, leader.pid if leader else 0, os.getpid())
+        owners.kill_proven(seat.uid, _pid(leader), os.getpid())
+
+
+def _pid(leader: ServerHandle | None) -> int:
+    return leader.pid if isinstance(leader, Handle) else 0

@@ -99,6 +99,20 @@ class Worker:
             raise HostError(f"a file worker of {self.account.username} ended without an answer ({words})")
         return value_of(answer, self.account)
 
+    def told(self, content: bytes) -> Any:
+        """As `result`, for a caller that has read all that the child wrote."""
+        size = _FRAME.size
+        try:
+            header, _payload = _FRAME.unpack(content[:size])
+            answer = json.loads(content[size : size + header])
+        except (ValueError, RecursionError, struct.error) as error:
+            raise HostError(f"a worker of {self.account.username} ended without an answer") from error
+        return value_of(answer, self.account)
+
+    def leave(self) -> None:
+        """The caller watches the child by its descriptors, closes them, and reaps all of its children anyway."""
+        self.pid = 0
+
     def fileno(self) -> int:
         """Readable when the worker has answered or ended, so that a caller may wait for several workers."""
         return self.answer

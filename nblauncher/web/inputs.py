@@ -46,6 +46,8 @@ class ClassPage:
     contact: str = ""
     time_zone: str = ""
     """On whose clock times are shown; empty: the host's."""
+    has_sealed_tickets: bool = False
+    """Students' servers run on nodes, and check tickets themselves (nblauncher.auth.sealed_tickets)."""
 
     @property
     def title(self) -> str:
@@ -87,6 +89,7 @@ def parse_config(content: bytes) -> ClassPage:
         greeting=str(given["greeting"]),
         contact=str(given["contact"]),
         time_zone=str(given["time_zone"]),
+        has_sealed_tickets=given.get("sealed_tickets") is True,
         students={
             username: Enrolled(
                 int(student["uid"]), int(student["port"]), str(student["hash"]), student.get("locked") is True
@@ -112,6 +115,7 @@ def render_config(page: ClassPage) -> bytes:
         "greeting": page.greeting,
         "contact": page.contact,
         "time_zone": page.time_zone,
+        **({"sealed_tickets": True} if page.has_sealed_tickets else {}),
         "students": {
             username: {
                 "uid": student.uid,

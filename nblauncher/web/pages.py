@@ -21,7 +21,7 @@ from typing import Any
 import jinja2
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
-from nblauncher.auth import visitor_pages
+from nblauncher.auth import sealed_tickets, visitor_pages
 from nblauncher.auth.checker import PasswordChecker
 from nblauncher.auth.guesses import Guesses
 from nblauncher.auth.tickets import TicketBook
@@ -31,7 +31,7 @@ from nblauncher.web import strip
 from nblauncher.web.door import ANSWER, Stage, visit_of
 from nblauncher.web.inputs import ClassPage
 from nblauncher.web.strip import ShownDeadline
-from nblauncher.web.supervisor_link import SupervisorLink, Told
+from nblauncher.web.supervisor_link import Queue, SupervisorLink, Told
 from nblauncher.web.visitors import Arrival, arrival, is_foreign
 
 log = logging.getLogger(__name__)
@@ -314,8 +314,17 @@ class SignIn(Page):
             self.show("not_running.html", username=username, has_failed=has_failed, why=why, own=own, told=told)
         else:
             token = self.front_page.waiting.issue(username)
-            more = {"waiting": token, "own": own, "told": told, "carried": self._carried}
-            self.show("waiting.html", form_action="'self'", script=True, **more)
+            more: dict[str, Any] = {"waiting": token, "own": own, "told": told, "carried": self._carried}
+            queue = await self.front_page.supervisor.queue(username) if state is ServerState.QUEUED else None
+            if queue is not None:
+                more |= {"queue": queue, "starts": self._start_of(queue)}
+            self.show("queued.html" if queue else "waiting.html", form_action="'self'", script=True, **more)
+
+    def _start_of(self, queue: Queue) -> str:
+        """When the cluster expects to start the server, on the class's clock; empty: it does not say."""
+        now, of = datetime.now(timezone.utc), self.front_page.of
+        is_known = queue.starts_at is not None and queue.starts_at > now
+        return of.texts.moment(queue.starts_at, now, of.time_zone) if queue.starts_at and is_known else ""
 
     async def _awake(self, username: str) -> ServerState:
         """Wake a sleeping server. Most answer before a page about it would be shown."""
@@ -331,6 +340,12 @@ class SignIn(Page):
         assert self.arrival is not None  # noqa: S101 — `prepare` has refused others
         return self.front_page.of.server_of(username, self.arrival)
 
+    def _ticket(self, username: str) -> str:
+        front_page = self.front_page
+        if front_page.of.has_sealed_tickets:
+            return sealed_tickets.issue(username, front_page.of.students[username].hashed)
+        return front_page.tickets.issue(username)
+
     def _open(self, username: str, own: Sequence[ShownDeadline], told: Sequence[Told]) -> None:
         """Go on at once, unless there is something to read: then the student clicks the button."""
         origin, source = self.server_of(username)
@@ -341,7 +356,7 @@ class SignIn(Page):
             own=own,
             told=told,
             target=f"{origin}/user/{username}/nblauncher/ticket",
-            ticket=self.front_page.tickets.issue(username),
+            ticket=self._ticket(username),
             carried=self._carried,
         )
 

@@ -32,6 +32,16 @@ class _Report:
     told: tuple[Told, ...] = ()
     username: str = ""
     visit: str = ""
+    queue: Queue | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Where a student's job is in the cluster's queue, why it waits, and when the cluster expects to start it."""
+
+    place: int
+    kind: str
+    starts_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,10 @@ class SupervisorLink:
     async def reason(self, username: str, *, patience: float = PATIENCE) -> str:
         """The reason for the state, as in `status`; empty if there is none or the supervisor does not answer."""
         return (await self._ask("state", username, patience)).reason
+
+    async def queue(self, username: str, *, patience: float = PATIENCE) -> Queue | None:
+        """None for a student whose server does not wait for a node."""
+        return (await self._ask("state", username, patience)).queue
 
     async def own_deadlines(self, username: str, *, patience: float = PATIENCE) -> tuple[tuple[str, datetime], ...]:
         """Folder and time of this student's own deadlines, which only that student may see."""
@@ -154,6 +168,7 @@ class SupervisorLink:
                 tuple(map(_told_in, message.get("told", []))),
                 str(message.get("username", "")),
                 str(message.get("visit", "")),
+                _queue_in(message.get("queue")),
             )
         except (ValueError, KeyError, TypeError, OverflowError, OSError):
             log.warning("the supervisor sent a message that is not an answer")
@@ -164,6 +179,15 @@ class SupervisorLink:
 
 def _deadlines_in(given: Any) -> tuple[tuple[str, datetime], ...]:
     return tuple((str(folder), datetime.fromtimestamp(time, timezone.utc)) for folder, time in given)
+
+
+def _queue_in(given: Any) -> Queue | None:
+    if given is None:
+        return None
+    starts_at = float(given["starts_at"])
+    return Queue(
+        int(given["place"]), str(given["kind"]), datetime.fromtimestamp(starts_at, timezone.utc) if starts_at else None
+    )
 
 
 def _told_in(given: Any) -> Told:

@@ -212,6 +212,7 @@ def with_config(export: Path, old: str, new: str) -> None:
 
 HOSTILE_EXPORTS: dict[str, tuple[Any, str, int]] = {
     "a link": (lambda it: ((it / "students.csv").unlink(), (it / "students.csv").symlink_to("/etc/passwd")), "link", 4),
+    "a stranger's": (lambda it: (it.chmod(0o755), os.chown(it, 65534, 65534)), "belongs to uid 65534", 4),
     "a checksum": (lambda it: (it / "material/lab1.txt").write_text("x"), "checksum", 3),
     "one more": (lambda it: (it / "retrieved/\x1b[31m<b>").write_text("x"), "does not list", 3),
     "newer": (
@@ -279,6 +280,27 @@ def test_what_the_new_host_has_already_is_left_alone(arriving: tuple[Taught, Pat
     assert ports == {ADA: room.port + 501, BOB: room.port + 502}
     room.sudo("remove", "--yes")
     assert not room.paths.state.exists()
+
+
+def test_work_that_comes_back_overwrites_nothing_and_leads_nowhere(arriving: tuple[Taught, Path]) -> None:
+    """ada edited the new file already; a student's link in the place of the file is not followed, and is told."""
+    room, copy = arriving
+    imported(room, str(copy))
+    room.sudo("setup")
+    file = room.home(ADA) / "tutorial/lab1.txt"
+    fresh = file.read_text()
+    as_student(ADA, "ln", "-sf", "/etc/passwd", "tutorial/lab1.txt")
+    answer = room.sudo_json("send", "--last-retrieved", expect=5)
+    assert answer[ADA]["changes"][0]["change"] == "blocked" and file.is_symlink()
+    as_student(ADA, "rm", "tutorial/lab1.txt")
+    write(ADA, "tutorial/lab1.txt", f"{fresh}new\n")
+    answer = room.sudo_json("send", "--last-retrieved")
+    assert answer[ADA]["changes"][0]["change"] == "conflict"
+    assert file.read_text() == f"{fresh}new\n"
+    (beside,) = (one for one in file.parent.iterdir() if one.name.startswith("lab1 ("))
+    assert beside.read_text() == "9.81\n" and beside.stat().st_uid == pwd.getpwnam(ADA).pw_uid
+    assert "nothing to do" in room.sudo("send", "--last-retrieved").stdout
+    room.sudo("remove", "--yes")
 
 
 def test_a_full_disk_or_a_kill_in_between_is_made_up_for_by_the_next_run(arriving: tuple[Taught, Path]) -> None:

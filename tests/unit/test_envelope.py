@@ -18,6 +18,8 @@ STATUS = {
     "port": 8001,
     "url": "https://localhost:8001/user/ada/",
     "pid": 4711,
+    "job": None,
+    "node": None,
     "memory_bytes": 1,
     "cpu_seconds": 0.1,
     "kernels": 2,

@@ -24,7 +24,7 @@ ROOMS = {
     "preflight": "planning supervisor slurm forkserver environments frontends server accounts auth config isolation"
     " ledger system",
     "planning": "environments exchange frontends accounts config ledger system",
-    "supervisor": "forkserver server isolation system",
+    "supervisor": "slurm forkserver server isolation system",
     "grading": "forkserver environments exchange server config isolation system",
     "slurm": "system",
     "forkserver": "server auth isolation system",

@@ -150,6 +150,8 @@ class CaptureAll:
         """Freeze, copy, thaw. Failed copies: username → reason."""
         if not wanted:
             return {}
+        if freeze.on_a_cluster(host):
+            return self._one_by_one(host, groups, wanted, accounts, HostError(freeze.ON_A_CLUSTER))
         names = dict.fromkeys(moment.username for moment in wanted)
         frozen = freeze.remembered(host)
         students = freeze.students(host, groups, [accounts[name] for name in names if name not in frozen])

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nblauncher.errors import BusyError, HostError
+from nblauncher.errors import BusyError, HostError, RefusedError
 from nblauncher.isolation import cgroups, freeze_record
 from nblauncher.isolation.cgroups import Groups, Kind
 from nblauncher.isolation.freezer import Freezer, Student
@@ -30,6 +30,8 @@ from nblauncher.system import interruption, workers
 
 log = logging.getLogger(__name__)
 
+ON_A_CLUSTER = "the servers are jobs of a cluster, whose processes this host cannot freeze"
+
 _LOOK = 0.25
 """Seconds between two looks for new sign-ins; for that long a new session can write."""
 
@@ -38,6 +40,8 @@ def plan_freeze(host: Host, usernames: Sequence[str]) -> Plan:
     """Freeze these students, unless they are frozen already."""
     from nblauncher.commands.retrieve import notes
 
+    if on_a_cluster(host):
+        raise RefusedError(f"nothing was frozen: {ON_A_CLUSTER}", "Stop the servers with `nblauncher shutdown --only`.")
     facts = survey.survey(host, usernames)
     frozen = remembered(host)
     wanted = [name for name in usernames if name in facts.members and name not in frozen]
@@ -53,6 +57,11 @@ def plan_thaw(host: Host, usernames: Sequence[str]) -> Plan:
     frozen = remembered(host)
     wanted = [name for name in usernames if name in facts.members and name in frozen]
     return Plan((Phase("thaw", tuple(Thaw(name) for name in wanted)),), notes(usernames, facts))
+
+
+def on_a_cluster(host: Host) -> bool:
+    """Whether students' processes run where this host cannot freeze them."""
+    return host.settings.notebook.spawner == "slurm"
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from nblauncher.auth import hashes
 from nblauncher.commands import accepted, wording
 from nblauncher.commands.running import nginx
 from nblauncher.errors import HostError, InputError
+from nblauncher.exchange.send import profile
 from nblauncher.frontends import is_address
 from nblauncher.ledger import lockouts
 from nblauncher.model import Account, TlsFiles
 from nblauncher.planning import survey
 from nblauncher.planning.host import Host
+from nblauncher.preflight import kernels
 from nblauncher.server import class_files
 from nblauncher.server.config import ServerConfig
 from nblauncher.supervisor.client import ServerOrder
+from nblauncher.supervisor.spawners import SLURM
 from nblauncher.supervisor.specs import ServerSpec
 from nblauncher.system import root_files
 from nblauncher.web.inputs import ClassPage, Enrolled, parse_config, render_config
@@ -161,6 +166,7 @@ def front_page_inputs(host: Host, certificate: TlsFiles | None) -> bytes:
         greeting=host.settings.web.greeting,
         contact=host.settings.web.contact,
         time_zone=host.settings.web.time_zone,
+        has_sealed_tickets=host.settings.notebook.spawner == SLURM,
     )
     if certificate is not None and host.settings.tls.mode == "class-ca":
         from nblauncher.frontends import class_ca
@@ -241,8 +247,22 @@ def _spec(host: Host, account: Account, port: int) -> ServerSpec:
         environment=dict(host.settings.notebook.environment),
         spawner=host.settings.notebook.spawner,
         limits=host.settings.limits,
-        is_isolated=host.settings.isolation,
+        is_isolated=host.settings.isolation and host.settings.notebook.spawner != SLURM,
+        slurm=_of_the_cluster(host) if host.settings.notebook.spawner == SLURM else {},
     )
+
+
+def _of_the_cluster(host: Host) -> dict[str, Any]:
+    """What a server on a node must be given of the class: it does not see this host's files."""
+    python, spec = kernels.python_of(host.settings), None
+    if host.settings.profile:
+        spec = profile.kernelspec(python, host.settings.profile)
+    return {
+        "settings": asdict(host.settings.slurm),
+        "kernel": {"spec": spec, "python": "" if python == sys.executable else python},
+        "appearance": asdict(wording.appearance(host.settings)),
+        "environment": dict(host.settings.notebook.environment),
+    }
 
 
 def _unwritable(error: OSError) -> HostError:

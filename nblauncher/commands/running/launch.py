@@ -13,7 +13,7 @@ from typing import Any
 from nblauncher.commands import disks, wording
 from nblauncher.commands.accepted import AcceptInputs
 from nblauncher.commands.deadlines import folders, freeze, pending
-from nblauncher.commands.running import classroom, nginx, shutdown, starting
+from nblauncher.commands.running import classroom, cluster_rules, nginx, shutdown, starting
 from nblauncher.commands.running.starting import ClassNow, StartServers
 from nblauncher.config.settings import Settings
 from nblauncher.errors import HostError, RefusedError
@@ -89,6 +89,7 @@ def require_isolation(host: Host) -> None:
 
 def require_front_end(host: Host) -> None:
     """RefusedError or InputError when nginx or the administrator's certificate cannot serve the class."""
+    cluster_rules.require(host)
     nginx.require(host)
     if host.settings.tls.mode == "files":
         classroom.own_files(host)
@@ -159,6 +160,8 @@ def served_words(report: Report) -> str:
     states = [student.details.get("server") for student in report.students.values()]
     ready, asleep = states.count(ServerState.READY.value), states.count(ServerState.ASLEEP.value)
     more = f", {asleep} start when their students come" if asleep else ""
+    if queued := states.count(ServerState.QUEUED.value):
+        more += f", {queued} {'waits' if queued == 1 else 'wait'} in the cluster's queue"
     if frozen := states.count(ServerState.FROZEN.value):
         more += f", {frozen} {'is' if frozen == 1 else 'are'} frozen"
     return f"{ready} of {len(states)} servers are ready{more}"

@@ -20,7 +20,11 @@ from nblauncher.system import interruption
 ATTEMPT = 5.0
 """Seconds for one request."""
 
+QUEUE_PATIENCE = 20.0
+"""Seconds that a command waits for a job in the cluster's queue."""
+
 _PAUSE = 0.15
+_MOST_CHECKS = 32
 _MAX_STATUS_LINE = 64
 _Result = TypeVar("_Result")
 
@@ -40,9 +44,11 @@ class Outcome:
 class _Waiting:
     order: ServerOrder
     report: ServerReport
+    deadline: float
     until: float
     was_running: bool
-    check: Future[bool]
+    check: Future[bool] | None
+    queued_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class _Checks:
     addresses: Sequence[str]
 
     def begin(self, order: ServerOrder, *, pause: float = 0.0) -> Future[bool]:
+        """Of a job, only once the supervisor knows where it listens: until then no process accepts connections."""
         username, port, has_tls, path = order.spec.username, order.spec.port, order.tls is not None, order.socket
 
         def check() -> bool:
@@ -87,7 +94,7 @@ def start_servers(
         outcomes.append(outcome)
         on_event(outcome)
 
-    with ThreadPoolExecutor(max_workers=max(1, concurrency), thread_name_prefix="ready") as pool:
+    with ThreadPoolExecutor(max_workers=max(1, min(concurrency, _MOST_CHECKS)), thread_name_prefix="ready") as pool:
         checks = _Checks(pool, addresses)
         while todo or waiting:
             while todo and len(waiting) < concurrency:
@@ -98,7 +105,10 @@ def start_servers(
                     is_over(Outcome(order.spec.username, ServerState.FAILED, error.problem))
             interruption.check()
             # A connection waits in the port's backlog, so that a check ends as soon as the server accepts it.
-            wait([server.check for server in waiting], timeout=_PAUSE, return_when=FIRST_COMPLETED)
+            pending = [server.check for server in waiting if server.check is not None]
+            wait(pending, timeout=_PAUSE, return_when=FIRST_COMPLETED)
+            if not pending:
+                interruption.sleep(_PAUSE)
             starting = waiting
             waiting = []
             for server, outcome in _outcomes(client, starting, checks):
@@ -117,7 +127,7 @@ def arm_servers(client: Client, orders: Sequence[ServerOrder], *, on_event: Call
     for order in orders:
         try:
             report = client.start_server(order, on_demand=True)
-            was_running = report.handle is not None
+            was_running = report.is_there
             outcome = Outcome(report.username, report.state, report.reason, report.last_lines, was_running)
         except HostError as error:
             outcome = Outcome(order.spec.username, ServerState.FAILED, error.problem)
@@ -206,8 +216,13 @@ def _rest(until: float) -> float:
 def _begin(client: Client, order: ServerOrder, deadline: float, checks: _Checks) -> _Waiting:
     before = next(iter(client.servers([order.spec.username])), None)
     report = client.start_server(order)
-    was_running = before is not None and before.handle is not None and before.handle == report.handle
-    return _Waiting(order, report, time.monotonic() + deadline, was_running, checks.begin(order))
+    was_running = before is not None and before.is_there and (before.handle, before.job) == (report.handle, report.job)
+    check = None if _is_remote(order) else checks.begin(order)
+    return _Waiting(order, report, deadline, time.monotonic() + deadline, was_running, check)
+
+
+def _is_remote(order: ServerOrder) -> bool:
+    return bool(order.spec.slurm)
 
 
 def _outcomes(
@@ -233,10 +248,17 @@ def answers_at(path: str, username: str, *, timeout: float = ATTEMPT) -> bool:
 
 def _outcome(client: Client, server: _Waiting, now: ServerReport, checks: _Checks) -> Outcome | None:
     username = server.order.spec.username
+    if _is_remote(server.order):
+        if now.state is ServerState.UNKNOWN:
+            return Outcome(username, ServerState.UNKNOWN, now.reason, was_running=server.was_running)
+        if now.state is ServerState.QUEUED:
+            return _queued(server, now)
+        if server.check is None and now.state is ServerState.READY:
+            server.check = checks.begin(server.order)
     if now.state not in (ServerState.STARTING, ServerState.READY):
         reason = f"it ended while it started: {now.reason}"
         return Outcome(username, ServerState.FAILED, reason, now.last_lines, server.was_running)
-    if server.check.done():
+    if server.check is not None and server.check.done():
         if server.check.result():
             client.mark_ready(now)
             return Outcome(username, ServerState.READY, was_running=server.was_running)
@@ -245,3 +267,13 @@ def _outcome(client: Client, server: _Waiting, now: ServerReport, checks: _Check
         failed = client.fail_server(now, NO_ANSWER)
         return Outcome(username, ServerState.FAILED, NO_ANSWER, failed.last_lines, server.was_running)
     return None
+
+
+def _queued(server: _Waiting, now: ServerReport) -> Outcome | None:
+    """A job may wait for hours, which is no failure. Once it runs it has its whole deadline."""
+    server.until = time.monotonic() + server.deadline
+    if server.queued_since is None:
+        server.queued_since = time.monotonic()
+    if time.monotonic() - server.queued_since < QUEUE_PATIENCE:
+        return None
+    return Outcome(now.username, ServerState.QUEUED, now.reason, was_running=server.was_running)

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from nblauncher.commands import setup
 from nblauncher.commands.deadlines import pending
-from nblauncher.commands.running import classroom, front_page, launch, schedule, shutdown, starting
+from nblauncher.commands.running import classroom, cluster_rules, front_page, launch, schedule, shutdown, starting
 from nblauncher.commands.running.starting import ClassNow
 from nblauncher.commands.session import Session
 from nblauncher.errors import RefusedError
@@ -31,6 +31,7 @@ def prepare(host: Host, wanted: Roster, session: Session) -> Plan:
         raise RefusedError("the class does not run", "Run `nblauncher setup` and `nblauncher launch`.")
     with supervisor:
         found = {report.username: report for report in supervisor.servers()}
+    cluster_rules.require(host)
     launch.require_kernels(host)
     launch.require_cluster(host)
     made = setup.prepare(host, wanted, session)

@@ -32,7 +32,7 @@ PATIENCE = 10.0
 
 KEPT, RESTARTED, FROZEN = "kept", "restarted", "frozen"
 _PAUSE = 0.05
-_UP = (ServerState.READY, ServerState.STARTING)
+_UP = (ServerState.QUEUED, ServerState.READY, ServerState.STARTING)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nblauncher.commands.deadlines import pending
 from nblauncher.config import times
+from nblauncher.errors import HostError
 from nblauncher.model import Deadline, ServerState
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Details, Phase, Plan, Report, SomeFailed, Step
@@ -19,7 +20,7 @@ from nblauncher.supervisor.specs import ServerReport
 GRACE = 10.0
 """Seconds that a server has to save and stop before everything in its control group is killed."""
 
-RUNNING = (ServerState.READY, ServerState.STARTING)
+RUNNING = (ServerState.READY, ServerState.STARTING, ServerState.QUEUED, ServerState.UNKNOWN)
 
 
 def prepare(host: Host, usernames: Sequence[str], *, whole_class: bool) -> Plan:
@@ -117,7 +118,12 @@ def end_class(host: Host) -> None:
     supervisor = found_supervisor(host)
     if supervisor is not None:
         with supervisor:
-            supervisor.end(grace=GRACE)
+            left = [report.username for report in supervisor.end(grace=GRACE) if report.state is ServerState.UNKNOWN]
+        if left:
+            raise HostError(
+                f"the cluster did not confirm that these students' jobs have ended: {', '.join(sorted(left))}",
+                "They are cancelled as soon as the controller answers. Run `nblauncher shutdown` again then.",
+            )
 
 
 def found_supervisor(host: Host) -> Client | None:

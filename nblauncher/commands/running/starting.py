@@ -25,16 +25,17 @@ from nblauncher.model import ServerState
 from nblauncher.planning.host import Host, host_lock
 from nblauncher.planning.plan import Phase, SomeFailed
 from nblauncher.preflight import kernels, machine
-from nblauncher.server import class_files, shared_data
+from nblauncher.server import class_files, job_file, shared_data
 from nblauncher.supervisor import client
 from nblauncher.supervisor.client import Client, ServerOrder
 from nblauncher.supervisor.requests import PortWanted
+from nblauncher.supervisor.spawners import SLURM
 from nblauncher.system import memory
 
 log = logging.getLogger(__name__)
 
-SERVED = (ServerState.READY, ServerState.ASLEEP)
-"""The student finds a server, at once or after a moment."""
+SERVED = (ServerState.READY, ServerState.ASLEEP, ServerState.QUEUED)
+"""The student finds a server: at once, after a moment, or when the cluster has room for it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ClassNow:
 def look(host: Host, usernames: Sequence[str], *, on_demand: bool) -> ClassNow:
     """Ask the supervisor; changes nothing. With `on_demand` a sleeping server counts as served."""
     reports = shutdown.reports(host)
-    running = {report.username for report in reports if report.state is ServerState.READY}
+    running = {report.username for report in reports if report.state in (ServerState.READY, ServerState.QUEUED)}
     asleep = {report.username for report in reports if report.state is ServerState.ASLEEP} if on_demand else set()
     frozen = set(freeze.remembered(host)).intersection(usernames)
     return ClassNow(
@@ -147,7 +148,7 @@ class StartServers:
                 outcomes = readiness.start_servers(
                     supervisor,
                     orders,
-                    concurrency=_at_a_time(host.settings.notebook.spawner),
+                    concurrency=_at_a_time(host.settings.notebook.spawner, len(orders)),
                     deadline=host.settings.notebook.start_deadline,
                     on_event=on_event,
                     addresses=host.settings.web.bind,
@@ -176,8 +177,12 @@ def orders_of(host: Host, usernames: Sequence[str]) -> tuple[list[ServerOrder], 
     return orders, failures
 
 
-def _at_a_time(spawner: str) -> int:
-    """How many servers start together: enough to keep the cores busy, and no more than fit into memory."""
+def _at_a_time(spawner: str, servers: int) -> int:
+    """How many servers start together: enough to keep the cores busy, and no more than fit into memory. Jobs do not
+    start on this host.
+    """
+    if spawner == SLURM:
+        return max(1, servers)
     return max(1, min(2 * (os.cpu_count() or 1), memory.room().servers(spawner)))
 
 
@@ -236,4 +241,6 @@ def _kernels(host: Host) -> class_files.Kernels:
 
 def _why(host: Host, outcome: Outcome) -> str:
     last = f": {outcome.last_lines[-1]}" if outcome.last_lines else ""
+    if host.settings.notebook.spawner == SLURM:
+        return f"{outcome.reason}; what the job wrote is in ~{outcome.username}/{job_file.FOLDER}"
     return f"{outcome.reason}{last}; see {client.log_file(host.paths, outcome.username)}"

@@ -30,6 +30,7 @@ from nblauncher.supervisor.specs import ServerReport
 log = logging.getLogger(__name__)
 
 _PAUSE = 0.1
+_REPORTED = ("kernels", "busy_kernels", "last_activity", "last_save")
 _ORPHANED = "the supervisor was killed; `nblauncher launch` finds the server again"
 
 
@@ -207,15 +208,14 @@ def _server(host: Host, report: ServerReport | None, used: tuple[int, float] | N
         "reason": "",
         "last_sign_in": None,
         "never_signed_in": True,
-        **dict.fromkeys(
-            ("pid", "memory_bytes", "cpu_seconds", "kernels", "busy_kernels", "last_activity", "last_save")
-        ),
+        **dict.fromkeys((*("pid", "job", "node", "memory_bytes", "cpu_seconds"), *_REPORTED)),
     }
     if report is None:
         return entry
     is_old = report.signed_in_at is None
     entry["server"] = report.state.value
     entry["reason"] = "; ".join(filter(None, (report.reason, *report.pressure)))
+    entry["job"], entry["node"] = report.job, report.node or None
     entry["kernels"], entry["busy_kernels"] = report.kernels, report.busy_kernels
     entry["last_save"], entry["last_activity"] = _of_seconds(report.saved_at), _of_seconds(report.used_at)
     entry["last_sign_in"], entry["never_signed_in"] = _of_seconds(report.signed_in_at), not is_old

@@ -155,7 +155,13 @@ class _Arriving:
             ) from None
         except OSError as error:
             raise _unsafe(manifest.NAME, error) from error
+        owners = {os.fstat(root).st_uid, status.st_uid} - {0, os.geteuid()}
         with os.fdopen(descriptor, "rb") as file:
+            if owners:
+                raise RefusedError(
+                    f"{folder} belongs to uid {owners.pop()}, who could have written anything into it",
+                    "Nothing was changed. If you trust it, make it yours first (`chown -R`).",
+                )
             if status.st_size > manifest.LARGEST:
                 raise manifest.malformed("it is far too large")
             data = file.read(manifest.LARGEST)

@@ -18,7 +18,7 @@ from nblauncher.errors import HostError
 from nblauncher.forkserver.requests import Place, Request
 from nblauncher.isolation.cgroups import Group
 from nblauncher.isolation.spawn import NOWHERE
-from nblauncher.model import Handle
+from nblauncher.model import ServerHandle
 from nblauncher.supervisor.spawners.fork_server import ForkServer, Program
 from nblauncher.supervisor.spawners.process import ProcessSpawner
 from nblauncher.supervisor.spawners.protocol import Answer, EventLoop, Order, Started, Timer
@@ -49,6 +49,8 @@ class ForkServerSpawner:
 
     `found` is the file, owned by root, in which a fork server notes for the next one what a server loads.
     """
+
+    is_remote = False
 
     def __init__(
         self,
@@ -99,11 +101,14 @@ class ForkServerSpawner:
         if self._fork_server.is_ready:
             self._ask_all()
 
-    def poll(self, handle: Handle) -> bool:
+    def poll(self, handle: ServerHandle) -> bool:
         return self._ordinary.poll(handle)
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: ServerHandle) -> None:
         self._ordinary.stop(handle)
+
+    def kill(self, handle: ServerHandle) -> None:
+        self._ordinary.kill(handle)
 
     def child_ended(self, pid: int) -> bool:
         """A child of ours ended. Returns whether it was the fork server."""

@@ -7,13 +7,15 @@ import sys
 
 from nblauncher.errors import HostError
 from nblauncher.isolation.spawn import Child, fork_exec
-from nblauncher.model import Handle
+from nblauncher.model import Handle, ServerHandle
 from nblauncher.supervisor.spawners.protocol import Answer, Order, Started
 from nblauncher.system import processes
 
 
 class ProcessSpawner:
     """`python -I -m nblauncher.server`, by the interpreter that runs the supervisor."""
+
+    is_remote = False
 
     def start(self, order: Order, answer: Answer) -> None:
         argv = [sys.executable, "-I", "-m", "nblauncher.server"]
@@ -31,8 +33,13 @@ class ProcessSpawner:
         else:
             answer(started)
 
-    def poll(self, handle: Handle) -> bool:
-        return processes.is_running(handle)
+    def poll(self, handle: ServerHandle) -> bool:
+        return isinstance(handle, Handle) and processes.is_running(handle)
 
-    def stop(self, handle: Handle) -> None:
-        processes.send_signal(handle, signal.SIGTERM)
+    def stop(self, handle: ServerHandle) -> None:
+        if isinstance(handle, Handle):
+            processes.send_signal(handle, signal.SIGTERM)
+
+    def kill(self, handle: ServerHandle) -> None:
+        if isinstance(handle, Handle):
+            processes.send_signal(handle, signal.SIGKILL)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nblauncher.errors import HostError
 from nblauncher.isolation.sandbox import Sandbox
-from nblauncher.model import Account, Handle
+from nblauncher.model import Account, ServerHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,18 @@ class Order:
     """It gets a mount namespace, which `sandbox` has when it starts."""
     news: int
     """Where it writes a word when something happens: see nblauncher.server.activity."""
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    """As ServerSpec.slurm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that was just started: how to find it again, and the pipe with its output (the receiver closes it)."""
+    """A server that was just started: how to find it again, and the pipe with its output (the receiver closes it). A
+    job has none: it writes into the student's home.
+    """
 
-    handle: Handle
-    output: int
+    handle: ServerHandle
+    output: int | None
 
 
 Answer = Callable[[Started | HostError], None]
@@ -49,16 +53,25 @@ Answer = Callable[[Started | HostError], None]
 class Spawner(Protocol):
     """Starts, polls and stops servers. Runs in the supervisor, as root, in its one thread: nothing in here waits."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether servers run on other hosts: no sandbox of this one holds them, and a stop takes its time."""
+        ...
+
     def start(self, order: Order, answer: Answer) -> None:
         """Start a server as its account; answers at once or later. The order's descriptors may be closed afterwards."""
         ...
 
-    def poll(self, handle: Handle) -> bool:
+    def poll(self, handle: ServerHandle) -> bool:
         """Whether the server is still running."""
         ...
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: ServerHandle) -> None:
         """Ask the server to end. Nothing happens when it has ended."""
+        ...
+
+    def kill(self, handle: ServerHandle) -> None:
+        """End a server that is not wanted any more, without asking."""
         ...
 
 

@@ -57,6 +57,18 @@ def test_no_two_students_ever_get_the_same_port():
     assert not set(given.values()) & set(range(8010, 8030))
 
 
+def test_a_student_of_another_host_keeps_the_port_if_nobody_has_it():
+    given = allocation.ports(
+        ["ada", "bob", "eve", "kim"],
+        front_port=8000,
+        spent=frozenset(),
+        taken=frozenset({8003}),
+        wanted={"ada": 8007, "bob": 8003, "eve": 8000, "zoe": 8009},
+    )
+    assert given["ada"] == 8007
+    assert len(set(given.values())) == 4 and not {8000, 8003}.intersection(given.values())
+
+
 def test_running_out_of_ports_is_an_error():
     with pytest.raises(HostError, match="no free port"):
         allocation.ports(["ada"], front_port=65535, spent=frozenset(), taken=frozenset())

@@ -42,7 +42,9 @@ def test_every_text_is_used_and_every_template_uses_texts_that_are_there():
     used = set(re.findall(r'\bt(?:\.raw|\.lines|\.plain)?\(\s*"(\w+)"(?! ~)', "".join(TEMPLATES.values())))
     assert used <= set(texts.shipped("en"))
     sources = "".join(TEMPLATES.values()) + "".join(path.read_text() for path in WEB.parent.rglob("*.py"))
-    made = re.compile(r"(own_)?deadline|trust_(windows|macos|firefox|linux|chromebook|ios|android)|why_|\w+_title$")
+    made = re.compile(
+        r"(own_)?deadline|trust_(windows|macos|firefox|linux|chromebook|ios|android)|why_|queued_|\w+_title$"
+    )
     assert [key for key in texts.shipped("en") if f'"{key}"' not in sources and not made.match(key)] == []
 
 

@@ -200,7 +200,10 @@ def test_a_failure_is_told_with_who_and_why_and_what_about_the_others():
     report.fail("ada", "disk full")
     words = render.failures_text(report, "{ratio} students were not set up", "Run it again.")
     assert words.splitlines()[0] == "Error: 1 of 3 students were not set up: ada (disk full)"
-    assert "other 2" in words
+    assert "The other 2 are done." in words
+    report.fail("bob", "disk full")
+    words = render.failures_text(report, "{ratio} students were not set up", "Run it again.")
+    assert "The other one is done." in words
 
 
 def test_a_failure_of_a_whole_class_is_told_once():

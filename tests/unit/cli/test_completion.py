@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pexpect
 import pytest
 
 from nblauncher.cli.completion import completed
 from nblauncher.cli.help import SECTIONS
 from nblauncher.cli.main import cli
+from tests.running import eventually
 
 BIN = Path(sys.executable).parent
 ROSTER = """username,name,section
@@ -147,6 +151,76 @@ def test_fish_offers_the_same_with_what_it_means(folder: Path) -> None:
     assert offered("nblauncher status --only ada,") == ["ada,adele\tAdele, the second", "ada,bob\tBob"]
     assert offered("nblauncher status --only=b") == ["--only=bob\tBob"]
     assert offered("nblauncher seT") == [] and offered("nblauncher setu")[0].startswith("setup\t")
+
+
+class Zsh:
+    """An interactive zsh with the script in its `fpath`, as after an installation. Ctrl-X writes down the line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._written, self._number = folder / "line", 0
+        scripts = folder / "scripts"
+        scripts.mkdir()
+        (scripts / "_nblauncher").write_text(script("zsh"))
+        environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+        size = {"dimensions": (60, 200), "encoding": "utf-8", "timeout": 60}
+        self._shell = pexpect.spawn("zsh", ["-f", "-i"], cwd=str(folder), env=environment, **size)
+        self._shell.sendline(
+            "fpath=($PWD/scripts $fpath); autoload -Uz compinit; compinit -D -u; setopt no_beep; "
+            'tell() { print -rn -- "$BUFFER" >$HOME/new && mv $HOME/new $HOME/line }; zle -N tell; bindkey "^X" tell; '
+            "print be''gun"
+        )
+        self._shell.expect("begun\r\n")
+
+    def line_after(self, typed: str, *, changes: bool = True) -> str:
+        """What stands on the command line after this and Tab."""
+        self._shell.send(f"\x15{typed}\t")
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.5)  # it may still look
+            self._written.unlink(missing_ok=True)
+            self._shell.send("\x18")
+            eventually(self._written.exists, patience=30)
+            if (line := self._written.read_text()) != typed or not changes:
+                return line
+        return typed
+
+    def shows(self, words: str) -> None:
+        self._shell.expect_exact(words)
+
+    def close(self) -> None:
+        self._shell.close(force=True)
+
+
+@pytest.fixture
+def zsh(folder: Path) -> Iterator[Zsh]:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    made = Zsh(folder)
+    yield made
+    made.close()
+
+
+def test_zsh_completes_commands_and_names_and_shows_whose_they_are(zsh: Zsh) -> None:
+    assert zsh.line_after("nblauncher setu") == "nblauncher setup "
+    assert zsh.line_after("nblauncher status --only bo") == "nblauncher status --only bob "
+    assert zsh.line_after("nblauncher status --only=b") == "nblauncher status --only=bob "
+    assert zsh.line_after("nblauncher status --only bob,adel") == "nblauncher status --only bob,adele "
+    assert zsh.line_after("nblauncher status --section Tu") == r"nblauncher status --section Tuesday\ late "
+    assert zsh.line_after("nblauncher history ad", changes=False) == "nblauncher history ad"
+    zsh.shows("Adele, the second")
+
+
+def test_the_script_for_zsh_is_ours_where_clicks_misses_the_second_tab() -> None:
+    """Also where zsh is not installed: click may have changed its own."""
+    assert "$funcstack[1] == _nblauncher" in script("zsh") and "zsh_eval_context" not in script("zsh")
+
+
+def test_nothing_of_a_hostile_roster_reaches_zsh_as_code(folder: Path, zsh: Zsh) -> None:
+    (folder / "students.csv").write_text(HOSTILE)
+    before = {file.name for file in folder.iterdir()}
+    assert zsh.line_after("nblauncher status --only ").startswith("nblauncher status --only ada")
+    assert zsh.line_after("nblauncher status --section ", changes=False) == "nblauncher status --section "
+    assert {file.name for file in folder.iterdir()} - before <= {"line", "new"}
 
 
 def test_every_parameter_that_names_students_completes_them() -> None:

@@ -106,6 +106,16 @@ def test_a_newcomer_takes_the_next_never_used_port():
     assert join.ports == {"bob": 8002}
 
 
+def test_a_student_of_another_host_keeps_port_and_password_unless_the_account_is_made_again():
+    brought = {"imported": {"bob": 7}, "with_imported_passwords": frozenset({"bob"})}
+    plan = setup.plan(roster("ada", "bob"), Facts("c1", **brought), SETTINGS, OWNER)
+    (join,) = (step for step in plan.steps if isinstance(step, setup.JoinCourse))
+    assert join.ports["bob"] == 8007
+    assert plan.steps[-1].describe() == "generate passwords for 2 students, 1 of whom keep their notebook password"
+    done = facts({"ada": AccountState.COMPLETE, "bob": AccountState.COMPLETE}, **brought)
+    assert lines(roster("ada", "bob"), done) == []
+
+
 def test_a_row_that_vanished_is_reported_and_never_removed():
     plan = setup.plan(roster(), facts({"ada": AccountState.COMPLETE}), SETTINGS, OWNER)
     assert plan.is_empty

@@ -128,7 +128,7 @@ def test_a_cluster_that_cannot_be_asked_is_one_problem(monkeypatch):
 def test_students_outside_of_the_accounting_are_named(monkeypatch):
     enforcing = replace(SITE, config={**HELD, "AccountingStorageEnforce": "associations"})
     lacking = ["bob"]
-    monkeypatch.setattr(cluster.sites, "without_association", lambda _settings, _names: lacking)
+    monkeypatch.setattr(cluster.sites, "without_association", lambda _settings, _names, _cluster: lacking)
     (one,) = cluster.associations(SlurmSettings(account="physics"), enforcing, ["ada", "bob"])
     assert one.level == "warning" and "not in its accounting in the account physics: bob" in one.message
     assert "sacctmgr add user bob account=physics" in one.hint

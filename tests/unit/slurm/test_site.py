@@ -81,8 +81,9 @@ def test_the_default_partition_is_meant_where_none_is_named():
 
 def test_students_without_an_association_are_found(tmp_path):
     program = tmp_path / "sacctmgr"
-    program.write_text('#!/bin/sh\nprintf "%s " "$@" >&2\nprintf "ada\\nada\\n"\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\nprintf "ada\\nada\\n"\n')
     program.chmod(0o755)
     settings = SlurmSettings(programs=str(tmp_path), account="physics")
-    assert site.without_association(settings, ["bob", "ada"]) == ["bob"]
+    assert site.without_association(settings, ["bob", "ada"], "one") == ["bob"]
+    assert "where user=ada,bob account=physics cluster=one format=user" in (tmp_path / "asked").read_text()
     assert site.without_association(settings, []) == []

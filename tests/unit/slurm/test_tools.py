@@ -81,6 +81,13 @@ def test_a_command_that_is_not_there_says_what_to_install():
     assert "slurm-client" in caught.value.hint
 
 
+def test_accounting_that_is_down_is_not_taken_for_the_controller(tmp_path):
+    """As sacctmgr says it, while the controller works."""
+    words = "sacctmgr: error: Sending PersistInit msg: Connection refused\n"
+    with pytest.raises(UnansweredError, match="accounting"):
+        tools.call(site(tmp_path, err=words, status=1, name="sacctmgr"), "sacctmgr", "list", "associations")
+
+
 def test_a_command_that_hangs_is_ended_and_means_no_answer(tmp_path):
     settings = site(tmp_path, name="squeue")
     (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 30\n")

@@ -14,7 +14,7 @@ import pytest
 from nblauncher.errors import HostError
 from nblauncher.isolation.cgroups import Group, Kind
 from nblauncher.isolation.sandbox import Sandbox
-from nblauncher.model import Account, Handle, ServerState
+from nblauncher.model import Account, Handle, ServerHandle, ServerState
 from nblauncher.server import activity
 from nblauncher.supervisor.doings import SIGN_INS, SignIns, load
 from nblauncher.supervisor.kernel_ending import NO_WORD, NOT_RUNNING, TOO_OLD, end_kernels
@@ -61,6 +61,8 @@ class Loop:
 class Spawner:
     """Keeps each server's end of the pipe for news, and answers when the test does."""
 
+    is_remote = False
+
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.news = -1
@@ -75,10 +77,14 @@ class Spawner:
             os.close(self.news)
             self.news = -1
 
-    def poll(self, handle: Handle) -> bool:
+    def poll(self, handle: ServerHandle) -> bool:
         return True
 
-    def stop(self, handle: Handle) -> None: ...
+    def stop(self, handle: ServerHandle) -> None: ...
+
+    def kill(self, handle: ServerHandle) -> None:
+        assert isinstance(handle, Handle)
+        processes.send_signal(handle, signal.SIGKILL)
 
 
 class Class:

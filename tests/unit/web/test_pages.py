@@ -16,19 +16,20 @@ from typing import Any
 import httpx
 import pytest
 
-from nblauncher.auth import passwords
+from nblauncher.auth import passwords, sealed_tickets
 from nblauncher.auth.appearance import Appearance
 from nblauncher.auth.checker import PasswordChecker
 from nblauncher.auth.guesses import Guesses
 from nblauncher.auth.texts import Texts
 from nblauncher.auth.tickets import TicketBook
 from nblauncher.model import Secret, ServerState
+from nblauncher.supervisor import jobs
 from nblauncher.web import certificate, pages, strip
 from nblauncher.web.door import Door, Stage
 from nblauncher.web.inputs import ClassPage, Enrolled
 from nblauncher.web.pages import FrontPage, application
 from nblauncher.web.strip import ShownDeadline
-from nblauncher.web.supervisor_link import Admitted, Told
+from nblauncher.web.supervisor_link import Admitted, Queue, Told
 from nblauncher.web.visits import ROUTES
 from tests.fakes import Clock
 
@@ -42,6 +43,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.answer = ServerState.READY
         self.why = ""
+        self.place: Queue | None = None
         self.deadlines: tuple[tuple[str, datetime], ...] = ()
         self.message: Told | None = None
         self.own: tuple[Told, ...] = ()
@@ -56,6 +58,9 @@ class Supervisor:
 
     async def reason(self, username: str) -> str:
         return self.why
+
+    async def queue(self, username: str) -> Queue | None:
+        return self.place
 
     async def told(self, username: str) -> tuple[Told, ...]:
         return (*((self.message,) if self.message else ()), *self.own)
@@ -789,3 +794,30 @@ def test_another_site_cannot_use_a_link():
         return await front.client.post("/open.html", data={"link": secret}, headers={"Origin": "https://evil.example"})
 
     assert visit(scenario).status_code == 403
+
+
+@pytest.mark.parametrize("kind", sorted({"other", *jobs._KINDS.values()}))
+def test_a_student_in_the_clusters_queue_is_told_the_place_and_why(kind):
+    async def scenario(front: Visit):
+        front.supervisor.answer = ServerState.QUEUED
+        start = datetime.now(timezone.utc) + timedelta(minutes=20)
+        front.supervisor.place = Queue(3, kind, start if kind == "room" else None)
+        queued = await front.sign_in("ada", PASSWORD)
+        front.supervisor.answer = ServerState.READY
+        return queued, await front.client.post("/", data={"waiting": hidden(queued, "waiting")})
+
+    queued, ready = visit(scenario)
+    english = Texts("en", {})
+    assert "at place 3 in the queue" in queued.text and english.plain(f"queued_{kind}") in queued.text
+    assert ("should start" in queued.text) == (kind == "room")
+    assert 'getElementById("onward").submit()' in queued.text
+    assert hidden(ready, "ticket")
+
+
+def test_a_ticket_for_a_server_on_a_node_is_signed_for_that_student():
+    async def scenario(front: Visit):
+        return hidden(await front.sign_in("ada", PASSWORD), "ticket")
+
+    ticket = visit(scenario, has_sealed_tickets=True)
+    server = sealed_tickets.Redeemed(lambda: int(ticket[:8], 16))
+    assert server.redeem("ada", HASH, ticket) and not server.redeem("bob", HASH, ticket)

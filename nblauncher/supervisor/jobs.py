@@ -1,0 +1,285 @@
+"""What becomes of the class's jobs: one short-lived child asks the cluster for all of them, every few seconds.
+
+A controller that does not answer means that nothing is known, never that a job has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nblauncher.errors import HostError
+from nblauncher.model import ROOT, JobHandle, ServerState, SlurmSettings
+from nblauncher.server import activity, node_words
+from nblauncher.slurm import control, jobs, tools, words
+from nblauncher.slurm.jobs import Job, JobState
+from nblauncher.supervisor.doings import now
+from nblauncher.supervisor.errands import Errands
+from nblauncher.supervisor.loop import Loop
+from nblauncher.supervisor.seat import Seat
+from nblauncher.supervisor.spawners.slurm import SlurmSpawner
+from nblauncher.supervisor.states import Action, Event
+from nblauncher.supervisor.stopping import Exit
+
+log = logging.getLogger(__name__)
+
+SOON, EVERY, RARELY = 1.0, 5.0, 10.0
+"""Seconds between two looks: while a job begins or ends, while all run, and while the controller does not answer."""
+
+LOOKING = 60.0
+NEARLY_OVER = 600
+"""Seconds before its time limit from which on `status` names it."""
+
+_WHOLE_QUEUE = ("squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
+_KINDS = {
+    "Resources": "room",
+    "Priority": "others",
+    "Reservation": "later",
+    "BeginTime": "later",
+    "NodeDown": "down",
+    "PartitionDown": "down",
+    "PartitionInactive": "down",
+    "ReqNodeNotAvail": "down",
+    "Nodes required": "down",
+    "Assoc": "limit",
+    "QOS": "limit",
+    "MaxSubmit": "limit",
+}
+_NODE_FAILED = "what ran there may go on until the node is back"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job at one look. `words` are Slurm's, for people; the rest of what a student wrote is checked already."""
+
+    state: JobState
+    uid: int
+    mark: str
+    word: str
+    words: str
+    why: str
+    kind: str
+    node: str
+    address: str
+    place: int
+    starts_at: int
+    left: int | None
+    wait_status: int
+    is_hopeless: bool
+    is_current: bool
+    """What the server says is of this start."""
+    port: int
+    said: tuple[str, ...]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Seen:
+        return cls(**{**given, "state": JobState(given["state"]), "said": tuple(given["said"])})
+
+
+class Owner(Protocol):
+    """The seats of the class."""
+
+    changed: set[str]
+
+    def decide(self, seat: Seat, event: Event) -> Action: ...
+
+    def expect(self, seat: Seat) -> None: ...
+
+    def on_words(self, seat: Seat, words: Sequence[str]) -> None: ...
+
+    def ended(self, seat: Seat, how: Exit) -> None: ...
+
+    def fail(self, seat: Seat, reason: str) -> None: ...
+
+
+class Jobs:
+    """Looks at the jobs of these seats."""
+
+    def __init__(self, loop: Loop, errands: Errands, seats: Owner, spawner: SlurmSpawner) -> None:
+        self._loop, self._errands, self._seats, self._spawner = loop, errands, seats, spawner
+        self._is_looking = False
+        self._due = 0.0
+        self._addresses: dict[str, str] = {}
+
+    def look(self, seats: Sequence[Seat]) -> None:
+        """Ask again if it is time to. Called after every change; cheap when there is nothing to do."""
+        if self._is_looking or not any(isinstance(seat.handle, JobHandle) for seat in seats):
+            return
+        if time.monotonic() < self._due:
+            return
+        asked = {seat.handle.job: seat for seat in seats if isinstance(seat.handle, JobHandle)}
+        self._is_looking = True
+
+        def answered(found: Mapping[str, Any]) -> None:
+            self._addresses |= found["addresses"]
+            is_silent = False
+            for number, seat in asked.items():
+                seen = found["jobs"].get(str(number))
+                if seen is not None and isinstance(seat.handle, JobHandle) and seat.handle.job == number:
+                    is_silent = not self._take(seat, seat.handle, Seen.of(seen)) or is_silent
+            self._next(seats, is_silent=is_silent)
+
+        def failed(error: HostError) -> None:
+            log.warning("the cluster was asked about %d jobs: %s", len(asked), error.problem)
+            for seat in asked.values():
+                self._silence(seat)
+            self._next(seats, is_silent=True)
+
+        given = (self._spawner.settings, sorted(asked), dict(self._addresses))
+        self._errands.run(ROOT, _look, *given, deadline=LOOKING, done=answered, failed=failed)
+
+    def _next(self, seats: Sequence[Seat], *, is_silent: bool) -> None:
+        self._is_looking = False
+        is_busy = any(seat.is_remote and _is_moving(seat) for seat in seats)
+        pause = RARELY if is_silent else SOON if is_busy else EVERY
+        self._due = time.monotonic() + pause
+        self._loop.later(pause, lambda: None)  # then `look` is called again
+
+    def hurry(self) -> None:
+        """Something was asked of the cluster: look soon."""
+        self._due = min(self._due, time.monotonic() + SOON)
+        self._loop.later(SOON, lambda: None)
+
+    def _take(self, seat: Seat, handle: JobHandle, seen: Seen) -> bool:
+        """Returns whether the cluster has answered about this job."""
+        if seen.state is JobState.UNKNOWN:
+            self._silence(seat)
+            return False
+        if seat.cluster.silent_since:
+            seat.cluster.silent_since = 0.0
+            self._seats.changed.add(seat.username)
+        is_another = seen.state is not JobState.GONE and (seen.uid, seen.mark) != (handle.uid, handle.mark)
+        if is_another or seen.state in (JobState.GONE, JobState.ENDED):
+            self._take_end(seat, handle, seen, is_another=is_another)
+        elif seen.state in (JobState.QUEUED, JobState.HELD):
+            self._take_queued(seat, seen)
+        elif seen.state is JobState.ENDING:
+            seat.cluster.port = 0
+        else:
+            self._take_running(seat, seen)
+        return True
+
+    def _take_queued(self, seat: Seat, seen: Seen) -> None:
+        cluster = seat.cluster
+        before = (cluster.place, cluster.why, cluster.starts_at)
+        cluster.place, cluster.why, cluster.starts_at = seen.place, seen.why, float(seen.starts_at)
+        cluster.kind, cluster.node, cluster.port = seen.kind, "", 0
+        if seat.stopping is None and (seen.state is JobState.HELD or seen.is_hopeless):
+            self._seats.fail(seat, seen.words)
+        elif self._seats.decide(seat, Event.WAITS) is Action.MARK_QUEUED:
+            seat.cancel_timer()
+            if seat.state is not ServerState.QUEUED or before != (cluster.place, cluster.why, cluster.starts_at):
+                self._seats.changed.add(seat.username)
+            seat.state = ServerState.QUEUED
+
+    def _take_running(self, seat: Seat, seen: Seen) -> None:
+        cluster = seat.cluster
+        cluster.place, cluster.why, cluster.starts_at, cluster.left = 0, "", 0.0, seen.left
+        if (cluster.node, cluster.address) != (seen.node, seen.address):
+            cluster.node, cluster.address = seen.node, seen.address
+            self._seats.changed.add(seat.username)
+        if self._seats.decide(seat, Event.RUNS) is Action.MARK_STARTING and seat.state is ServerState.QUEUED:
+            seat.state = ServerState.STARTING
+            self._seats.changed.add(seat.username)
+            self._seats.expect(seat)
+        if seen.is_current and seen.port and activity.LISTENS in seen.said:
+            cluster.port = seen.port
+            self._hear(seat, seen)
+
+    def _take_end(self, seat: Seat, handle: JobHandle, seen: Seen, *, is_another: bool) -> None:
+        self._spawner.has_ended(handle)
+        if seen.is_current:
+            self._hear(seat, seen)
+        said = "Slurm no longer has this job" if is_another else seen.words
+        if seen.word == "NODE_FAIL":
+            said = f"{said}; {_NODE_FAILED}"
+        is_clean = seen.word == "COMPLETED" and seen.wait_status == 0
+        stays_down = seen.word in ("CANCELLED", "TIMEOUT", "DEADLINE") or is_another or seen.state is JobState.GONE
+        self._seats.ended(seat, Exit(said, is_clean=is_clean, stays_down=stays_down))
+
+    def _hear(self, seat: Seat, seen: Seen) -> None:
+        """What the server has not said before."""
+        new = [word for word in seen.said if word not in seat.cluster.said]
+        seat.cluster.said = seen.said
+        if new:
+            self._seats.on_words(seat, new)
+
+    def _silence(self, seat: Seat) -> None:
+        if not seat.cluster.silent_since:
+            seat.cluster.silent_since = now()
+            self._seats.changed.add(seat.username)
+
+
+def _is_moving(seat: Seat) -> bool:
+    return seat.stopping is not None or seat.state in (ServerState.STARTING, ServerState.QUEUED)
+
+
+def _look(settings: SlurmSettings, ids: list[int], addresses: dict[str, str]) -> dict[str, Any]:
+    """In a child that is root: all that students could write is read here."""
+    try:
+        tools.ping(settings)
+    except tools.UnansweredError:
+        found = {number: Job(number, JobState.UNKNOWN) for number in ids}
+    else:
+        found = jobs.poll(settings, ids)
+    places = _places(settings) if any(job.state is JobState.QUEUED for job in found.values()) else {}
+    new: dict[str, str] = {}
+    for job in found.values():
+        if job.node and job.node not in addresses and job.node not in new:
+            try:
+                new[job.node] = control.node_address(settings, job.node)
+            except (HostError, ValueError):
+                continue
+    known = {**addresses, **new}
+    return {
+        "jobs": {number: _seen(settings, job, known.get(job.node, ""), places) for number, job in found.items()},
+        "addresses": new,
+    }
+
+
+def _seen(settings: SlurmSettings, job: Job, address: str, places: Mapping[int, int]) -> dict[str, Any]:
+    said = node_words.parse(job.comment)
+    is_current = said is not None and job.admin_comment.endswith(f":{said.run}") and said.restarts == job.restarts
+    by = jobs.cancelled_by(settings, job.id) if job.word == "CANCELLED" else None
+    return {
+        "state": job.state.value,
+        "uid": job.uid,
+        "mark": job.admin_comment,
+        "word": job.word,
+        "words": words.plain(job, by=by),
+        "why": words.waits(job.reason) if job.state is JobState.QUEUED else "",
+        "kind": kind_of(job.reason),
+        "node": job.node,
+        "address": address,
+        "place": places.get(job.id, 0),
+        "starts_at": job.starts_at or 0 if job.state is JobState.QUEUED else 0,
+        "left": job.left,
+        "wait_status": job.wait_status,
+        "is_hopeless": job.state is JobState.QUEUED and job.reason in words.HOPELESS,
+        "is_current": is_current,
+        "port": said.port if said is not None else 0,
+        "said": sorted(said.said) if said is not None else [],
+    }
+
+
+def kind_of(reason: str) -> str:
+    """What a student is told of Slurm's reason: the page has a text for each."""
+    return next((kind for beginning, kind in _KINDS.items() if reason.startswith(beginning)), "other")
+
+
+def _places(settings: SlurmSettings) -> dict[int, int]:
+    """The place of each queued job among those of its partition, from 1."""
+    try:
+        listed = tools.call(settings, *_WHOLE_QUEUE)
+    except HostError:
+        return {}
+    counts: dict[str, int] = {}
+    places: dict[int, int] = {}
+    for number, partition in re.findall(r"^([0-9]+)(?:_\S*)?\|(\S+)$", listed, re.M):
+        counts[partition] = counts.get(partition, 0) + 1
+        places.setdefault(int(number), counts[partition])
+    return places

@@ -1,0 +1,56 @@
+"""The file in the home with which a server on a node starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from nblauncher.errors import HostError, RefusedError
+from nblauncher.server import job_file
+from nblauncher.server.job_file import JobFile
+
+GIVEN = JobFile("{}", "certificate", "key", {"title": "Physics"}, {"TZ": "UTC"})
+
+
+def test_it_is_private_and_read_once(tmp_path):
+    file = job_file.put(tmp_path, "0a", GIVEN)
+    assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+    assert job_file.take(file) == GIVEN
+    assert not file.exists()
+    with pytest.raises(HostError, match="cannot be read"):
+        job_file.take(file)
+
+
+def test_a_dropped_one_starts_nothing(tmp_path):
+    file = job_file.put(tmp_path, "0a", GIVEN)
+    job_file.drop(tmp_path, "0a")
+    job_file.drop(tmp_path, "0a")
+    with pytest.raises(HostError):
+        job_file.take(file)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o602])
+def test_one_that_others_could_read_or_write_is_refused(tmp_path, mode):
+    file = job_file.put(tmp_path, "0a", GIVEN)
+    file.chmod(mode)
+    with pytest.raises(RefusedError):
+        job_file.take(file)
+
+
+def test_a_link_is_not_followed(tmp_path):
+    file = job_file.put(tmp_path, "0a", GIVEN)
+    link = file.with_name("0b.json")
+    link.symlink_to(file)
+    with pytest.raises(HostError):
+        job_file.take(link)
+    assert file.exists()
+
+
+def test_secrets_are_not_in_its_repr():
+    assert "certificate" not in repr(GIVEN).replace("certificate=", "") and "'key'" not in repr(GIVEN)
+
+
+def test_a_damaged_one_is_named(tmp_path):
+    file = job_file.put(tmp_path, "0a", GIVEN)
+    file.write_bytes(b"{")
+    with pytest.raises(HostError, match="damaged"):
+        job_file.take(file)

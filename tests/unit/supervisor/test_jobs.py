@@ -1,0 +1,168 @@
+"""What one look at the cluster means for a student's seat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nblauncher.errors import HostError
+from nblauncher.isolation.cgroups import Group, Kind
+from nblauncher.model import JobHandle, ServerState, SlurmSettings
+from nblauncher.slurm.jobs import Job, JobState
+from nblauncher.supervisor import jobs, states
+from nblauncher.supervisor.jobs import Jobs, Seen
+from nblauncher.supervisor.reports import is_unknown, queue_words
+from nblauncher.supervisor.seat import Seat, Stopping
+from nblauncher.supervisor.states import Action, Event
+from nblauncher.supervisor.stopping import Exit
+
+HANDLE = JobHandle(7, 1001, "nbl:physics:0123456789abcdef")
+COMMENT = "nbl1 run=0123456789abcdef r=0 port=40123 said=listens"
+RUNNING = Job(7, JobState.RUNNING, 1001, "RUNNING", "n1", admin_comment=HANDLE.mark, comment=COMMENT)
+QUEUED = replace(RUNNING, state=JobState.QUEUED, word="PENDING", node="", comment="", reason="Priority")
+
+
+class Seats:
+    """Does what Seats does with a word, and remembers how the server ended."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        self.how: Exit | None = None
+        self.failed = ""
+
+    def decide(self, seat: Seat, event: Event) -> Action:
+        return states.decide(seat.username, seat.phase, event)
+
+    def expect(self, seat: Seat) -> None: ...
+
+    def on_words(self, seat: Seat, words: Sequence[str]) -> None:
+        if "listens" in words and self.decide(seat, Event.LISTENS) is Action.MARK_READY:
+            seat.state = ServerState.READY
+
+    def ended(self, seat: Seat, how: Exit) -> None:
+        self.how, seat.handle = how, None
+
+    def fail(self, seat: Seat, reason: str) -> None:
+        self.failed = reason
+
+
+class Errands:
+    """The cluster answers with `answer`, at once."""
+
+    answer: Any = None
+    asked = 0
+
+    def run(self, _account: object, _function: object, *_arguments: object, done: Any, failed: Any, **_: Any) -> None:
+        self.asked += 1
+        failed(self.answer) if isinstance(self.answer, HostError) else done(self.answer)
+
+
+class Cluster:
+    def __init__(self) -> None:
+        self.seats, self.errands = Seats(), Errands()
+        loop, spawner = type("Loop", (), {"later": lambda *_: None})(), type("Spawner", (), {})()
+        spawner.settings, spawner.has_ended = SlurmSettings(), lambda _handle: None
+        self.jobs = Jobs(loop, self.errands, self.seats, spawner)  # type: ignore[arg-type]
+        self.seat = Seat("ada", 1001, 8889, Group(Kind.NONE, Path("/")))
+        self.seat.handle, self.seat.is_remote, self.seat.state = HANDLE, True, ServerState.STARTING
+
+    def says(self, job: Job | HostError, place: int = 0) -> None:
+        if isinstance(job, HostError):
+            self.errands.answer = job
+        else:
+            address = "10.0.0.1" if job.node else ""
+            seen = jobs._seen(SlurmSettings(), job, address, {job.id: place})
+            self.errands.answer = {"jobs": {str(job.id): seen}, "addresses": {}}
+        self.jobs._due = 0.0
+        self.jobs.look([self.seat])
+
+
+@pytest.fixture
+def cluster(monkeypatch) -> Cluster:
+    return Cluster()
+
+
+def test_a_job_waits_runs_and_answers(cluster):
+    cluster.says(QUEUED, place=3)
+    assert cluster.seat.state is ServerState.QUEUED
+    assert queue_words(cluster.seat) == "place 3 in the cluster's queue: other jobs come first"
+    cluster.says(replace(RUNNING, comment=""))
+    assert (cluster.seat.state, cluster.seat.cluster.node) == (ServerState.STARTING, "n1")
+    cluster.says(RUNNING)
+    assert cluster.seat.state is ServerState.READY
+    assert (cluster.seat.cluster.address, cluster.seat.cluster.port) == ("10.0.0.1", 40123)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        COMMENT.replace("0123456789abcdef", "fedcba9876543210"),
+        COMMENT.replace("r=0", "r=1"),
+        COMMENT.replace("40123", "22"),
+        f"{COMMENT} url=http://10.0.0.2/",
+        "",
+    ],
+)
+def test_a_comment_of_another_start_or_of_the_students_own_making_is_not_believed(cluster, comment):
+    cluster.says(replace(RUNNING, comment=comment))
+    assert (cluster.seat.state, cluster.seat.cluster.port) == (ServerState.STARTING, 0)
+
+
+@pytest.mark.parametrize("job", [replace(RUNNING, uid=1002), replace(RUNNING, admin_comment="nbl:other:1")])
+def test_a_job_of_another_uid_or_mark_is_not_ours(cluster, job):
+    cluster.says(job)
+    assert cluster.seats.how == Exit("Slurm no longer has this job", stays_down=True)
+
+
+def test_silence_is_not_an_end(cluster):
+    cluster.says(RUNNING)
+    for silent in (Job(7, JobState.UNKNOWN), HostError("no answer within 60 s")):
+        cluster.says(silent)
+        assert cluster.seats.how is None and is_unknown(cluster.seat)
+        assert (cluster.seat.state, cluster.seat.cluster.port) == (ServerState.READY, 40123)
+    cluster.says(RUNNING)
+    assert not is_unknown(cluster.seat)
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "words", "is_clean", "stays_down"),
+    [
+        ("COMPLETED", 0, "it ended by itself", True, False),
+        ("FAILED", 256, "it failed on n1 (exit status 1)", False, False),
+        ("NODE_FAIL", 0, "its node n1 failed; what ran there may go on until the node is back", False, False),
+        ("TIMEOUT", 0, "its time limit was reached", False, True),
+        ("OUT_OF_MEMORY", 9, "it was ended because memory ran out", False, False),
+    ],
+)
+def test_how_a_job_ended_is_said_in_plain_words(cluster, word, status, words, is_clean, stays_down):
+    cluster.says(replace(RUNNING, state=JobState.ENDED, word=word, wait_status=status))
+    assert cluster.seats.how == Exit(words, is_clean=is_clean, stays_down=stays_down)
+
+
+@pytest.mark.parametrize("reason", ["JobHeldAdmin", "PartitionTimeLimit"])
+def test_a_job_that_would_wait_for_ever_fails_at_once(cluster, reason):
+    state = JobState.HELD if "Held" in reason else JobState.QUEUED
+    cluster.says(replace(QUEUED, state=state, reason=reason))
+    assert cluster.seats.failed
+
+
+def test_a_job_that_is_being_stopped_is_only_waited_for(cluster):
+    cluster.seat.stopping = Stopping(ServerState.STOPPED, "", is_requested=True)
+    cluster.says(QUEUED)
+    cluster.says(RUNNING)
+    assert cluster.seat.state is ServerState.STARTING and not cluster.seats.failed
+
+
+def test_nothing_is_asked_without_jobs(cluster):
+    cluster.seat.handle = None
+    cluster.says(RUNNING)
+    assert cluster.errands.asked == 0
+
+
+def test_a_look_survives_the_way_through_json():
+    given = jobs._seen(SlurmSettings(), RUNNING, "10.0.0.1", {})
+    assert {**asdict(Seen.of(given)), "said": given["said"]} == {**given, "said": given["said"]}

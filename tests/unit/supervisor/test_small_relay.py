@@ -1,0 +1,87 @@
+"""The relay for hosts without systemd-socket-proxyd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from nblauncher.supervisor import small_relay
+
+SENT = os.urandom(3_000_000)
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@contextlib.contextmanager
+def relay(port: int) -> Iterator[int]:
+    """Its own port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                small_relay.serve([listening.fileno()], "127.0.0.1", port)
+            finally:
+                os._exit(1)
+        own = listening.getsockname()[1]
+    try:
+        yield own
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def echo(listening: socket.socket) -> None:
+    """Sends back all that came, once the other side has sent everything."""
+    connection, _address = listening.accept()
+    with connection:
+        connection.sendall(everything(connection))
+
+
+def everything(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def echoed(server: socket.socket, port: int, sent: bytes) -> bytes:
+    answering = threading.Thread(target=echo, args=[server])
+    answering.start()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        found = everything(client)
+    answering.join(20)
+    return found
+
+
+def test_all_bytes_pass_in_both_directions_and_an_end_passes_too(server):
+    with relay(server.getsockname()[1]) as port:
+        for _ in range(3):
+            assert echoed(server, port, SENT) == SENT
+
+
+def test_a_silent_client_keeps_nobody_waiting(server):
+    with relay(server.getsockname()[1]) as port, socket.create_connection(("127.0.0.1", port)):
+        silent, _address = server.accept()
+        with silent:
+            assert echoed(server, port, b"hello") == b"hello"
+
+
+def test_a_client_is_hung_up_on_when_the_server_is_gone():
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    reset = contextlib.suppress(ConnectionResetError)
+    with relay(port) as own, socket.create_connection(("127.0.0.1", own), timeout=20) as client, reset:
+        assert client.recv(1) == b""
