@@ -70,7 +70,7 @@ def _grade(call: Call, text: str, *, again: bool) -> int:
     session.require_root(opened.caller, "grade")
     wanted = students_of(opened, call)
     assignment = assignment_name(text, opened.settings.material)
-    run = grade.Run(assignment)
+    run = grade.Run(assignment, looks_only=call.is_dry_run)
 
     def prepare(host: Host) -> Prepared:
         plan = grade.prepare(host, wanted, assignment, run, again=again)

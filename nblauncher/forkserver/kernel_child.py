@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from nblauncher.forkserver import life, renewal, variables
+from nblauncher.forkserver import first_cell, life, renewal, variables
 from nblauncher.forkserver.renewal import HomePaths
 from nblauncher.forkserver.requests import Place
 from nblauncher.isolation import limits, spawn
@@ -177,6 +177,7 @@ class Kernel:
         self._count_threads(request.environment)
         self._listen(request.environment)
         kernel_sockets.install()
+        first_cell.know_cells()
         python, module = sys.executable, importlib.util.find_spec(LAUNCHER)
         sys.orig_argv = [python, "-m", LAUNCHER, *arguments]
         sys.argv[:] = [str(module.origin) if module else LAUNCHER, *arguments]

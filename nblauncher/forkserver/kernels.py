@@ -12,8 +12,6 @@ Nothing that a student sends is read here (nblauncher.system.unix_server): a chi
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import os
 import socket
@@ -22,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nblauncher.forkserver import kernel_warm_up, life, preload, rehearsal, renewal
+from nblauncher.forkserver import first_cell, kernel_warm_up, life, preload, rehearsal, renewal
 from nblauncher.forkserver.kernel_child import Kernel, Preloaded
 from nblauncher.forkserver.preload import Found
 from nblauncher.forkserver.requests import Place, RequestError, answer, receive
@@ -83,7 +81,7 @@ def _load(found: Path, wanted: tuple[str, ...], threadpoolctl: str) -> tuple[Pre
     preloaded = Preloaded.here(threadpoolctl)
     with rehearsal.as_in_a_kernel():
         preload.load(known.names)
-    _format_an_error()
+    first_cell.rehearse()
     preloaded.look_around()
     preload.freeze()
     log.info("%d modules are loaded%s; threads: %d", len(sys.modules), origin, preload.threads())
@@ -96,19 +94,6 @@ def _find(wanted: tuple[str, ...]) -> Found:
         return Found(wanted)
     names = preload.found_by(lambda home: kernel_warm_up.run_once(home, wanted), account)
     return rehearsal.rehearsed(names, wanted, account)
-
-
-def _format_an_error() -> None:
-    """As IPython shows it. The first time takes 0.1 s: `inspect` resolves the paths of all modules."""
-    formatting = sys.modules.get("IPython.core.ultratb")
-    try:
-        raise ValueError("so that the first error of a kernel is shown at once")
-    except ValueError as error:
-        with contextlib.suppress(Exception):  # it only saves time, and IPython's own parts change
-            inspect.getmodule(sys._getframe())
-            if formatting:
-                formatter = formatting.FormattedTB(mode="Context")
-                formatter.structured_traceback(type(error), error, error.__traceback__)
 
 
 class KernelHost:
@@ -128,6 +113,8 @@ class KernelHost:
                 packet = receive(self._link)
             except BlockingIOError:
                 return True
+            except ConnectionError:  # it ended without reading all that was answered
+                return False
             except WireError as error:
                 log.warning("refused a request: %s", error)
                 continue

@@ -7,6 +7,7 @@ is forked for it becomes the account, and keeps the connection.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nblauncher.forkserver import life, preload, renewal
-from nblauncher.forkserver.requests import Place, RequestError, answer
+from nblauncher.forkserver.requests import Place, RequestError, answer, receive
 from nblauncher.isolation import spawn
 from nblauncher.isolation.spawn import Child
 from nblauncher.system import late_grammar, privileges, wire
@@ -25,10 +26,14 @@ from nblauncher.system.unix_server import Limits, UnixServer
 
 log = logging.getLogger("nblauncher.grading")
 
-ROLES = {"judge": "nblauncher.grading.judge_side.judge", "teacher": "nblauncher.grading.teacher_side.bench"}
-"""The modules whose `run(order, connection, channel, other)` is called; the last three are descriptors."""
+ROLES = {
+    "survey": "nblauncher.grading.teacher_side.survey",
+    "judge": "nblauncher.grading.judge_side.judge",
+    "teacher": "nblauncher.grading.teacher_side.bench",
+}
+"""The modules whose `run(connection, order, *descriptors)` is called."""
 
-_DESCRIPTORS = 2
+_DESCRIPTORS = {"survey": 0, "judge": 2, "teacher": 0}
 LIMITS = Limits(children=1000, burst=1000, per_second=1000)
 _RECEIVING = 30.0
 
@@ -41,16 +46,34 @@ def main(arguments: list[str]) -> int:
     if life.refuses_to_import(link):
         return 4
     late_grammar.postpone()  # not before: it looks for the grammar in the environment
+    gc.disable()  # modules are there to stay
     for module in ROLES.values():
         importlib.import_module(module)
-    _rehearse()
-    preload.freeze()
+    gc.freeze()
+    gc.enable()
     if preload.threads(1) > 1:
         answer(link, {"refused": ["a package of grading.requirements starts threads when it is imported"]})
         return 4
     answer(link, {"ready": len(sys.modules)})
-    UnixServer(socket.socket(fileno=int(door)), _Host(), LIMITS).serve(link, lambda: _is_there(link))
+    link.setblocking(False)
+    UnixServer(socket.socket(fileno=int(door)), _Host(), LIMITS).serve(link, lambda: _listen(link))
     return 0
+
+
+def _listen(link: socket.socket) -> bool:
+    """The command sends one thing, once there is something to grade. The end of the stream is its end."""
+    try:
+        packet = receive(link)
+    except BlockingIOError:
+        return True
+    except ConnectionError:  # it ended without reading all that was answered
+        return False
+    if packet is None:
+        return False
+    _rehearse()
+    preload.freeze()
+    answer(link, {"ready": len(sys.modules)})
+    return True
 
 
 def _rehearse() -> None:
@@ -59,14 +82,6 @@ def _rehearse() -> None:
         importlib.import_module("nblauncher.grading.rehearsal").rehearse()
     except Exception:
         log.exception("the rehearsal failed")
-
-
-def _is_there(link: socket.socket) -> bool:
-    """The command sends nothing; the end of the stream is its end."""
-    try:
-        return bool(link.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
-    except BlockingIOError:
-        return True
 
 
 class _Host:
@@ -89,8 +104,9 @@ class _Host:
 def _live(connection: socket.socket) -> int:
     """Read root's request, become the account, and do the work."""
     request, descriptors = _received(connection)
-    module = ROLES[str(request.get("role"))]
-    if len(descriptors) != _DESCRIPTORS:
+    role = str(request.get("role"))
+    module = ROLES[role]
+    if len(descriptors) != _DESCRIPTORS[role]:
         raise RequestError("descriptors are missing")
     place = Place.parse(request["place"])
     command_line = privileges.command_line()
@@ -100,15 +116,16 @@ def _live(connection: socket.socket) -> int:
     os.umask(place.umask)
     renewal.use_pythons_signals()
     renewal.renew(request["environment"])
-    privileges.set_name(f"grade-{request['role']}")
+    privileges.set_name(f"grade-{role}")
     privileges.set_command_line(command_line, (sys.executable, "-m", module))
     act = importlib.import_module(module).run
     connection.setblocking(True)
-    status: int = act(request["order"], connection.fileno(), *descriptors)
+    status: int = act(connection, request["order"], *descriptors)
     return status
 
 
 def _received(connection: socket.socket) -> tuple[Mapping[str, Any], list[int]]:
+    """Nothing else may have been sent: more than the request could be taken, and `settle` closes what came with it."""
     reader = wire.Reader()
     connection.settimeout(_RECEIVING)
     while (message := reader.next()) is None:

@@ -12,6 +12,7 @@ Root reads one bounded answer of the teacher's child, as data.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -27,15 +28,19 @@ from nblauncher.grading.workshop import Bench, Workshop
 from nblauncher.isolation import limits, views
 from nblauncher.isolation.limits import Pressure
 from nblauncher.model import ROOT, Account
-from nblauncher.system import interruption, workers
+from nblauncher.printable import printable_lines
+from nblauncher.system import interruption, wire, workers
 from nblauncher.system.descriptors import sealed
 from nblauncher.system.wire import close_all
+
+log = logging.getLogger(__name__)
 
 _SPARE = 30.0
 """Seconds beyond its time in which a submission can be handed over, and its result be written."""
 
 _WRITING = 120.0
 _OVERHEAD = 1 << 20
+_MOST_TRACE = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,7 @@ class Wanted(Task):
     """What nbgrader needs besides: the assignment's cells, the told part of the config, and a copy of the gradebook."""
 
     cells: Mapping[str, Any]
+    kernelspecs: Mapping[str, str | None]
     config: Mapping[str, Any]
     gradebook: bytes
     kernel: Mapping[str, Any]
@@ -63,39 +69,41 @@ def grade(place: Workshop, wanted: Wanted, one: One) -> Mapping[str, Any]:
     """The record that was written. HostError when it was not the submission that failed: then nothing was written."""
     with place.bench(wanted.uids, 2 * one.number, wanted.limits, wanted.disk) as bench, contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
+        root, teachers = socket.socketpair()
         source, files = os.pipe2(os.O_CLOEXEC)
-        for closing in (ours.close, theirs.close):
+        for closing in (ours.close, theirs.close, root.close, teachers.close):
             stack.callback(closing)
         ends = [source, files]
         stack.callback(lambda: close_all(ends))
-        order = _order(place, wanted, one, bench.kernel.account)
-        home = place.teacher(wanted.teacher)
-        teacher = stack.enter_context(place.fork("teacher", home, order, [ours.fileno(), files]))
+        child = stack.enter_context(place.teacher(wanted.teacher, _common(place, wanted)))
+        given = [teachers.fileno(), ours.fileno(), files]
+        try:
+            wire.send(child, {"submission": _order(wanted, one, bench.kernel.account)}, given)
+        except OSError as error:
+            raise HostError("the teacher's child has ended") from error
         ours.close()
+        teachers.close()
         os.close(ends.pop())
-        if not _fill(bench, wanted, source, teacher):
-            return _answer(teacher, _WRITING)
+        if not _fill(bench, wanted, source, root):
+            return _answer(root, _WRITING)
         gradebook = sealed(wanted.gradebook, bench.judge.account)
         ends.append(gradebook)
-        judge = place.fork("judge", bench.judge, {}, [theirs.fileno(), gradebook])
+        judge = place.judge(bench.judge, [theirs.fileno(), gradebook])
         stack.callback(judge.close)
         theirs.close()
-        return _result(teacher, bench, wanted)
+        return _result(root, bench, wanted)
 
 
-def _order(shop: Workshop, wanted: Wanted, one: One, account: Account) -> dict[str, Any]:
-    own = {"HOME": str(views.HOME), "USER": account.username, "LOGNAME": account.username}
-    own["JUPYTER_RUNTIME_DIR"] = str(views.HOME / working_folder.RUNTIME)
+def _common(shop: Workshop, wanted: Wanted) -> dict[str, Any]:
+    """Of an order, what all submissions have in common."""
     return {
         "root": str(wanted.root),
-        "student": one.username,
         "assignment": wanted.assignment,
-        "digest": one.digest,
         "cells": wanted.cells,
+        "kernelspecs": wanted.kernelspecs,
         "config": wanted.config,
-        "kernel": {
+        "kernels": {
             "argv": wanted.kernel["argv"],
-            "environment": {**wanted.kernel["environment"], **own},
             "socket": str(workshop.DOOR / workshop.KERNELS_SOCKET),
             "place": str(workshop.SOCKETS),
             "language_info": dict(shop.language_info),
@@ -104,6 +112,13 @@ def _order(shop: Workshop, wanted: Wanted, one: One, account: Account) -> dict[s
         "disk": wanted.disk,
         "max_score": wanted.max_score,
     }
+
+
+def _order(wanted: Wanted, one: One, account: Account) -> dict[str, Any]:
+    own = {"HOME": str(views.HOME), "USER": account.username, "LOGNAME": account.username}
+    own["JUPYTER_RUNTIME_DIR"] = str(views.HOME / working_folder.RUNTIME)
+    environment = {**wanted.kernel["environment"], **own}
+    return {"student": one.username, "digest": one.digest, "environment": environment}
 
 
 def _fill(bench: Bench, wanted: Wanted, source: int, teacher: socket.socket) -> bool:
@@ -150,7 +165,9 @@ def _answer(teacher: socket.socket, patience: float) -> Mapping[str, Any]:
 
 def _record(frame: workers.Frame | None, bench: Bench | None = None, wanted: Wanted | None = None) -> Mapping[str, Any]:
     if frame is None:
-        raise HostError("the teacher's child ended without a result", "The log has its last words.")
+        raise HostError("the teacher's child ended without a result")
+    if "trace" in frame.header:
+        log.error("%s", printable_lines(str(frame.header["trace"])[-_MOST_TRACE:]))
     if "problem" in frame.header:
         raise HostError(str(frame.header["problem"])[:1000])
     record = records.checked(frame.header.get("record"))

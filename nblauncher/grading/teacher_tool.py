@@ -24,7 +24,9 @@ from nblauncher.system import workers
 log = logging.getLogger(__name__)
 
 MODULE = "nblauncher.grading.teacher_side.__main__"
-_MOST_ANSWERED = 3 << 20
+MOST_ANSWERED = 3 << 20
+"""Bytes of an answer."""
+
 _MOST_LOGGED = 60_000
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -42,10 +44,15 @@ def ask(teacher: Account, python: Path, verb: str, order: Mapping[str, Any], *, 
         answer = json.loads(said["answer"])
     except ValueError:
         answer = None
+    return result_of(verb, answer, str(said["log"]) or f"exit status {said['status']}", teacher)
+
+
+def result_of(verb: str, answer: object, said: str, teacher: Account) -> Any:
+    """What a process of the teacher's answered; `said` is what it printed. HostError for what is not an answer."""
     if not isinstance(answer, dict) or not {"result", "problem"} & set(answer):
-        lines = [line for line in str(said["log"]).splitlines() if line.strip()]
+        lines = [line for line in said.splitlines() if line.strip()]
         log.error("%s failed:\n%s", verb, "\n".join(map(printable, lines)))
-        last = printable(lines[-1])[:300] if lines else f"exit status {said['status']}"
+        last = printable(lines[-1])[:300] if lines else "without a word"
         raise HostError(f"nbgrader failed as {teacher.username}: {last}", "The log has all that it said.")
     if "problem" in answer:
         kind = {"InputError": InputError, "RefusedError": RefusedError}.get(str(answer.get("kind")), HostError)
@@ -88,7 +95,7 @@ def _run(
         )
     except subprocess.TimeoutExpired as error:
         raise HostError(f"nbgrader was not done with `{verb}` after {timeout:.0f} s") from error
-    if len(done.stdout) > _MOST_ANSWERED:
+    if len(done.stdout) > MOST_ANSWERED:
         raise HostError(f"nbgrader's answer has {len(done.stdout)} bytes")
     return {
         "answer": done.stdout.decode(errors="replace"),

@@ -11,7 +11,6 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,35 +21,33 @@ from nblauncher.errors import HostError, RefusedError
 from nblauncher.forkserver import foreign, requests
 from nblauncher.forkserver.bare_python import bare
 from nblauncher.forkserver.requests import Place
+from nblauncher.grading import fork_servers
+from nblauncher.grading.graders import Graders
 from nblauncher.isolation import cgroups, controllers, limits, systemd_scope, views
 from nblauncher.isolation.cgroups import Group, Groups, Kind
 from nblauncher.isolation.sandbox import Sandbox
 from nblauncher.isolation.views import View
 from nblauncher.model import Account, Limits
 from nblauncher.paths import submission_locks
-from nblauncher.system import interruption, libc, wire
+from nblauncher.system import interruption, libc, workers
 from nblauncher.system.descriptors import unix_listener
 
 SOCKETS, DOOR = Path("/sockets"), Path("/door")
 """Where a view shows the kernel's sockets, and the door of the kernels' fork server."""
 
 KERNELS_SOCKET = "kernels.sock"
-_JUDGES_SOCKET = "judges.sock"
-_LOADING = 120.0
 _ENDING = 10.0
 _PAUSE = 0.005
-_PATH = "/usr/bin:/bin"
-_ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": _PATH}
 _SOCKETS_SIZE = "size=1m,nr_inodes=1000"
 
 
 @dataclass(frozen=True, slots=True)
 class Pythons:
-    """`kernels` runs the course's kernels, with `modules` loaded; `grading` has nbgrader; both root's."""
+    """`kernels` runs the course's kernels, with `modules` loaded; `graders` have nbgrader; both root's."""
 
     kernels: str
     modules: tuple[str, ...]
-    grading: Path
+    graders: Graders
     threadpoolctl: str
 
 
@@ -70,6 +67,8 @@ class Workshop:
     def __init__(self, groups: Groups, folder: Path, readable: tuple[Path, ...]) -> None:
         self._groups, self._folder, self._readable = groups, folder, readable
         self._kernels: socket.socket | None = None
+        self._graders: Graders | None = None
+        self._teacher: socket.socket | None = None
         self.language_info: Mapping[str, Any] = {}
         """What a kernel would say of its language."""
 
@@ -78,25 +77,40 @@ class Workshop:
         """What forked steps keep."""
         return () if self._kernels is None else (self._kernels.fileno(),)
 
-    def fork(self, role: str, place: Place, order: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
-        """Fork a process of the grading environment; the connection lives as long as it does. HostError."""
-        home = str(place.account.home)
-        names = {"HOME": home, "USER": place.account.username, "LOGNAME": place.account.username}
-        request = {"role": role, "place": place.to_json(), "order": dict(order)}
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            connection.connect(str(self._folder / _JUDGES_SOCKET))
-            wire.send(connection, {**request, "environment": {**_ENVIRONMENT, **names}}, descriptors)
-        except OSError as error:
-            connection.close()
-            raise HostError(f"the grading environment does not answer: {error.strerror}") from error
-        return connection
+    def judge(self, place: Place, descriptors: Sequence[int]) -> socket.socket:
+        """Fork a judge; the connection lives as long as it does. HostError."""
+        return self._loaded().fork("judge", place, {}, descriptors)
 
-    def teacher(self, account: Account) -> Place:
-        """Where the teacher's children run: nothing confines them but their account."""
+    @contextlib.contextmanager
+    def teacher(self, account: Account, order: Mapping[str, Any]) -> Iterator[socket.socket]:
+        """The connection to this process's child of the teacher, which takes one submission after the other. `order` is
+        the same each time. After a failure the next submission gets another child.
+        """
+        child, self._teacher = self._teacher, None
+        if child and interruption.wait([child.fileno()], 0):  # it sends nothing by itself: it was ended
+            child.close()
+            child = None
+        child = child or self._new_teacher(account, order)
+        try:
+            yield child
+        except BaseException:
+            child.close()
+            raise
+        self._teacher = child
+
+    def _new_teacher(self, account: Account, order: Mapping[str, Any]) -> socket.socket:
+        """Nothing confines it but its account."""
         group = self._groups.group("teacher")
         group.create()
-        return Place(account, Sandbox(group, score=limits.OURS))
+        child = self._loaded().fork("teacher", Place(account, Sandbox(group, score=limits.OURS)), order)
+        try:
+            frame = workers.read_frame(child.fileno(), fork_servers.LOADING)
+        except TimeoutError:
+            frame = None
+        if frame is None or "ready" not in frame.header:
+            child.close()
+            raise HostError(str(frame.header.get("problem"))[:1000] if frame else "the teacher's child does not begin")
+        return child
 
     @contextlib.contextmanager
     def bench(self, uids: range, first: int, wanted: Limits, disk: int) -> Iterator[Bench]:
@@ -109,8 +123,8 @@ class Workshop:
             judge = Account(f"judge-{uid + 1}", uid + 1, uid, views.HOME)
             sockets = (stack.enter_context(self._sockets(kernel)), SOCKETS)
             door = (self._folder / "door", DOOR)
-            of_kernel = stack.enter_context(self._confined(kernel, wanted, disk, (sockets,)))
-            of_judge = stack.enter_context(self._confined(judge, wanted, disk, (sockets, door)))
+            confined = ((kernel, (sockets,)), (judge, (sockets, door)))
+            of_kernel, of_judge = stack.enter_context(self._confined(wanted, disk, *confined))
             bench = Bench(Place(kernel, of_kernel, 0o007), Place(judge, of_judge))
             self._kernels.send(requests.know(bench.kernel, judge.uid))
             yield bench
@@ -120,22 +134,27 @@ class Workshop:
         """As `bench`, with one account: for a program that is given the submission, and judges it itself."""
         with _reserved(uids, first) as uid:
             account = Account(f"submission-{uid}", uid, uid, views.HOME)
-            with self._confined(account, wanted, disk, ()) as sandbox:
+            with self._confined(wanted, disk, (account, ())) as (sandbox,):
                 yield Place(account, sandbox)
 
     @contextlib.contextmanager
     def _confined(
-        self, account: Account, wanted: Limits, disk: int, shared: tuple[tuple[Path, Path], ...]
-    ) -> Iterator[Sandbox]:
-        group = self._groups.group(account.username)
-        try:
-            group.create()
-            limits.apply(group, wanted)
-            view = View(self._folder / "root", account, disk, self._readable, shared)
-            with views.held(view) as held:
-                yield Sandbox(group, wanted, held.mounts, held.others, limits.KERNEL)
-        finally:
-            _end(group)
+        self, wanted: Limits, disk: int, *whom: tuple[Account, tuple[tuple[Path, Path], ...]]
+    ) -> Iterator[list[Sandbox]]:
+        """Each account with the folders that its view shares."""
+        with contextlib.ExitStack() as stack:
+            groups = []
+            for account, _shared in whom:
+                groups.append(self._groups.group(account.username))
+                stack.callback(_end, groups[-1])
+                groups[-1].create()
+                limits.apply(groups[-1], wanted)
+            wished = [View(self._folder / "root", account, disk, self._readable, shared) for account, shared in whom]
+            with views.held(*wished) as held:
+                yield [
+                    Sandbox(group, wanted, view.mounts, view.others, limits.KERNEL)
+                    for group, view in zip(groups, held, strict=True)
+                ]
 
     @contextlib.contextmanager
     def _sockets(self, kernel: Account) -> Iterator[Path]:
@@ -154,25 +173,27 @@ class Workshop:
             folder.rmdir()
 
     def load(self, stack: contextlib.ExitStack, pythons: Pythons, notes: Path, log_file: Path) -> None:
-        """Start both fork servers, which end with `stack`. `notes` is a file with what kernels load. HostError."""
-        folder = self._folder
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, log)
-        grading_bare = bare(str(pythons.grading), folder / "bare-grading")
-        kernels_bare = bare(pythons.kernels, folder / "bare-kernels")
-        kernels_command = (
-            *("nblauncher.forkserver.kernels", "" if kernels_bare == pythons.kernels else pythons.kernels),
+        """Start the fork server of kernels, and prepare that of judges; both end with `stack`, before this place does.
+        `notes` is a file with what kernels load. HostError.
+        """
+        start = bare(pythons.kernels, self._folder / "bare-kernels")
+        command = (
+            *("nblauncher.forkserver.kernels", "" if start == pythons.kernels else pythons.kernels),
             *(str(notes), pythons.threadpoolctl, ",".join(pythons.modules)),
         )
-        python = "" if grading_bare == str(pythons.grading) else str(pythons.grading)
-        start = _Starter(stack, self._groups, folder / "home", log)
-        door = unix_listener(folder / "door" / KERNELS_SOCKET, 0o666)
-        kernels = start(kernels_bare, kernels_command, door, "kernels")
-        listening = unix_listener(folder / _JUDGES_SOCKET, 0o600)
-        judges = start(grading_bare, ("nblauncher.grading.fork_server", python), listening, "judges")
-        self.language_info = _wait_until_ready(kernels, "course's packages", log_file).get("language_info", {})
-        _wait_until_ready(judges, "packages of grading.requirements", log_file)
-        self._kernels = kernels
+        door = unix_listener(self._folder / "door" / KERNELS_SOCKET, 0o666)
+        kernels = fork_servers.start(start, command, door, self._folder / "home", log_file)
+        stack.callback(kernels.end)
+        stack.callback(pythons.graders.end)
+        kernels.enter(self._groups.group("kernels-fork-server"))
+        pythons.graders.prepare(self._groups.group("judges-fork-server"))
+        self.language_info = kernels.wait_until_ready("course's packages").get("language_info", {})
+        self._kernels, self._graders = kernels.link, pythons.graders
+
+    def _loaded(self) -> Graders:
+        if self._graders is None:
+            raise HostError("the packages that grade are not loaded")
+        return self._graders
 
 
 @contextlib.contextmanager
@@ -208,63 +229,6 @@ def _path_lines(environment: Path) -> Iterator[str]:
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("/") and Path(line).is_dir():
                 yield line
-
-
-@dataclass(frozen=True)
-class _Starter:
-    stack: contextlib.ExitStack
-    groups: Groups
-    home: Path
-    log: int
-
-    def __call__(self, python: str, command: Sequence[str], door: socket.socket, name: str) -> socket.socket:
-        """Start a fork server in its own group; the socket to it. It ends when that is closed."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        group = self.groups.group(f"{name}-fork-server")
-        group.create()
-        argv = [python, foreign.__file__, *command, str(door.fileno()), str(theirs.fileno())]
-        environment = {**_ENVIRONMENT, "HOME": str(self.home)}
-        keep = (door.fileno(), theirs.fileno())
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=self.log,
-                pass_fds=keep,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise HostError(f"cannot start {python}: {error.strerror}") from error
-        finally:
-            theirs.close()
-            door.close()
-        self.stack.callback(_end_process, process, ours)
-        group.enter(process.pid)
-        return ours
-
-
-def _wait_until_ready(link: socket.socket, name: str, log_file: Path) -> Mapping[str, Any]:
-    """What it says of itself. HostError."""
-    deadline = time.monotonic() + _LOADING
-    if not interruption.wait([link.fileno()], max(0.0, deadline - time.monotonic())):
-        raise HostError(f"the {name} were not loaded within {_LOADING:.0f} s", f"See {log_file}.")
-    packet = requests.receive(link)
-    if packet is None or "ready" not in packet[0]:
-        why = "; ".join(map(str, packet[0].get("refused", ())))[:500] if packet else "the process ended"
-        raise HostError(f"the {name} cannot be loaded: {why}", f"See {log_file}.")
-    return packet[0]
-
-
-def _end_process(process: subprocess.Popen[bytes], link: socket.socket) -> None:
-    link.close()
-    try:
-        process.wait(_ENDING)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @contextlib.contextmanager

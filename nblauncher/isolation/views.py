@@ -70,48 +70,58 @@ class Held:
 
 
 @contextlib.contextmanager
-def held(view: View) -> Iterator[Held]:
-    """Make it, for a process with one thread, as root. HostError when this host cannot."""
+def held(*views: View) -> Iterator[tuple[Held, ...]]:
+    """Make them, for a process with one thread, as root. HostError when this host cannot."""
     said, say = os.pipe2(os.O_CLOEXEC)
     wait, go = os.pipe2(os.O_CLOEXEC)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as kept, contextlib.ExitStack() as stack:
         stack.callback(os.close, said)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_the_maker(view, parent, say, wait, go)
+            _be_the_maker(views, parent, say, wait, go)
         os.close(say)
         os.close(wait)
         stack.callback(os.waitpid, pid, 0)
         stack.callback(os.close, go)
-        words = os.read(said, 4096).decode(errors="replace")
-        if words != "made":
-            raise HostError(words or "a namespace cannot be made", _HINT)
-        made = Held({kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in _KINDS})
-    try:
-        yield made
-    finally:
-        made.close()
+        made = []
+        for _view in views:
+            words = os.read(said, 4096).decode(errors="replace")
+            if words != "made":
+                raise HostError(words or "a namespace cannot be made", _HINT)
+            made.append(Held({kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in _KINDS}))
+            kept.callback(made[-1].close)
+            os.write(go, b"!")
+        stack.close()
+        yield tuple(made)
 
 
-def _be_the_maker(view: View, parent: int, say: int, wait: int, go: int) -> NoReturn:
-    """Put it together and keep the namespaces alive until the parent has opened them."""
+def _be_the_maker(views: tuple[View, ...], parent: int, say: int, wait: int, go: int) -> NoReturn:
+    """Put one together after the other, and keep its namespaces alive until the parent has opened them."""
     words = ""
     try:
         os.close(go)
         privileges.die_with_parent(parent)
-        with named("making namespaces for a submission", _HINT):
-            libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWNET | libc.CLONE_NEWIPC)
-        namespaces.bring_up_loopback()
-        _furnish(view)
-        words = "made"
+        host, root = os.open("/proc/self/ns/mnt", os.O_RDONLY), os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+        for number, view in enumerate(views):
+            with named("making namespaces for a submission", _HINT):
+                if number:
+                    libc.setns(host, libc.CLONE_NEWNS)
+                    os.fchdir(root)
+                    os.chroot(".")
+                libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWNET | libc.CLONE_NEWIPC)
+            namespaces.bring_up_loopback()
+            _furnish(view)
+            os.write(say, b"made")
+            if not os.read(wait, 1):
+                break
     except HostError as error:
         words = error.problem
     except OSError as error:
         words = f"{error.filename or 'a namespace'}: {error.strerror}"
     finally:
-        os.write(say, words.encode()[:4000])
-        os.read(wait, 1)
+        if words:
+            os.write(say, words.encode()[:4000])
         os._exit(0)
 
 

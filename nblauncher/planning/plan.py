@@ -13,6 +13,7 @@ from nblauncher.errors import HostError, NblauncherError
 from nblauncher.model import ROOT
 from nblauncher.planning.host import Host
 from nblauncher.system import interruption, workers
+from nblauncher.system.crew import Call, Crew
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Phase:
     parallel: int = 1
     descriptors: Callable[[], Collection[int]] = tuple
     """Open descriptors that the forked processes keep; called when the phase begins."""
+    reuses_processes: bool = False
+    """A forked process applies one step after the other: they are short, and trust each other."""
     is_preparation: bool = False
     """Applied before the locks are taken: it may take an hour, and changes nothing that other commands read."""
 
@@ -210,17 +213,24 @@ def _in_turn(phase: Phase, host: Host, report: Report, begins: Callable[[str], N
 
 def _in_parallel(phase: Phase, host: Host, report: Report, begins: Callable[[str], None]) -> Iterable[Step]:
     """Forked processes instead of threads: the steps fork workers, and forking with threads is not safe."""
-    waiting = list(_remaining(phase.steps, report))
+    steps = tuple(_remaining(phase.steps, report))
     keep = {*log_descriptors(), *phase.descriptors()}
-    running: dict[int, tuple[Step, workers.Worker]] = {}
+    crew = Crew(ROOT, lambda number: _apply_as_json(steps[number], host), keep=keep)
+    waiting = list(range(len(steps)))
+    running: dict[int, tuple[Step, workers.Worker | Call]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < phase.parallel:
-                step = waiting.pop(0)
+                number = waiting.pop(0)
+                step = steps[number]
                 log.info("%s", step.describe())
                 begins(step.describe())
                 try:
-                    worker = workers.start(ROOT, _apply_as_json, step, host, keep=keep)
+                    worker = (
+                        crew.call(number)
+                        if phase.reuses_processes
+                        else workers.start(ROOT, _apply_as_json, step, host, keep=keep)
+                    )
                 except HostError as error:
                     _record_failure(step, error, report)
                     yield step
@@ -239,6 +249,7 @@ def _in_parallel(phase: Phase, host: Host, report: Report, begins: Callable[[str
     finally:
         for _step, worker in running.values():
             worker.stop()
+        crew.dismiss()
 
 
 def log_descriptors() -> tuple[int, ...]:

@@ -97,7 +97,7 @@ class Worker:
         if answer is None:
             words = processes.exit_words(status)
             raise HostError(f"a file worker of {self.account.username} ended without an answer ({words})")
-        return self._told(answer)
+        return value_of(answer, self.account)
 
     def told(self, content: bytes) -> Any:
         """As `result`, for a caller that has read all that the child wrote."""
@@ -107,25 +107,11 @@ class Worker:
             answer = json.loads(content[size : size + header])
         except (ValueError, RecursionError, struct.error) as error:
             raise HostError(f"a worker of {self.account.username} ended without an answer") from error
-        return self._told(answer)
+        return value_of(answer, self.account)
 
     def leave(self) -> None:
         """The caller watches the child by its descriptors, closes them, and reaps all of its children anyway."""
         self.pid = 0
-
-    def _told(self, answer: Mapping[str, Any]) -> Any:
-        if "result" in answer:
-            return answer["result"]
-        if "problem" in answer:
-            problem, hint = str(answer["problem"]), str(answer.get("hint", ""))
-            if answer.get("kind") == "InputError":
-                raise InputError(problem.split("\n"), hint)
-            raise (RefusedError if answer.get("kind") == "RefusedError" else HostError)(problem, hint)
-        if self.account.uid != os.geteuid():
-            # Any process with the worker's uid can break it, with prlimit(2) for example: that student fails, not we.
-            log.error("a worker of %s failed:\n%s", self.account.username, answer.get("traceback"))
-            raise HostError(f"a file worker of {self.account.username} failed", "The log has its last words.")
-        raise RuntimeError(f"a worker of {self.account.username} failed:\n{answer.get('traceback')}")
 
     def fileno(self) -> int:
         """Readable when the worker has answered or ended, so that a caller may wait for several workers."""
@@ -191,6 +177,22 @@ def start(account: Account, function: Callable[..., Any], *arguments: object, ke
         os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet: the pid is still its own
         os.waitpid(pid, 0)
         raise _cannot_start(account, error) from error
+
+
+def value_of(answer: Mapping[str, Any], account: Account) -> Any:
+    """What a worker of the account answered, or raises: as Worker.result."""
+    if "result" in answer:
+        return answer["result"]
+    if "problem" in answer:
+        problem, hint = str(answer["problem"]), str(answer.get("hint", ""))
+        if answer.get("kind") == "InputError":
+            raise InputError(problem.split("\n"), hint)
+        raise (RefusedError if answer.get("kind") == "RefusedError" else HostError)(problem, hint)
+    if account.uid != os.geteuid():
+        # Any process with the worker's uid can break it, with prlimit(2) for example: that student fails, not we.
+        log.error("a worker of %s failed:\n%s", account.username, answer.get("traceback"))
+        raise HostError(f"a file worker of {account.username} failed", "The log has its last words.")
+    raise RuntimeError(f"a worker of {account.username} failed:\n{answer.get('traceback')}")
 
 
 def _cannot_start(account: Account, error: OSError) -> HostError:
@@ -292,11 +294,20 @@ def _answer(
     account: Account, parent_pid: int, function: Callable[..., Any], arguments: tuple[object, ...]
 ) -> Mapping[str, Any]:
     """What the function returned or raised, or why this process could not become the account."""
-    try:
+
+    def act() -> Any:
         if account.uid != os.geteuid():
             privileges.drop_to(account)
             privileges.die_with_parent(parent_pid)
-        return {"result": function(*arguments)}
+        return function(*arguments)
+
+    return answer_of(act)
+
+
+def answer_of(act: Callable[[], Any]) -> dict[str, Any]:
+    """What it returned or raised, as JSON-able data for value_of."""
+    try:
+        return {"result": act()}
     except NblauncherError as error:
         return {"kind": type(error).__name__, "problem": error.problem, "hint": error.hint}
     except OSError as error:

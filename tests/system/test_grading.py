@@ -143,6 +143,27 @@ def test_a_killed_grading_goes_on_with_the_next(course, seconds):
     assert done(grade(course)) == []
 
 
+def test_a_child_of_the_teacher_that_is_killed_costs_one_row_at_most(course):
+    hand_in(course, STUDENTS)
+    sudo = {"SUDO_USER": TEACHER, "SUDO_UID": str(course.room.uid), "SUDO_GID": str(course.room.uid)}
+    process = course.room.start("grade", "ps1", "--json", env={**os.environ, **sudo})
+    eventually(lambda: children_of_the_teacher(course), 60)[0].kill()
+    answer = json.loads(process.communicate()[0])
+    failed = {one["username"]: one["error"] for one in answer["students"] if one["status"] == "failed"}
+    assert len(failed) <= 1 and all("teacher's child ended" in why for why in failed.values()), failed
+    assert answer["exit_code"] == process.returncode == (5 if failed else 0)
+    assert done(grade(course)) == list(failed)
+    assert {one["status"] for one in grade(course).values()} == {"unchanged"}
+
+
+def children_of_the_teacher(course: Graded) -> list[psutil.Process]:
+    return [
+        one
+        for one in psutil.process_iter(["name", "uids"])
+        if one.info["name"] == "grade-teacher" and one.info["uids"][0] == course.room.uid
+    ]
+
+
 def test_two_at_once(course):
     hand_in(course, FEW)
     lock = os.open(course.room.paths.state / "grading.lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -74,7 +74,7 @@ def test_an_attack_costs_one_row(course, group):
 
 def fitted(course: Graded, attack: Attack) -> answers.Change:
     places = {"COURSE": str(course.course), "TEACHER": f"/home/{TEACHER}", "PORT": str(PORT)}
-    places["SOCKET"] = str(course.room.paths.grading / "judges.sock")
+    places["SOCKET"] = str(course.room.paths.grading / "judges")
 
     def change(notebook: Notebook) -> None:
         attack.change(notebook)

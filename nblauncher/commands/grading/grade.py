@@ -13,12 +13,14 @@ from typing import Any
 
 from nblauncher.environments import course_packages
 from nblauncher.errors import HostError, InputError
-from nblauncher.grading import records, submission, teacher_tool, workshop
+from nblauncher.grading import graders, records, submission, teacher_tool, workshop
 from nblauncher.grading.by_command import run as by_command
 from nblauncher.grading.by_command import teacher_child
+from nblauncher.grading.graders import Graders
 from nblauncher.grading.submission import One, Wanted
 from nblauncher.grading.workshop import Pythons, Workshop
 from nblauncher.model import Limits
+from nblauncher.paths import make_folders
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Details, ForOne, Phase, Plan, Report, Step
 from nblauncher.preflight import kernels
@@ -27,6 +29,7 @@ from nblauncher.server import class_files
 from nblauncher.system import workers
 
 _SURVEYING = 600.0
+_LOG = "grading.log"
 NOTHING: Mapping[str, Any] = {
     **dict.fromkeys(("score", "max_score", "late_seconds", "needs_manual_grade", "graded_at", "failure")),
     "warnings": [],
@@ -40,6 +43,9 @@ class Run:
     """Open between the first and the last step. `place` exists only in the command's own process and its forks."""
 
     assignment: str
+    looks_only: bool = False
+    """A dry run."""
+    graders: Graders | None = None
     place: Workshop | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -72,15 +78,25 @@ def prepare(host: Host, usernames: Sequence[str], assignment: str, run: Run, *, 
         "usernames": list(usernames),
         "environment": environment,
     }
-    found = run.survey or teacher_tool.ask(
-        host.owner, python, "survey", order, folder=settings.course, timeout=_SURVEYING
-    )
+    found = run.survey or _surveyed(host, run, python, order)
     # What is planned again in a moment, under the lock, is the same; it takes a second or two.
     run.survey = None if run.survey else found
     due = _due(run, usernames, found["students"], again=again)
     wanted = _wanted(host, assignment, found)
     steps = tuple(GradeSubmission(name, run, wanted, digest, number) for number, (name, digest) in enumerate(due))
     return _phases(host, OpenWorkshop(run), steps)
+
+
+def _surveyed(host: Host, run: Run, python: Path, order: Mapping[str, Any]) -> Any:
+    """By nbgrader as the run has it loaded, and as a dry run starts it: that leaves nothing on the host."""
+    if run.looks_only:
+        return teacher_tool.ask(
+            host.owner, python, "survey", order, folder=host.settings.grading.course, timeout=_SURVEYING
+        )
+    make_folders(host.paths)
+    place = graders.started(python, host.paths.grading, host.paths.logs / _LOG)
+    run.graders = run.stack.enter_context(place)
+    return run.graders.survey(host.owner, python, order, _SURVEYING)
 
 
 def _prepare_command(host: Host, usernames: Sequence[str], run: Run, *, again: bool) -> Plan:
@@ -125,7 +141,7 @@ def _phases(host: Host, opening: Step, steps: Sequence[GradeSubmission | RunProg
     return Plan(
         (
             Phase("open", (opening,)),
-            Phase("grade", tuple(steps), parallel=at_once, descriptors=run.descriptors),
+            Phase("grade", tuple(steps), parallel=at_once, descriptors=run.descriptors, reuses_processes=True),
             Phase("close", (CloseWorkshop(run),)),
         )
     )
@@ -145,10 +161,13 @@ class OpenWorkshop:
         finder = importlib.util.find_spec("threadpoolctl")
         if finder is None or finder.origin is None:
             raise HostError("the package threadpoolctl is missing")
+        if self.run.graders is None:
+            raise HostError("the packages that grade are not loaded")
         modules, python = host.settings.notebook.preload, kernels.python_of(host.settings)
         grading = teacher_tool.python_of(host.paths.grading_environments)
-        pythons = Pythons(python, modules, grading, finder.origin)
-        notes, log_file = host.paths.state / "grading-preloaded.json", host.paths.logs / "grading.log"
+        pythons = Pythons(python, modules, self.run.graders, finder.origin)
+        notes, log_file = host.paths.state / "grading-preloaded.json", host.paths.logs / _LOG
+        os.truncate(log_file, 0)  # not before: another grading may have written it
         place = workshop.opened(host.settings.course, host.paths.grading, (Path(python), grading))
         self.run.place = self.run.stack.enter_context(place)
         self.run.place.load(self.run.stack, pythons, notes, log_file)
@@ -293,6 +312,7 @@ def _wanted(host: Host, assignment: str, found: Mapping[str, Any]) -> Wanted:
     return Wanted(
         **_task(host, assignment),
         cells=found["cells"],
+        kernelspecs=found["kernelspecs"],
         config=found["config"],
         gradebook=base64.b64decode(found["gradebook"]),
         kernel={"argv": class_files.kernel_command(python), "environment": environment},

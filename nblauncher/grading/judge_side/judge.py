@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbconvert.exporters import NotebookExporter
+from nbconvert.exporters import Exporter, NotebookExporter
+from nbformat.v4.rwbase import strip_transient
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties, Execute, SaveAutoGrades
@@ -24,8 +26,8 @@ from nbgrader.utils import determine_grade, is_grade
 from traitlets.config import Config
 
 from nblauncher.errors import HostError
-from nblauncher.grading import parcels
-from nblauncher.grading.judge_side import executing, kernels, restoring
+from nblauncher.grading import parcels, shortcuts
+from nblauncher.grading.judge_side import executing, kernels, known_cells, restoring
 from nblauncher.isolation import views
 
 _MOST_TAKEN = 200 << 20
@@ -35,7 +37,7 @@ _LATER = (SaveAutoGrades, AssignLatePenalties)
 """What the teacher's child does with the result."""
 
 
-def run(_order: Mapping[str, Any], _root: int, channel: int, gradebook: int) -> int:
+def run(_connection: socket.socket, _order: Mapping[str, Any], channel: int, gradebook: int) -> int:
     """`channel` leads to the teacher's child, `gradebook` is a sealed memory file. The exit status."""
     try:
         _judge(channel, gradebook)
@@ -71,6 +73,8 @@ def _judge(channel: int, gradebook: int) -> None:
         database.write_bytes(source.read())
     lines = _Lines()
     logging.getLogger().addHandler(lines)
+    known_cells.Known(order["assignment"], order["cells"], order["kernelspecs"]).install()
+    shortcuts.trust(f"sqlite:///{database}")
     judge = _Judge(order, f"sqlite:///{database}")
     for name in sorted(notebooks):
         about = judge.graded(name, notebooks[name])
@@ -93,8 +97,9 @@ class _Judge:
         config.ConfinedExecute.until = self._until
         config.ConfinedExecute.language_info = kernel["language_info"]
         config.ConfinedExecute.most_output = order["output"]
-        config.ConfinedExecute.allow_errors = config.ConfinedExecute.raise_on_iopub_timeout = True
+        config.ConfinedExecute.raise_on_iopub_timeout = True
         self._config = config
+        self._exporter = NotebookExporter(config=config)
         converter = Autograde(coursedir=CourseDirectory(config=config), config=config)
         self._cleaning = list(converter.sanitize_preprocessors)
         self._grading = [step for step in converter.autograde_preprocessors if step not in _LATER]
@@ -104,8 +109,7 @@ class _Judge:
         try:
             given = nbformat.reads(data.decode("utf-8"), as_version=4)
             flags = restoring.restored(given, self._order["cells"].get(name, {}))
-            text = self._converted(given, self._cleaning, name)
-            cleaned = nbformat.reads(text, as_version=4)
+            cleaned = strip_transient(self._converted(given, self._cleaning, name))
             with _executing():
                 text, execute = self._executed(cleaned, name)
         except Exception as error:  # whatever nbgrader and its libraries raise for what a student wrote
@@ -114,20 +118,23 @@ class _Judge:
 
     def rehearsed(self, name: str, text: str) -> str:
         steps = [*self._cleaning, *(step for step in self._grading if step is not Execute)]
-        return self._converted(nbformat.reads(text, as_version=4), steps, name)
+        return nbformat.writes(self._converted(nbformat.reads(text, as_version=4), steps, name), version=4) + "\n"
 
-    def _converted(self, notebook: Any, steps: list[Any], name: str) -> str:
-        exporter = NotebookExporter(config=self._config)
-        exporter._preprocessors = []
+    def _converted(self, notebook: Any, steps: list[Any], name: str) -> Any:
+        """As nbgrader's converter does it, with one exporter for all notebooks. It would write the result to a file and
+        read it again before the next steps; it is the same then.
+        """
+        self._exporter._preprocessors = []
         for step in steps:
-            exporter.register_preprocessor(step)
-        return str(exporter.from_notebook_node(notebook, resources=self._resources(name))[0])
+            self._exporter.register_preprocessor(step)
+        return Exporter.from_notebook_node(self._exporter, notebook, resources=self._resources(name))[0]
 
     def _executed(self, notebook: Any, name: str) -> tuple[str, executing.ConfinedExecute]:
         execute = executing.ConfinedExecute(config=self._config)
-        steps = [execute if step is Execute else step for step in self._grading]
-        text = self._converted(notebook, steps, name)
-        for cell in nbformat.reads(text, as_version=4).cells:
+        execute.allow_errors = True  # with nbgrader not a part of the config
+        graded = self._converted(notebook, [execute if step is Execute else step for step in self._grading], name)
+        text = nbformat.writes(graded, version=4) + "\n"
+        for cell in graded.cells:
             if is_grade(cell):
                 determine_grade(cell)  # what nbgrader refuses, it must not refuse halfway in the gradebook
         return text, execute

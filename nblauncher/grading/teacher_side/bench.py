@@ -1,7 +1,7 @@
 """One submission on the teacher's side: hand it to the judge and to the kernel's folder, and take the result back.
 
-A child forked for this submission runs it as the teacher. Nothing of the student's is executed or imported here: the
-notebooks that come back are JSON, bounded, and only their cells that the gradebook knows count.
+A forked child does it as the teacher, for one submission after the other. Nothing of a student's is executed or
+imported here: the notebooks that come back are JSON, bounded, and only their cells that the gradebook knows count.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import os
 import select
 import shutil
+import socket
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,13 +29,14 @@ from sqlalchemy.exc import OperationalError
 from nblauncher.errors import HostError, NblauncherError
 from nblauncher.grading import parcels, records
 from nblauncher.grading.course_folder import TIMESTAMP, CourseFolder
-from nblauncher.grading.teacher_side import course, handed_in
+from nblauncher.grading.teacher_side import course, found_rows, handed_in
 from nblauncher.grading.teacher_side.graded_course import Course
 from nblauncher.grading.teacher_side.submissions import MOST_NOTEBOOK, Submission
 from nblauncher.printable import printable
-from nblauncher.system import workers
+from nblauncher.system import wire, workers
 
 _MOST_RETURNED = 100 << 20
+_MOST_TRACE = 4000
 
 
 @dataclass
@@ -50,33 +53,69 @@ class _RootIsGone(Exception):
     """The command was killed: what became of this submission says nothing about it, and is not remembered."""
 
 
-def run(order: Mapping[str, Any], root: int, judge: int, folder: int) -> int:
-    """`root` is the socket to root's process, `judge` that to the judge, `folder` the pipe to the kernel's folder."""
+def run(connection: socket.socket, order: Mapping[str, Any]) -> int:
+    """Take one submission after the other from root's process; `order` is what they have in common. With each come the
+    socket on which it is answered, that to the judge, and the pipe to the kernel's folder.
+    """
     try:
-        answer = _Bench(order, root, judge, folder).carry_out()
-    except _RootIsGone:
+        there = Course(Path(order["root"]))
+    except (NblauncherError, OSError) as error:
+        workers.write_frame(connection.fileno(), _problem(error, order))
         return 1
-    except NblauncherError as error:
-        answer = {"problem": error.problem}
+    workers.write_frame(connection.fileno(), {"ready": True})
+    reader = wire.Reader()
+    while True:
+        while (message := reader.next()) is None:
+            if not reader.feed(connection):
+                return 0
+        given, (root, judge, folder) = message
+        try:
+            answer = _answer({**order, **given["submission"]}, there, root, judge, folder)
+            workers.write_frame(root, answer)
+        except _RootIsGone:
+            return 1
+        finally:
+            wire.close_all([root, judge])
+        if "trace" in answer:
+            return 1
+        there.rest()
+
+
+def _answer(order: Mapping[str, Any], there: Course, root: int, judge: int, folder: int) -> Mapping[str, Any]:
+    bench = _Bench(order, there, root, judge, folder)
+    try:
+        return bench.carry_out()
     except OperationalError as error:
-        answer = {"problem": course.unusable(error).problem}
-    except OSError as error:
-        answer = {"problem": f"{error.strerror or error} ({error.filename or order['root']})"}
-    workers.write_frame(root, answer)
-    return 0
+        return _problem(course.unusable(error), order)
+    except (NblauncherError, OSError) as error:
+        return _problem(error, order)
+    except _RootIsGone:
+        raise
+    except Exception as error:  # this process's boundary: root logs it, and the next submission gets another child
+        words = f"the teacher's child failed: {type(error).__name__}: {error}"
+        return {"problem": words[:_MOST_TRACE], "trace": traceback.format_exc()[-_MOST_TRACE:]}
+    finally:
+        bench.close_folder()
+
+
+def _problem(error: NblauncherError | OSError, order: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(error, NblauncherError):
+        return {"problem": error.problem}
+    return {"problem": f"{error.strerror or error} ({error.filename or order['root']})"}
 
 
 def rehearse(root: Path, student: str, assignment: str, texts: dict[str, str]) -> None:
     """Save a result, in a process that the teacher's children are forked from."""
+    found_rows.install()
     order = {"root": str(root), "student": student, "assignment": assignment, "digest": "", "cells": {}}
-    _Bench(order, -1, -1, -1).save(_Result(texts))
+    _Bench(order, Course(root), -1, -1, -1).save(_Result(texts))
 
 
 class _Bench:
-    def __init__(self, order: Mapping[str, Any], root: int, judge: int, folder: int) -> None:
-        self._order, self._root, self._judge, self._folder = order, root, judge, folder
+    def __init__(self, order: Mapping[str, Any], there: Course, root: int, judge: int, folder: int) -> None:
+        self._order, self._course = order, there
+        self._root, self._judge, self._folder = root, judge, folder
         self._student, self._assignment = order["student"], order["assignment"]
-        self._course = Course(Path(order["root"]))
         self._records = CourseFolder(Path(order["root"])).records(self._assignment)
         self._noted = handed_in.noted(self._records, self._student)
         self._warnings: list[str] = [*self._noted.warnings]
@@ -91,6 +130,12 @@ class _Bench:
         finally:
             submission.close()
         return {"record": record}
+
+    def close_folder(self) -> None:
+        """The kernel's folder has all that it gets."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
 
     def save(self, result: _Result) -> None:
         submission = Submission(self._course.place("submitted", self._student, self._assignment))
@@ -111,9 +156,10 @@ class _Bench:
             notebooks = {name: submission.read(submission.notebooks[name], MOST_NOTEBOOK) for name in names}
             self._deliver(submission)
         except HostError as error:
-            os.close(self._folder)
+            self.close_folder()
             return _Result(why=error.problem)
-        order = {name: self._order[name] for name in ("student", "assignment", "kernel", "config", "cells")}
+        order = {name: self._order[name] for name in ("student", "assignment", "config", "cells", "kernelspecs")}
+        order["kernel"] = {**self._order["kernels"], "environment": self._order["environment"]}
         try:
             parcels.put_json(self._judge, "order", {**order, **self._order["limits"]})
             for name, data in notebooks.items():
@@ -140,7 +186,7 @@ class _Bench:
                 parcels.put(self._folder, "file", b"", path)
         except BrokenPipeError:
             raise HostError(self._last_words()) from None
-        os.close(self._folder)
+        self.close_folder()
 
     def _received(self, names: set[str]) -> _Result:
         result = _Result()

@@ -12,6 +12,7 @@ from typing import Any
 from nbgrader.api import Gradebook
 from nbgrader.utils import find_all_files
 
+from nblauncher.grading import shortcuts
 from nblauncher.grading.teacher_side import course
 
 _TOLD = (
@@ -33,6 +34,10 @@ class Course:
     def gradebook(self) -> AbstractContextManager[Gradebook]:
         """HostError as course.gradebook."""
         return course.gradebook(self._api)
+
+    def rest(self) -> None:
+        """Hold nothing of the gradebook open until the next submission comes."""
+        shortcuts.rest()
 
     def place(self, layer: str, student: str, assignment: str) -> Path:
         """`layer` is source, release, submitted, autograded or feedback."""

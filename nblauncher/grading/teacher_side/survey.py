@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import socket
 import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,27 @@ from nbgrader.api import Assignment, Gradebook, MissingEntry
 from sqlalchemy import text
 
 from nblauncher.errors import HostError, InputError
+from nblauncher.grading import parcels
 from nblauncher.grading.course_folder import CourseFolder
 from nblauncher.grading.teacher_side import handed_in, submissions
 from nblauncher.grading.teacher_side.graded_course import Course, digest_of
 from nblauncher.grading.teacher_side.submissions import record
+from nblauncher.system import privileges, workers
+
+
+def run(connection: socket.socket, order: Mapping[str, Any]) -> int:
+    """In a forked child: one answer, as teacher_tool.result_of takes it."""
+    privileges.die_with_parent(os.getppid())
+
+    def acted() -> Mapping[str, Any]:
+        try:
+            return act(**order)
+        except OSError as error:  # a full disk, a folder that is not the teacher's
+            where = f" ({error.filename})" if error.filename else ""
+            raise HostError(f"{error.strerror or error}{where}") from error
+
+    parcels.put_json(connection.fileno(), "answer", workers.answer_of(acted))
+    return 0
 
 
 def act(root: str, assignment: str, usernames: Sequence[str], environment: str) -> Mapping[str, Any]:
@@ -34,6 +52,7 @@ def act(root: str, assignment: str, usernames: Sequence[str], environment: str) 
         if not found.notebooks:
             raise InputError(f"assignment {assignment} has no notebooks")
         cells = {notebook.name: _cells(notebook) for notebook in found.notebooks}
+        kernelspecs = {notebook.name: notebook.kernelspec for notebook in found.notebooks}
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "copy.db")
             _begin(copy, gradebook)
@@ -47,6 +66,7 @@ def act(root: str, assignment: str, usernames: Sequence[str], environment: str) 
     students = {name: _submission(course, folder_of, assignment, name, digest) for name in usernames}
     return {
         "cells": cells,
+        "kernelspecs": kernelspecs,
         "gradebook": base64.b64encode(content).decode("ascii"),
         "config": told,
         "students": students,

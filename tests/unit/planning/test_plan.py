@@ -128,6 +128,23 @@ def test_a_parallel_step_that_fails_or_dies_is_one_students_failure():
 
 
 @needs_root
+def test_a_process_that_applies_many_steps_loses_only_the_one_in_which_it_ends():
+    def act(names: tuple[str, ...]) -> Any:
+        if names == ("bob",):
+            os.kill(os.getpid(), 9)
+        if names == ("eve",):
+            raise HostError("disk full")
+        return {names[0]: {"pid": os.getpid()}}
+
+    steps = tuple(Do((name,), act) for name in ("ada", "bob", "eve", "kim", "zoe"))
+    report = carry_out(Phase("p", steps, parallel=2, reuses_processes=True), names="ada bob eve kim zoe")
+    failed = {"bob": "failed", "eve": "failed"}
+    assert statuses(report) == {"ada": "done", **failed, "kim": "done", "zoe": "done"}
+    assert "ended without an answer" in (report["bob"].error or "") and report["eve"].error == "disk full"
+    assert len({report[name].details["pid"] for name in ("ada", "kim", "zoe")}) <= 2
+
+
+@needs_root
 def test_a_parallel_step_for_many_may_fail_for_some():
     steps = (Do(("ada", "bob"), refuse(SomeFailed({"bob": "no"}))), Do(("eve",)))
     report = carry_out(Phase("p", steps, parallel=2), names="ada bob eve")
