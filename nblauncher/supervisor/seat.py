@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -9,15 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nblauncher.isolation.cgroups import Group
-from nblauncher.model import Handle, ServerHandle, ServerState
+from nblauncher.model import STAYS_DOWN, Handle, ServerHandle, ServerState
 from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.doings import Doings
 from nblauncher.supervisor.loop import Timer
-from nblauncher.supervisor.restarts import Restarts
+from nblauncher.supervisor.restarts import PAUSES, Restarts
 from nblauncher.supervisor.spawners import Order
 from nblauncher.supervisor.states import Phase
 from nblauncher.system.descriptors import Listener, describe
 from nblauncher.system.wire import close_all
+
+log = logging.getLogger(__name__)
 
 _PHASES = {
     ServerState.STOPPED: Phase.DOWN,
@@ -202,6 +205,18 @@ class Seat:
             files = (self.order.config, self.order.certificate, self.order.key)
             close_all([file for file in files if file is not None])
             self.order = None
+
+    def plan_restart(self, now: float) -> Restart | None:
+        """What follows a server's death, which the seat's state says at once; None when it stays down."""
+        reason, pause = self.reason, self.restarts.pause(now)
+        if pause is None:
+            self.state = ServerState.FAILED
+            self.reason = f"{reason}; it was started again {len(PAUSES)} times within a minute {STAYS_DOWN}"
+            log.error("%s's server: %s", self.username, self.reason)
+            return None
+        self.state, self.reason = ServerState.STARTING, f"{reason}; it is started again"
+        log.info("%s's server is started again in %.0f s", self.username, pause)
+        return Restart(f"{reason}; it was started again", pause)
 
     def cancel_timer(self) -> None:
         if self.timer is not None:

@@ -21,7 +21,6 @@ from nblauncher.model import (
     ENDED_ITSELF,
     NO_ANSWER,
     NOT_CONFIRMED,
-    STAYS_DOWN,
     Handle,
     JobHandle,
     ServerState,
@@ -35,7 +34,7 @@ from nblauncher.supervisor.doings import SignIns
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.on_demand import Waking
 from nblauncher.supervisor.registry import Remembered
-from nblauncher.supervisor.restarts import PAUSES, Restarts
+from nblauncher.supervisor.restarts import Restarts
 from nblauncher.supervisor.sandboxes import Sandboxes
 from nblauncher.supervisor.seat import InCluster, Restart, Seat, Stopping
 from nblauncher.supervisor.seat_ports import SeatPorts
@@ -329,22 +328,10 @@ class Seats:
             if seat.is_idle and how.is_clean:
                 seat.state, seat.reason = ServerState.ASLEEP, "it was not in use"
             elif action is Action.CLEAR_AND_RESTART and seat.order is not None and not how.stays_down:
-                restart = self._plan_restart(seat)
+                restart = seat.plan_restart(time.monotonic())
             # Kill what it left behind first: its kernels have lost their server.
             seat.stopping = Stopping(seat.state, seat.reason, restart=restart)
         self._ending.sweep(seat, leader)
-
-    def _plan_restart(self, seat: Seat) -> Restart | None:
-        """What follows a death, which the seat's state says at once; None when it stays down."""
-        reason, pause = seat.reason, seat.restarts.pause(time.monotonic())
-        if pause is None:
-            seat.state = ServerState.FAILED
-            seat.reason = f"{reason}; it was started again {len(PAUSES)} times within a minute {STAYS_DOWN}"
-            log.error("%s's server: %s", seat.username, seat.reason)
-            return None
-        seat.state, seat.reason = ServerState.STARTING, f"{reason}; it is started again"
-        log.info("%s's server is started again in %.0f s", seat.username, pause)
-        return Restart(f"{reason}; it was started again", pause)
 
     def _cleared(self, seat: Seat, left: tuple[int, ...]) -> None:
         action, stopping = self.decide(seat, Event.CLEARED), seat.stopping
