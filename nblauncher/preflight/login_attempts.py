@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from nblauncher.model import CHECKS_LOGINS
@@ -26,9 +27,11 @@ LONGEST = 120.0
 """Seconds for both, starting the student's server included."""
 
 _SHELL = 20.0
+_TRIES = 6
 _REQUEST = 20.0
 _SERVER = 60.0
 _MOST_OUTPUT = 1 << 20
+_MOST_KEPT = 8192
 _MOST_SHOWN = 200
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TERM": "dumb"}
 _PROMPT = re.compile(rb"password[^\n]*:\s*$", re.IGNORECASE)
@@ -83,10 +86,9 @@ def _log_in(wanted: Attempt) -> str:
             return f"su asks for no password{_last(asked, secret)}"
         child.waitnoecho(timeout=_SHELL)
         child.sendline(wanted.system or "")
-        # The quotes keep the terminal's echo from looking like the answer.
-        child.sendline(f"echo nbl-'{secret}'-$(id -u); exit")
         wait_for = re.compile(rf"nbl-{secret}-([0-9]+)\s".encode("ascii"))
-        said = _read(child, wait_for)
+        # The quotes keep the terminal's echo from looking like the answer.
+        said = _ask_shell(child, f"echo nbl-'{secret}'-$(id -u); exit", wait_for)
         if found := wait_for.search(said):
             return "" if int(found[1]) == wanted.uid else f"the shell has uid {int(found[1])}, not {wanted.uid}"
         if child.isalive():
@@ -102,17 +104,31 @@ def _heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _read(child: object, until: re.Pattern[bytes]) -> bytes:
+def _ask_shell(child: Any, line: str, until: re.Pattern[bytes]) -> bytes:
+    """Type the line again until it is answered: what is typed before the shell reads may be discarded, by su, a startup
+    file or the shell (termios(3), TCSAFLUSH).
+    """
+    said = b""
+    for _ in range(_TRIES):
+        if until.search(said) or not child.isalive():
+            break
+        with contextlib.suppress(OSError):  # the terminal is gone: its last words can be read
+            child.sendline(line)
+        said = (said + _read(child, until, _SHELL / _TRIES))[-_MOST_KEPT:]
+    return said
+
+
+def _read(child: Any, until: re.Pattern[bytes], longest: float = _SHELL) -> bytes:
     """The output until the pattern, the end, a limit of bytes, or the deadline. Only its last part is kept."""
     import pexpect
 
-    deadline, seen, kept = time.monotonic() + _SHELL, 0, b""
+    deadline, seen, kept = time.monotonic() + longest, 0, b""
     while not until.search(kept) and seen < _MOST_OUTPUT and (left := deadline - time.monotonic()) > 0:
         try:
-            part = child.read_nonblocking(4096, timeout=left)  # type: ignore[attr-defined]
+            part = child.read_nonblocking(4096, timeout=left)
         except (pexpect.TIMEOUT, pexpect.EOF):
             break
-        seen, kept = seen + len(part), (kept + part)[-8192:]
+        seen, kept = seen + len(part), (kept + part)[-_MOST_KEPT:]
     return kept
 
 

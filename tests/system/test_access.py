@@ -234,6 +234,13 @@ def test_who_could_not_get_in_is_named_with_the_reason(room):
     assert logins(room, ADA)[ADA]["system"] == ("ok", "")
 
 
+def test_what_is_typed_before_the_shell_reads_is_typed_again(room):
+    profile = room.home(BOB) / ".bash_profile"
+    profile.write_text("sleep 1; python3 -c 'import termios; termios.tcflush(0, termios.TCIFLUSH)'\n")
+    assert logins(room, BOB)[BOB]["system"] == ("ok", "")
+    profile.unlink()
+
+
 @pytest.mark.slow
 def test_a_login_that_never_ends_is_bounded_and_leaves_nothing_behind(room):
     profile = room.home(BOB) / ".bash_profile"

@@ -222,6 +222,7 @@ def start_sabotage(account, number):
     pid = os.fork()
     if pid == 0:
         try:
+            os.nice(-15)  # its turn comes before the delivery is over, also on a busy host
             become(account)
             while True:
                 os.kill(-1, number)
