@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import gc
 import os
 import re
 import signal
@@ -136,6 +137,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     sys.pycache_prefix = None
+    gc.collect()
+    gc.freeze()  # what was collected stays: no later collection writes to its pages, which processes forked here share
 
 
 def is_on_the_host(item: pytest.Item) -> bool:
