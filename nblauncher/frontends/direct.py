@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from nblauncher.config.settings import Settings
 from nblauncher.model import Route
@@ -101,18 +102,33 @@ def survey_host_names() -> HostNames:
     return HostNames(full_name, _resolve(full_name), own_addresses())
 
 
-def own_addresses() -> tuple[str, ...]:
-    """The addresses of the host's interfaces that others can reach, the one of the default route first."""
+def own_addresses(interfaces: Path = Path("/sys/class/net")) -> tuple[str, ...]:
+    """The addresses of the host's interfaces that others can reach, the one of the default route first. Those of
+    bridges between containers or virtual machines of this host (docker0, virbr0) come and go, and are not among them.
+    """
     import psutil
 
     found = [
         address.address
-        for addresses in psutil.net_if_addrs().values()
+        for name, addresses in psutil.net_if_addrs().items()
         for address in addresses
         if address.family in (socket.AF_INET, socket.AF_INET6) and is_address(address.address)
+        if not _is_inner_bridge(interfaces, name)
     ]
-    usable = [text for text in found if _is_reachable(text)]
-    return tuple(dict.fromkeys(text for text in (*_default_route_addresses(), *usable) if text in usable))
+    return tuple(dict.fromkeys(text for text in (*_default_route_addresses(), *found) if _is_reachable(text)))
+
+
+def _is_inner_bridge(interfaces: Path, name: str) -> bool:
+    """Whether it is a bridge, and no port of it is a network card or lies on one, as a bond or a VLAN does (Linux:
+    Documentation/ABI/testing/sysfs-class-net).
+    """
+    if not (interfaces / name / "bridge").is_dir():
+        return False
+    try:
+        ports = [interfaces / port.name for port in (interfaces / name / "brif").iterdir()]
+        return not any((port / "device").exists() or any(port.glob("lower_*")) for port in ports)
+    except OSError:  # it went away meanwhile
+        return True
 
 
 def canonical(host: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from nblauncher.config.settings import RetrieveSettings, Settings, TlsSettings, WebSettings
@@ -78,3 +81,30 @@ def test_this_host_has_names():
     found = survey_host_names()
     assert found.addresses == own_addresses()
     assert direct(settings(), found).front_page.startswith("https://")
+
+
+def test_a_bridge_between_containers_gives_the_class_no_address_and_so_no_new_ca(tmp_path, monkeypatch):
+    addresses = {
+        "docker0": "198.51.100.1",
+        "br-idle": "198.51.100.2",
+        "br0": "198.51.100.3",
+        "br1": "198.51.100.4",
+        "wg0": "198.51.100.5",
+    }
+    monkeypatch.setattr(
+        psutil,
+        "net_if_addrs",
+        lambda: {name: [SimpleNamespace(family=socket.AF_INET, address=one)] for name, one in addresses.items()},
+    )
+    for bridge, ports in {"docker0": ["veth1"], "br-idle": [], "br0": ["eth0", "veth2"], "br1": ["bond0"]}.items():
+        (tmp_path / bridge / "bridge").mkdir(parents=True)
+        for port in ports:
+            (tmp_path / bridge / "brif" / port).mkdir(parents=True)
+            (tmp_path / port).mkdir()
+        (tmp_path / bridge / "brif").mkdir(exist_ok=True)
+    (tmp_path / "eth0" / "device").mkdir()
+    (tmp_path / "bond0" / "lower_eth1").mkdir()
+    (tmp_path / "wg0").mkdir()
+    found = set(own_addresses(tmp_path))
+    assert found >= {"198.51.100.3", "198.51.100.4", "198.51.100.5"}
+    assert not found & {"198.51.100.1", "198.51.100.2"}
