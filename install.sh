@@ -300,7 +300,9 @@ install_packages() { # install_packages ENVIRONMENT PIP-ARGUMENTS...
     "$environment/bin/python" -I -m pip install --no-input --disable-pip-version-check --no-warn-script-location \
         --progress-bar off --retries 2 --no-compile "$@" || return 1
     # On all cores; here for everybody, because the students cannot write here and each server would compile anew.
-    "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
+    # A worker that is killed breaks compileall's pool: then with one process.
+    "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib" ||
+        "$environment/bin/python" -I -m compileall -q "$environment/lib"
 }
 
 explain_failed_build() {

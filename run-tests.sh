@@ -24,7 +24,7 @@ Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
   tests/unit/test_x.py::name    this test of the checkout as it is, in seconds: no root, nothing is installed, no lint
 
 Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at,
-nginx, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
+nginx, e2fsprogs, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
 /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs munge and Slurm, whose
 daemons the tests start themselves.
 USAGE
@@ -112,7 +112,7 @@ install_tools() {
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
-    wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx debootstrap systemd-container:systemd-nspawn)
+    wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx e2fsprogs:mkfs.ext4 debootstrap systemd-container:systemd-nspawn)
     wanted+=(zsh fish) # 8 MB
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
     [ "$1" != slow ] || wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)

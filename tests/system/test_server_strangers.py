@@ -138,9 +138,9 @@ def said(port: int, request: bytes, name: str = HOST, *, is_plain: bool = False)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             one = stack.enter_context(context.wrap_socket(one, server_hostname=name))
-        one.sendall(request)
         answer = b""
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionError):  # whoever hangs up has said all that it says
+            one.sendall(request)
             while part := one.recv(65536):
                 answer += part
         return answer
