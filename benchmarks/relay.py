@@ -3,7 +3,7 @@
     sudo python benchmarks/relay.py [--students 200] [--megabytes 2000]
 
 Both ends and the relay are on one host, so that they share its processors; a network in between would be slower. The
-server stands in for a student's: a process that sends bytes to whoever connects, over plain TCP and over TLS. With TLS
+server stands in for a student's: a process that sends bytes to each client, over plain TCP and over TLS. With TLS
 the processes at both ends have the most to do, as in a class.
 """
 
