@@ -15,6 +15,7 @@ import httpx
 import websocket
 
 DEADLINE = 90
+_NUDGE = 1.0
 _SHOWN = ("image/", "application/vnd.")
 
 
@@ -121,6 +122,21 @@ class Notebook:
             received = json.loads(self.connection.recv())
             if wanted(received):
                 return received
+
+    def wait_for_new_kernel(self) -> None:
+        """Ask a kernel that was restarted until its answers arrive here, as a page does: the first ones may be lost."""
+        asked: set[str] = set()
+        patience = self.connection.gettimeout()
+        self.connection.settimeout(_NUDGE)
+        try:
+            for _ in range(int(DEADLINE / _NUDGE)):
+                asked.add(self.send("shell", "kernel_info_request", {}))
+                with contextlib.suppress(websocket.WebSocketTimeoutException):
+                    self.receive(lambda one: one["channel"] == "iopub" and one["parent_header"].get("msg_id") in asked)
+                    return
+        finally:
+            self.connection.settimeout(patience)
+        raise AssertionError(f"the new kernel did not answer within {DEADLINE} s")
 
     def begin(self, code: str, *, allow_stdin: bool = False) -> str:
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": allow_stdin}

@@ -169,8 +169,7 @@ def test_a_hung_notebook_gets_a_new_kernel_and_its_tab_is_told(up, ada):
         told = notebook.receive(lambda one: one["msg_type"] == "stream")
         assert told["content"]["text"].strip() == BY_TEACHER and told["parent_header"]["msg_id"] == cell
         notebook.receive(lambda one: one["content"].get("execution_state") == "restarting")
-        # As a page does: what is sent to a kernel that starts may be lost.
-        eventually(lambda: ada.api("GET", f"kernels/{kernel}").json()["execution_state"] == "idle", patience=30)
+        notebook.wait_for_new_kernel()
         assert "NameError" in notebook.run("x")
     assert launched.handles(up) == before, "the server stays"
 
