@@ -22,6 +22,7 @@ import pytest
 
 from tests import envelope, launched
 from tests.homework import as_student, write
+from tests.running import eventually
 from tests.taught import ADA, BOB, TEACHER, Taught, taught_class
 
 pytestmark = pytest.mark.system
@@ -83,19 +84,23 @@ def ports(answer: dict[str, Any]) -> dict[str, int]:
 
 def test_a_class_goes_on_on_another_host_with_the_same_passwords(room: Taught) -> None:
     """A deadline is past and captured, bob has extra time, ada's work was retrieved, and nothing of it is lost."""
-    past = (datetime.now().astimezone() + timedelta(seconds=2)).replace(microsecond=0)
     room.teach("ps1/lab.txt", "measure\n")
     (room.folder / "students.csv").write_text(
         f"username,name,email,section\n{ADA},<b>Ada</b>,ada@uni.example,Monday\n{BOB},Bob,,Monday\n"
     )
-    room.config["deadlines"] = {"ps1": past.strftime("%Y-%m-%d %H:%M:%S")}
     room.config["owner"] = TEACHER
-    (room.folder / "notebooks.cfg").write_text("# kim's own comment\n" + json.dumps(room.config))
+    (room.folder / "notebooks.cfg").write_text(json.dumps(room.config))
     room.hand_over()
     room.sudo("setup")
     room.sudo("send")
     write(ADA, "tutorial/ps1/lab.txt", "9.81\n")
     as_student(ADA, "cp", "tutorial/ps1/lab.txt", os.fsencode(f"tutorial/{HOSTILE}"))
+    past = (datetime.now().astimezone() + timedelta(seconds=1)).replace(microsecond=0)
+    room.config["deadlines"] = {"ps1": past.strftime("%Y-%m-%d %H:%M:%S")}
+    (room.folder / "notebooks.cfg").write_text("# kim's own comment\n" + json.dumps(room.config))
+    room.hand_over()
+    room.sudo("setup")
+    eventually(lambda: datetime.now().astimezone() > past)
     room.sudo("retrieve", "--unattended", room.course)
     room.sudo("extend", BOB, "30m", "--deadline", "ps1")
     room.sudo("retrieve")
