@@ -145,8 +145,8 @@ def _has_no_owner(entry: Path) -> bool:
         pwd.getpwuid(entry.lstat().st_uid)
     except KeyError:
         return True
-    except FileNotFoundError:
-        return False
+    except (FileNotFoundError, PermissionError):
+        return False  # the second: a FUSE file system of an account's, which denies root
     return False
 
 
