@@ -28,6 +28,7 @@ from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
 # isort: split
 
 from nblauncher.accounts import sweep
+from nblauncher.preflight import machine
 from tests import commands, system_accounts
 from tests.footprint import HostFootprint, NamespaceFootprint
 from tests.slurm_cluster import cluster  # noqa: F401 (a fixture)
@@ -123,6 +124,10 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Workers begin with what takes longest: browsers, and groups of several files. Unit tests are last."""
+    if (found := machine.pidfds()).level != "ok":
+        for item in items:
+            if item.get_closest_marker("adoption"):
+                item.add_marker(pytest.mark.skip(reason=f"NO ADOPTION TEST: {found.message}. {found.hint}"))
 
     def turn(item: pytest.Item) -> int:
         file = item.nodeid.partition("::")[0]

@@ -54,6 +54,7 @@ def rewrite(course: RunningClass, username: str, **changed: object) -> None:
     file.write_text(json.dumps(content))
 
 
+@pytest.mark.adoption
 def test_a_killed_supervisor_loses_no_server_no_kernel_and_no_port(course, ada, bob, tmp_path):
     ca = tmp_path / "ca.pem"
     ca.write_bytes(course.ca.certificate)
@@ -96,6 +97,7 @@ def test_an_adopted_server_is_stopped_with_all_that_it_started(course, ada, tmp_
     assert course.report(ada).state is ServerState.STOPPED
 
 
+@pytest.mark.adoption
 def test_two_killed_supervisors_in_a_row_lose_nobody(course, ada):
     course.ready((ada, ADA))
     before = course.handle(ada)

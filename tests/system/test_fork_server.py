@@ -254,6 +254,7 @@ def is_a_server_of(one: psutil.Process, account: Account) -> bool:
     return bool(uids) and uids.real == account.uid and {EXECED, FORKED} & set(one.cmdline()) != set()
 
 
+@pytest.mark.adoption
 @pytest.mark.parametrize(
     "packet", [b"garbage", b"\xff" * 50_000, wire.pack({"id": 5, "uid": 0})], ids=["text", "large", "root"]
 )
@@ -287,6 +288,7 @@ def link_of(supervisor: int, server: int) -> socket.socket:
     raise AssertionError("the supervisor has no such socket")
 
 
+@pytest.mark.adoption
 def test_a_forked_server_is_adopted_after_the_supervisor_was_killed(course, ada):
     server = loaded(course)
     course.ready((ada, ADA))

@@ -618,6 +618,7 @@ def test_a_student_who_is_out_of_kernels_gets_ordinary_ones(ready, client, ada):
     started(client)
 
 
+@pytest.mark.adoption
 def test_kernels_are_forked_again_after_the_supervisor_was_killed(ready, ada):
     with signed_in(ready, ada, ADA) as one:
         kernel, pid = started(one)

@@ -314,6 +314,7 @@ def test_a_killed_server_is_started_again_by_itself_and_status_says_why(up):
     assert after[BOB] == before[BOB]
 
 
+@pytest.mark.adoption
 def test_after_a_killed_supervisor_the_servers_are_adopted(up):
     before = launched.handles(up)
     foreground = launched.foreground(up)

@@ -61,6 +61,7 @@ def test_a_server_that_slept_shows_what_was_said_meanwhile(room):
     envelope.checked(room.run("message", "x", "--dry-run", "--json").stdout, 0, "message", is_dry_run=True)
 
 
+@pytest.mark.adoption
 def test_a_message_outlives_its_supervisor_and_adopted_servers_hear_the_next_one(room):
     room.run("message", "before")
     with launched.visitor(room, ADA) as ada:

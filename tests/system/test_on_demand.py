@@ -170,6 +170,7 @@ def test_a_server_that_is_asked_for_at_once_does_not_wait_for_anybody(course, ad
     assert course.handle(ada) == before
 
 
+@pytest.mark.adoption
 def test_a_sleeping_students_port_is_held_also_after_a_trick(course, ada, bob):
     asleep(course, (ada, ADA), idle_stop=2)
     with browser_of(course, ada, ADA) as browser:
@@ -216,6 +217,7 @@ def test_after_a_killed_supervisor_sleepers_sleep_again_with_the_next_launch(cou
         assert browser.sign_in(PASSWORD).status_code == 302
 
 
+@pytest.mark.adoption
 def test_a_server_that_was_adopted_sleeps_and_wakes_too(course, ada):
     asleep(course, (ada, ADA), idle_stop=5)
     with browser_of(course, ada, ADA) as browser:

@@ -102,6 +102,7 @@ def processes_of(account: Account) -> list[psutil.Process]:
     return [one for one in psutil.process_iter() if one.uids().real == account.uid]
 
 
+@pytest.mark.adoption
 def test_an_adopted_servers_new_kernels_are_in_its_namespace(course, ada, bob):
     before = namespace_of(course.handle(ada).pid)
     course.kill_supervisor()

@@ -572,6 +572,7 @@ def fill(folder: Path) -> int:
     return written
 
 
+@pytest.mark.adoption
 def test_a_student_who_fills_the_runtime_folder_fills_nobody_elses(course, ada, bob):
     course.ready((ada, ADA))
     folder = course.paths.students_run / str(ada.uid)

@@ -247,6 +247,7 @@ def test_a_front_page_that_dies_is_started_again_by_the_command_it_came_with(cou
     assert ticket_for(folder, "nbtvxada")
 
 
+@pytest.mark.adoption
 def test_a_killed_supervisor_takes_the_front_page_along_and_a_new_one_has_its_port(course, students, folder):
     start_front(course, students)
     pid = course.supervisor.front_page().handle.pid

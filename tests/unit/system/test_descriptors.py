@@ -74,6 +74,7 @@ def held():
     process.communicate()
 
 
+@pytest.mark.adoption
 @needs_root
 def test_a_listening_socket_is_taken_back(held):
     pid, pidfd, wanted, _inode, _writing = held
@@ -101,6 +102,7 @@ def test_a_connected_socket_is_no_listener():
         os.close(pidfd)
 
 
+@pytest.mark.adoption
 @needs_root
 def test_the_reading_end_of_a_servers_output_is_opened_anew(held):
     pid, pidfd, _wanted, inode, writing = held
