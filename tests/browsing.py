@@ -92,6 +92,10 @@ def browser_page(home: Path, authority: Path | None, *flags: str, **context: Any
         )
         opened = chromium.new_context(**context)
         opened.set_default_timeout(60_000)
+        # pytest shows them below a test that failed.
+        opened.on("requestfailed", lambda request: print(f"request failed: {request.url}: {request.failure}"))
+        opened.on("response", lambda one: print(f"answer {one.status}: {one.url}") if one.status >= 400 else None)
+        opened.on("weberror", lambda error: print(f"error in a page: {error.error}"))
         yield opened.new_page()
         chromium.close()
 
