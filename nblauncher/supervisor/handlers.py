@@ -33,7 +33,7 @@ from nblauncher.supervisor.requests import (
     StopServers,
 )
 from nblauncher.supervisor.seat import Behind, Seat
-from nblauncher.supervisor.spawners import SLURM, Order, server_environment
+from nblauncher.supervisor.spawners import Order, server_environment
 from nblauncher.supervisor.specs import ServerSpec, SpecError
 from nblauncher.system.descriptors import is_sealed
 
@@ -263,11 +263,6 @@ class Handlers:
         """Refused unless the server runs or sleeps: a link to another one would lead nowhere."""
         wanted = Invite.from_json(request.fields)
         seat = self._seat(wanted.username)
-        if seat.is_remote or seat.spawner == SLURM:
-            raise HostError(
-                f"{seat.username}'s server is a job of the cluster, which a link cannot open",
-                "Look at the student's files with `nblauncher retrieve`.",
-            )
         if seat.state in (ServerState.STOPPED, ServerState.FAILED) or self._course.front.state is not ServerState.READY:
             what = "the front page" if seat.is_up or seat.state is ServerState.ASLEEP else f"{seat.username}'s server"
             raise HostError(f"{what} does not run; there is no link", "Run `nblauncher launch`, then try again.")
