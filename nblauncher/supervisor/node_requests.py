@@ -87,6 +87,7 @@ class NodeRequests:
         self._busy: set[bool] = set()
         """Whether servers with doubts, and those without, are being asked."""
         self._timer: Timer | None = None
+        self._wakes_at = 0.0
 
     def look(self, seats: Iterable[Seat]) -> None:
         """Send what is to be sent. Cheap when that is nothing."""
@@ -124,11 +125,14 @@ class NodeRequests:
         """Until the next one is due; then `look` is called again."""
         waiting = [*self._waiting(False), *self._waiting(True)]
         due = min(map(self._due, waiting), default=None)
-        if self._timer is not None:
+        if self._timer is not None and due != self._wakes_at:
             self._timer.cancel()
+            self._timer = None
+        if self._timer is None and due is not None:
+            self._timer, self._wakes_at = self._loop.later(max(0.0, due - self._clock()), self._woken), due
+
+    def _woken(self) -> None:
         self._timer = None
-        if due is not None:
-            self._timer = self._loop.later(max(0.0, due - self._clock()), lambda: None)
 
     def _ask(self, talks: Sequence[_Talk], *, with_doubts: bool) -> None:
         asked = {talk.seat.username: (talk, self._request_to(talk)) for talk in talks}
@@ -142,7 +146,7 @@ class NodeRequests:
             for name, (talk, request) in asked.items():
                 talk.is_asked = False
                 if self._talks.get(name) is talk and _is_reachable(talk.seat) and _is_of(talk, talk.seat):
-                    self._take(talk, request, found_in(found.get(name, "it was not asked")))
+                    self._take(talk, request, found_in(found.get(name, "it was not asked")), was_apart=with_doubts)
 
         def failed(error: HostError) -> None:
             """Nothing is known of any of them."""
@@ -158,7 +162,7 @@ class NodeRequests:
         talk.tried = talk.seat.cluster.kernels_to_end
         return HostRequest(self._board.written(talk.seat.uid), talk.tried)
 
-    def _take(self, talk: _Talk, request: HostRequest, found: node_calls.Found) -> None:
+    def _take(self, talk: _Talk, request: HostRequest, found: node_calls.Found, *, was_apart: bool) -> None:
         seat, wish = talk.seat, request.end_kernels
         if isinstance(found, HostAnswer) and wish and found.ended != wish:
             found = "it does not end its kernels"
@@ -166,7 +170,8 @@ class NodeRequests:
             if not talk.is_silent:
                 log.info("%s's server on %s: %s", seat.username, printable(seat.cluster.node), printable(found))
             talk.is_silent, talk.doubts = True, min(_MOST_DOUBTS, talk.doubts + 2)
-            talk.due = self._clock() + min(RARELY, EVERY * talk.doubts)
+            # One that is only slow gets its request at once, with the patience that it needs.
+            talk.due = self._clock() + (min(RARELY, EVERY * talk.doubts) if was_apart else 0.0)
             return
         talk.is_silent, talk.doubts = False, max(0, talk.doubts - 1)
         talk.due = self._clock() + max(EVERY, len(self._talks) / _PER_SECOND)
