@@ -350,7 +350,8 @@ def make_application(inherited: Inherited) -> StudentServer:
     board = NoticeBoard(file, Path(config.home), sessions, application.idle_in, look=application._look)
     application.board = StudentIdentity.board = board
     if job is not None:
-        application.host_link = HostLink(job.run, config.username, application.hashed_password, file, board, activity)
+        password = application.hashed_password, application._renew
+        application.host_link = HostLink(job.run, config.username, *password, file, board, activity)
     application.log_level = logging.INFO
     application.no_browser_open_file = True
     application.initialize(argv=[], starter_extension=extension.name)

@@ -29,11 +29,14 @@ class Reporter(Protocol):
 
 @dataclass
 class HostLink:
-    """Of one start of the server, which `run` names. `password` returns the hash of the notebook password."""
+    """Of one start of the server, which `run` names. `password` returns the hash of the notebook password, and `renew`
+    is called with another one.
+    """
 
     run: str
     username: str
     password: Callable[[], str]
+    renew: Callable[[str], None]
     file: Path
     """The student's notices, which the board reads."""
     board: NoticeBoard
@@ -50,8 +53,13 @@ class HostLink:
         return host_requests.is_sealed(self.seals, seal, body=body, **about)
 
     async def take(self, asked: HostRequest) -> HostAnswer:
-        """Show what the student is told, and end the kernels if that was not done for this wish yet. OSError."""
+        """Show what the student is told, end the kernels if that was not done for this wish yet, and take over another
+        password: every sign-in so far ends with it. OSError.
+        """
         self._show(asked.notices)
+        if asked.hashed_password:
+            self.renew(asked.hashed_password)
+            log.warning("The password was changed: every sign-in so far has ended.")
         count, busy = (0, 0) if self.reporter is None else self.reporter.kernels()
         if self.reporter is not None and asked.end_kernels not in ("", self._ended):
             self._ended = asked.end_kernels  # before anything is awaited: a second request comes meanwhile

@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nblauncher.server import notices
@@ -39,19 +39,21 @@ _NAME = re.compile(r"(?:[0-9a-f]{16})?")
 @dataclass(frozen=True, slots=True)
 class HostRequest:
     """`notices` is the content of the student's file (nblauncher.server.notices). `end_kernels` names the teacher's
-    wish, which may come several times; empty: none.
+    wish, which may come several times; empty: none. `hashed_password` is that of a new password; empty: it stays.
     """
 
     notices: bytes
     end_kernels: str = ""
+    hashed_password: str = field(default="", repr=False)
 
     def to_bytes(self) -> bytes:
-        return json.dumps({"notices": self.notices.decode("ascii"), "end_kernels": self.end_kernels}).encode("ascii")
+        return json.dumps({**asdict(self), "notices": self.notices.decode("ascii")}).encode("ascii")
 
     @classmethod
     def parse(cls, content: bytes) -> HostRequest:
         given = json.loads(content)
-        return cls(str(given["notices"]).encode("ascii"), str(given["end_kernels"]))
+        notices = str(given["notices"]).encode("ascii")
+        return cls(notices, str(given["end_kernels"]), str(given["hashed_password"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from nblauncher.supervisor.requests import (
     MarkReady,
     Prepare,
     RenewFrontPage,
+    RenewJobs,
     Servers,
     StartFrontPage,
     StartProxy,
@@ -62,6 +63,7 @@ class Handlers:
             requests.STOP_FRONT_PAGE.name: self._stop_front_page,
             requests.FRONT_PAGE.name: self._front_page,
             RenewFrontPage.name: self._renew_front_page,
+            RenewJobs.name: self._renew_jobs,
             StartProxy.name: self._start_proxy,
             Appoint.name: self._appoint,
             Say.name: self._say,
@@ -227,6 +229,14 @@ class Handlers:
         if len(request.descriptors) != 1 or not is_sealed(request.descriptors[0]):
             raise SpecError("a config is needed as a sealed memory file")
         self._course.front.renew(request.descriptors[0], lambda done: request.answer({"is_renewed": done}))
+
+    def _renew_jobs(self, request: Request) -> None:
+        """Answers once the servers have taken it over, or have not."""
+        if len(request.descriptors) != 1 or not is_sealed(request.descriptors[0]):
+            raise SpecError("passwords are needed as a sealed memory file")
+        chosen = self._chosen(RenewJobs.from_json(request.fields).usernames)
+        passwords = request.descriptors[0]
+        self._course.node_requests.renew(chosen, passwords, lambda kept: request.answer({"kept": list(kept)}))
 
     def _stop_front_page(self, request: Request) -> None:
         self._course.front.stop(lambda: self._front_page(request))

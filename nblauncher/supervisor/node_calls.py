@@ -12,16 +12,17 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nblauncher.errors import HostError
 from nblauncher.paths import CoursePaths
 from nblauncher.server import host_requests
-from nblauncher.server.host_requests import LARGEST_ANSWER, HostAnswer
+from nblauncher.server.host_requests import LARGEST_ANSWER, HostAnswer, HostRequest
 from nblauncher.supervisor import relays
 from nblauncher.system import root_files, workers
+from nblauncher.system.descriptors import read_and_close
 
 if TYPE_CHECKING:
     import ssl
@@ -68,7 +69,25 @@ class Call:
 
 def ask(paths: CoursePaths, wanted: Sequence[Wanted], patience: float = PATIENCE) -> dict[str, Any]:
     """In a child that is root. The answers by username, as JSON (`found_in`)."""
-    hashed = json.loads(root_files.read(paths.hashes) or "{}")
+    return _sealed_and_sent(paths, json.loads(root_files.read(paths.hashes) or "{}"), wanted, patience)
+
+
+def renew(paths: CoursePaths, wanted: Sequence[Wanted], passwords: int) -> list[str]:
+    """In a child that is root: give these servers other passwords. `passwords` is a memory file with JSON: username →
+    the hash of the last password and that of the new one. Returns the students whose servers have taken it over.
+    """
+    given = json.loads(read_and_close(passwords))
+    bodies = {
+        one.username: replace(HostRequest.parse(one.body), hashed_password=given[one.username][1]) for one in wanted
+    }
+    renewed = [replace(one, body=bodies[one.username].to_bytes()) for one in wanted]
+    found = _sealed_and_sent(paths, {name: old for name, (old, _new) in given.items()}, renewed, PATIENCE)
+    return sorted(name for name, answer in found.items() if isinstance(found_in(answer), HostAnswer))
+
+
+def _sealed_and_sent(
+    paths: CoursePaths, hashed: Mapping[str, str], wanted: Sequence[Wanted], patience: float
+) -> dict[str, Any]:
     authority = root_files.read(paths.tls / "ca.pem")
     if authority is None:
         raise HostError(f"{paths.tls / 'ca.pem'} is missing", "Run `nblauncher launch` again.")
@@ -80,7 +99,6 @@ def ask(paths: CoursePaths, wanted: Sequence[Wanted], patience: float = PATIENCE
             continue
         seal = host_requests.seal(hashed[one.username], one.username, one.run, one.body)
         calls.append(Call(one, certificate, seal))
-    del hashed
     if calls:
         given = (authority, calls, patience)
         answers |= workers.run_as(relays.account(), call_all, *given, timeout=patience + _MORE)

@@ -108,6 +108,19 @@ class NodeRequests:
                 self._ask(due[:AT_A_TIME], with_doubts=with_doubts)
         self._sleep()
 
+    def renew(self, seats: Iterable[Seat], passwords: int, done: Callable[[Sequence[str]], None]) -> None:
+        """Give these servers other passwords (`node_calls.renew`). `done` is told whose have taken it over."""
+        talks = [self._talks[seat.username] for seat in seats if seat.username in self._talks]
+        wanted = [_wanted(talk, HostRequest(self._board.written(talk.seat.uid))) for talk in talks]
+
+        def failed(error: HostError) -> None:
+            log.warning("no server on a node got its new password: %s", error.problem)
+            done(())
+
+        given = (self._paths, wanted, passwords)
+        keep = (passwords,)
+        self._errands.run(ROOT, node_calls.renew, *given, deadline=_DEADLINE, done=done, failed=failed, keep=keep)
+
     def _waiting(self, with_doubts: bool) -> list[_Talk]:
         """Those that can be asked as soon as they are due."""
         if with_doubts in self._busy:

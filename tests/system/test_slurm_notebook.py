@@ -150,13 +150,17 @@ def test_everything_goes_on_after_the_supervisor_was_killed(room):
         room.run("message", "--clear")
 
 
-def test_everything_goes_on_after_a_new_password(room):
+def test_a_new_password_ends_the_sign_ins_and_leaves_server_and_kernels_alone(room):
     with launched.visitor(room, ADA) as before:
-        room.run("passwd", ADA)
-        eventually(lambda: report(room, ADA).state.value == "ready", 30)
+        kernel, job = before.start_kernel(), report(room, ADA).job
+        before.run("x = 41", kernel)
+        (said,) = room.json("passwd", ADA)["students"]
+        assert said["server"] == "kept" and report(room, ADA).job == job
         assert before.http.get("api/me").status_code == 403, "the old sign-in has ended"
     room.run("message", "with the new password")
     with launched.visitor(room, ADA) as ada:
+        with ada.notebook(kernel) as notebook:
+            assert notebook.run("print(x + 1)") == "42\n"
         eventually(lambda: shown(ada, "message") == ["with the new password"], 15)
         assert visits.follow(room, visits.new_teacher(room, ADA), ADA).status_code == 200
     room.run("message", "--clear")

@@ -36,7 +36,9 @@ class Server:
         self.file = folder / "notices" / "1001.json"
         self.board = NoticeBoard(self.file, folder, Sessions(folder / "logged-out"))
         self.activity, self.reporter = Activity(None, "/user/ada/"), Reporter()
-        self.link = HostLink("0a", "ada", lambda: HASH, self.file, self.board, self.activity, JobMemory(""))
+        self.passwords = [HASH]
+        password = (lambda: self.passwords[-1]), self.passwords.append
+        self.link = HostLink("0a", "ada", *password, self.file, self.board, self.activity, JobMemory(""))
 
     def take(self, *messages: Message, end_kernels: str = "") -> HostAnswer:
         return asyncio.run(self.link.take(HostRequest(Notices(messages).to_bytes(), end_kernels)))
@@ -91,7 +93,16 @@ def test_before_it_listens_it_has_no_kernels_and_ends_none(server: Server):
 def test_the_seal_is_checked_with_the_present_password(server: Server):
     body = HostRequest(Notices().to_bytes()).to_bytes()
     seal = host_requests.seal(HASH, "ada", "0a", body)
-    server.link.password = lambda: "argon2:another"
+    server.passwords.append("argon2:another")
     assert not server.link.is_sealed(seal, body)
-    server.link.password = lambda: HASH
+    server.passwords.append(HASH)
     assert server.link.is_sealed(seal, body)
+
+
+def test_another_password_is_taken_over_from_a_request_under_the_old_one(server: Server):
+    body = HostRequest(Notices().to_bytes(), hashed_password="argon2:new").to_bytes()
+    assert server.link.is_sealed(host_requests.seal(HASH, "ada", "0a", body), body)
+    asyncio.run(server.link.take(HostRequest.parse(body)))
+    assert server.passwords == [HASH, "argon2:new"]
+    server.take()
+    assert server.passwords[-1] == "argon2:new", "other requests leave it alone"

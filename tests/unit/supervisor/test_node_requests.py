@@ -249,6 +249,20 @@ def test_a_host_that_cannot_start_children_knows_nothing_and_tries_again(room: C
     assert room.look(60) == [["ada", "bob"]]
 
 
+def test_whose_servers_took_another_password_over_is_told_once(room: Class):
+    room.look()
+    told: list[Any] = []
+    room.seats[1].cluster.port = 0
+    room.requests.look(room.seats)
+    room.requests.renew(room.seats, 9, told.append)
+    wanted, done, _failed = room.errands.open.pop()
+    assert [one.username for one in wanted] == ["ada"], "bob's server is not there"
+    done(["ada"])
+    room.requests.renew(room.seats, 9, told.append)
+    room.errands.open.pop()[2](HostError("no process left"))
+    assert told == [["ada"], ()]
+
+
 def test_nothing_is_sent_before_the_first_notices_are_written(room: Class):
     room.board.text = None
     assert room.look() == []
