@@ -76,6 +76,10 @@ def test_an_open_notebook_shows_messages_within_seconds_and_status_knows_what_ru
         assert (found["kernels"], found["never_signed_in"]) == (1, False) and found["last_activity"], found
         assert 64 << 20 < found["memory_bytes"] < 600_000_000, found
         assert status(room, BOB)["last_save"] is None and status(room, BOB)["memory_bytes"], "bob saved nothing"
+        (room.folder / "material" / "lab1.txt").write_text("measure the pendulum twice\n")
+        room.run("send")
+        changed = ["tutorial/lab1.txt"]
+        eventually(lambda: ada.api("GET", "nblauncher/notices").json()["changed"] == changed, 10)
         room.run("message", "--clear")
         eventually(lambda: shown(ada, "message") == shown(bob, "message") == [], 10)
 
