@@ -81,7 +81,7 @@ class HostLink:
         try:
             if self.file.read_bytes() == notices:
                 return
-        except FileNotFoundError:
+        except OSError:  # it is not there yet, or the student has spoilt it
             self.file.parent.mkdir(mode=0o700, exist_ok=True)
         new = self.file.with_name(f"{self.file.name}.new")
         new.write_bytes(notices)

@@ -110,8 +110,14 @@ class NodeRequests:
 
     def renew(self, seats: Iterable[Seat], passwords: int, done: Callable[[Sequence[str]], None]) -> None:
         """Give these servers other passwords (`node_calls.renew`). `done` is told whose have taken it over."""
-        talks = [self._talks[seat.username] for seat in seats if seat.username in self._talks]
-        wanted = [_wanted(talk, HostRequest(self._board.written(talk.seat.uid))) for talk in talks]
+        talks = {seat.username: self._talks[seat.username] for seat in seats if seat.username in self._talks}
+        wanted = [_wanted(talk, HostRequest(self._board.written(talk.seat.uid))) for talk in talks.values()]
+
+        def renewed(kept: Sequence[str]) -> None:
+            for name in talks.keys() & set(kept):
+                # Meanwhile it may have refused requests under the new password.
+                talks[name].is_silent, talks[name].due = False, 0.0
+            done(kept)
 
         def failed(error: HostError) -> None:
             log.warning("no server on a node got its new password: %s", error.problem)
@@ -119,7 +125,7 @@ class NodeRequests:
 
         given = (self._paths, wanted, passwords)
         keep = (passwords,)
-        self._errands.run(ROOT, node_calls.renew, *given, deadline=_DEADLINE, done=done, failed=failed, keep=keep)
+        self._errands.run(ROOT, node_calls.renew, *given, deadline=_DEADLINE, done=renewed, failed=failed, keep=keep)
 
     def _waiting(self, with_doubts: bool) -> list[_Talk]:
         """Those that can be asked as soon as they are due."""

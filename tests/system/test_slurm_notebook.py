@@ -59,10 +59,18 @@ def shown(browser: JupyterClient, kind: str) -> list[str]:
     return [text for found, text in visits.shown(browser) if found == kind]
 
 
-def test_an_open_notebook_shows_messages_within_seconds_and_status_knows_what_runs(room):
+CHARGED = """
+import os
+from nblauncher.isolation import limits
+print(limits.charged_to_job(int(os.environ["SLURM_JOB_ID"])))
+"""
+
+
+def test_an_open_notebook_shows_messages_within_seconds_and_status_knows_what_runs(room, cluster):
     with launched.visitor(room, ADA) as ada, launched.visitor(room, BOB) as bob:
         notebook = ada.start_kernel()
         assert ada.run("data = bytearray(64 << 20); print(len(data))", notebook) == f"{64 << 20}\n"
+        assert (ada.run(CHARGED, notebook) == "None\n") != cluster.has_cgroups
         began = time.monotonic()
         room.run("message", "Room 2 from now on")
         room.run("message", "only for you", "--only", ADA)

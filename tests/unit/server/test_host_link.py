@@ -64,6 +64,13 @@ def test_a_spoilt_file_is_written_again(server: Server):
     server.file.write_bytes(b"{")
     server.take(told)
     assert [one["text"] for one in server.board.shown()["notices"]] == ["Five minutes left"]
+    server.file.unlink()
+    server.file.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        server.take(told)
+    server.file.rmdir()
+    server.take(told)
+    assert [one["text"] for one in server.board.shown()["notices"]] == ["Five minutes left"]
 
 
 def test_it_says_how_often_something_was_done(server: Server):

@@ -263,6 +263,17 @@ def test_whose_servers_took_another_password_over_is_told_once(room: Class):
     assert told == [["ada"], ()]
 
 
+def test_a_server_that_refused_the_new_password_before_it_had_it_is_asked_at_once(room: Class):
+    room.look()
+    room.answer(ada=QUIET)
+    room.look()
+    room.answer(ada=QUIET)
+    assert room.look() == []
+    room.requests.renew(room.seats, 9, lambda _kept: None)
+    room.errands.open.pop()[1](["ada"])
+    assert room.look() == [["ada"]]
+
+
 def test_nothing_is_sent_before_the_first_notices_are_written(room: Class):
     room.board.text = None
     assert room.look() == []
