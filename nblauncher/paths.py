@@ -54,6 +54,10 @@ class CoursePaths:
         """ca.pem (the certificate alone), ca.key, and a leaf certificate and key per server; 0600 root."""
         return self.state / "tls"
 
+    def server_certificate(self, username: str) -> Path:
+        """Of the student's server; the key is beside it."""
+        return self.tls / "servers" / f"{username}.pem"
+
     @property
     def accepted(self) -> Path:
         """The last accepted config and roster, for unattended starts."""

@@ -1,8 +1,8 @@
 """Limit what a student's processes take together, and count how often they reached a limit.
 
 Memory, CPU and processes are limited where the student's group has the controller (v2, or v1 beside it); resource
-limits of each process apply everywhere (setrlimit(2)). Everything here runs as root, except `own_memory_kills`, which a
-student's server calls.
+limits of each process apply everywhere (setrlimit(2)). Everything here runs as root, except `own_memory_kills` and
+`charged_to_job`, which a student's server calls.
 Sources: Documentation/admin-guide/cgroup-v2.rst; cgroup-v1/memory.rst, pids.rst; scheduler/sched-bwc.rst.
 """
 
@@ -97,14 +97,17 @@ def charged_memory(group: Group) -> int | None:
     """Bytes of anonymous and shared memory that count for this group's limit, without cached files, which the kernel
     takes back when memory is short. None without a controller, or without the group.
     """
-    is_v1 = "memory" in dict(group.beside)
-    try:
-        lines = _file_of(group, "memory", "memory.stat", "memory.stat").read_text().splitlines()
-    except OSError:
-        return None
-    counted = ("total_rss", "total_shmem") if is_v1 else ("anon", "shmem")
-    sizes = dict(line.split(" ", 1) for line in lines)
-    return sum(int(sizes[key]) for key in counted) if sizes.keys() >= set(counted) else None
+    file = _file_of(group, "memory", "memory.stat", "memory.stat")
+    return _charged(file, is_v1="memory" in dict(group.beside))
+
+
+def charged_to_job(number: int) -> int | None:
+    """The same for the job of Slurm in which the caller runs. None if Slurm made no group for it that counts memory."""
+    for folder, is_v1 in _own_groups():
+        for group in (folder, *folder.parents):
+            if group.name == f"job_{number}":
+                return _charged(group / "memory.stat", is_v1=is_v1)
+    return None
 
 
 def counts_memory_kills(group: Group) -> bool:
@@ -182,20 +185,37 @@ def mechanism(groups: Groups) -> dict[str, str]:
 
 def own_memory_kills() -> int:
     """How many processes of the caller's group the OOM killer has ended; 0 where that is not counted."""
+    for folder, is_v1 in _own_groups():
+        return _count(folder / ("memory.oom_control" if is_v1 else "memory.events"), "oom_kill")
+    return 0
+
+
+def _own_groups() -> Iterator[tuple[Path, bool]]:
+    """The caller's groups that may count memory, and whether they are of v1: a hierarchy of that controller first."""
     try:
         lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:
-        return 0
+        return
     for _number, controllers, path in sorted(lines, key=lambda line: "memory" not in line[1].split(",")):
         is_v1 = "memory" in controllers.split(",")
         if controllers and not is_v1:
             continue
-        kind, name = ("cgroup", "memory.oom_control") if is_v1 else ("cgroup2", "memory.events")
+        kind = "cgroup" if is_v1 else "cgroup2"
         for mount in mounts:
             if mount[2] == kind and (not is_v1 or "memory" in mount[3].split(",")):
-                return _count(Path(mount[1] + path) / name, "oom_kill")
-    return 0
+                yield Path(mount[1] + path), is_v1
+                break
+
+
+def _charged(file: Path, *, is_v1: bool) -> int | None:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    counted = ("total_rss", "total_shmem") if is_v1 else ("anon", "shmem")
+    sizes = dict(line.split(" ", 1) for line in lines)
+    return sum(int(sizes[key]) for key in counted) if sizes.keys() >= set(counted) else None
 
 
 def _settings(group: Group, limits: Limits) -> Iterator[tuple[Path, str]]:

@@ -71,6 +71,8 @@ class Activity:
         self._news, self._api = news, f"{base_url}api/"
         self._last = time.monotonic()
         self._sent: set[str] = set()
+        self.counts = dict.fromkeys(WORDS, 0)
+        """How often each word was reported."""
         self.is_used = False
         """The student did something since this was last set to False."""
 
@@ -82,6 +84,8 @@ class Activity:
 
     def report(self, word: str) -> None:
         """Send the word now. The supervisor stops reading a server that sends too many."""
+        if word in self.counts:
+            self.counts[word] += 1
         if self._news is not None:
             with contextlib.suppress(OSError):
                 os.write(self._news, f"{word}\n".encode("ascii"))

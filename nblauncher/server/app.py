@@ -39,7 +39,8 @@ from nblauncher.server import notices
 from nblauncher.server.activity import IDLE, LISTENS, Activity
 from nblauncher.server.auth import LoginForm, LogOut, StudentIdentity, handlers
 from nblauncher.server.channels import Channels
-from nblauncher.server.config import ServerConfig
+from nblauncher.server.config import OnNode, ServerConfig
+from nblauncher.server.host_link import HostLink
 from nblauncher.server.notice_board import IN_SCRIPT, LOOK_EVERY, NoticeBoard
 from nblauncher.server.plain_http import PlainHttpRedirect
 from nblauncher.server.renewal import Renewal, cookie_secret, file_of
@@ -65,6 +66,8 @@ class Inherited:
     listening: tuple[socket.socket, ...]
     news: int | None = None
     """The pipe through which it reports to the supervisor."""
+    job: OnNode | None = None
+    """Of a server on a node of a cluster."""
 
     @property
     def scheme(self) -> str:
@@ -82,6 +85,7 @@ class StudentServer(ServerApp):
     activity: Activity
     board: NoticeBoard
     renewal: Renewal
+    host_link: HostLink | None = None
 
     def init_ioloop(self) -> None:
         """One loop for everything: later callers of jupyter_core would otherwise get, and make current, another one."""
@@ -94,7 +98,8 @@ class StudentServer(ServerApp):
         super().init_configurables()
 
     def init_webapp(self) -> None:
-        self._base_secret = self.cookie_secret
+        job = self.inherited.job
+        self._base_secret = self.cookie_secret if job is None else job.sign_ins.encode("ascii")
         self.cookie_secret = cookie_secret(self._base_secret, self.inherited.config.hashed_password)
         self.tornado_settings = {
             # A file from a widget or a cell comes as one message. Above this limit the connection just closes, so
@@ -106,12 +111,16 @@ class StudentServer(ServerApp):
         }
         super().init_webapp()
         visitor_pages.replace_error_pages(self.web_app.settings["jinja2_env"], self._look)
-        ours = handlers(self.inherited.config, self.board)
+        ours = handlers(self.inherited.config, self.board, self.host_link)
         self.web_app.add_handlers(".*$", ours)  # type: ignore[no-untyped-call]
         self.board.announce_with(self.event_logger)
         PeriodicCallback(self.board.look, LOOK_EVERY * 1000).start()
         run = Path(os.environ["JUPYTER_RUNTIME_DIR"]).parents[1]
         self.renewal = Renewal(file_of(run, os.getuid()), self._renew)
+
+    def hashed_password(self) -> str:
+        """Of the present notebook password."""
+        return cast(StudentIdentity, self.identity_provider).hashed_password
 
     def _renew(self, hashed_password: str) -> None:
         self.web_app.settings["cookie_secret"] = cookie_secret(self._base_secret, hashed_password)
@@ -153,6 +162,8 @@ class StudentServer(ServerApp):
         manager: Any = self.kernel_manager
         reporting = Reporting(self.activity, lambda: map(manager.get_kernel, manager.list_kernel_ids()))
         self.contents_manager.register_post_save_hook(reporting.saved)  # type: ignore[no-untyped-call]
+        if self.host_link is not None:
+            self.host_link.reporter = reporting
         reporting.begin(self.io_loop)
 
     def init_shutdown_no_activity(self) -> None:
@@ -328,7 +339,9 @@ def make_application(inherited: Inherited) -> StudentServer:
     StudentIdentity.front_door = FrontDoor(config.front_port, config.own_label)
     StudentIdentity.is_behind_proxy, StudentIdentity.appearance = config.is_behind_proxy, Path(config.appearance)
     runtime = Path(os.environ["JUPYTER_RUNTIME_DIR"])
-    sessions = StudentIdentity.sessions = Sessions(runtime / "logged-out")
+    job = inherited.job
+    logged_out = runtime / "logged-out" if job is None else job.logged_out
+    sessions = StudentIdentity.sessions = Sessions(logged_out)
     application = StudentServer.instance(
         jpserver_extensions={extension.get_extension_package(): True}, config=forced(inherited.config, inherited.scheme)
     )
@@ -336,6 +349,9 @@ def make_application(inherited: Inherited) -> StudentServer:
     file = notices.file_of(runtime.parents[1], os.getuid())
     board = NoticeBoard(file, Path(config.home), sessions, application.idle_in, look=application._look)
     application.board = StudentIdentity.board = board
+    if job is not None:
+        password = application.hashed_password, application._renew
+        application.host_link = HostLink(job.run, config.username, *password, file, board, activity)
     application.log_level = logging.INFO
     application.no_browser_open_file = True
     application.initialize(argv=[], starter_extension=extension.name)

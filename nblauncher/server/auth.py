@@ -28,9 +28,10 @@ from nblauncher.auth.checker import PasswordChecker
 from nblauncher.auth.front_door import FrontDoor, onward_of
 from nblauncher.auth.guesses import Guesses
 from nblauncher.model import CHECKS_LOGINS, KEEP_BEHIND_PROXY
-from nblauncher.server import notice_board
+from nblauncher.server import host_requests, notice_board
 from nblauncher.server.activity import SESSION, Activity
 from nblauncher.server.config import ServerConfig
+from nblauncher.server.host_link import HostHandler, HostLink
 from nblauncher.server.notice_board import NoticeBoard, NoticesHandler
 from nblauncher.server.sessions import KEPT_DAYS, Session, Sessions
 from nblauncher.system.clients import Client, Clients
@@ -225,8 +226,9 @@ class TicketHandler(LoginForm):
         loop, era = asyncio.get_running_loop(), self.provider.era
         if self._tickets_socket is None:
             provider = self.provider
-            is_good = self.redeemed.redeem(provider.username, provider.hashed_password, ticket)
-            admission = tickets.Admission() if is_good else None
+            admission = self.redeemed.redeem(provider.username, provider.hashed_password, ticket)
+            if admission is not None and admission.visit:
+                provider.board.admit(admission.visit)
         else:
             admission = await loop.run_in_executor(self.pool, tickets.admission, self._tickets_socket, ticket)
         if admission is None or self.provider.era != era:
@@ -324,12 +326,18 @@ class Elsewhere(web.RequestHandler):
         self.finish("There is nothing here.\n")
 
 
-def handlers(config: ServerConfig, board: NoticeBoard) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
-    """What nblauncher adds to a notebook server."""
+def handlers(
+    config: ServerConfig, board: NoticeBoard, host_link: HostLink | None = None
+) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
+    """What nblauncher adds to a notebook server. `host_link` is that of a server on a node."""
     entrance: dict[str, object] = {"tickets_socket": Path(config.tickets_socket) if config.tickets_socket else None}
     elsewhere: dict[str, object] = {"front_door": FrontDoor(config.front_port, config.own_label)}
     begin: dict[str, object] = {"interface": config.interface, "home": Path(config.home), "target": config.target}
+    of_node: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = []
+    if host_link is not None:
+        of_node.append((f"{config.base_url}{host_requests.PATH}", HostHandler, {"link": host_link}))
     return [
+        *of_node,
         (f"{config.base_url}nblauncher/ticket", TicketHandler, entrance),
         (f"{config.base_url}nblauncher/begin", BeginHandler, begin),
         (f"{config.base_url}{notice_board.PATH}", NoticesHandler, {"board": board}),

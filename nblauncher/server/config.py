@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from nblauncher.model import COOKIE_BEHIND_PROXY
 
@@ -51,3 +52,14 @@ class ServerConfig:
     @classmethod
     def parse(cls, content: bytes) -> ServerConfig:
         return cls(**json.loads(content))
+
+
+@dataclass(frozen=True, slots=True)
+class OnNode:
+    """What a server on a node has in place of the class's runtime folder. `run` names its start."""
+
+    run: str
+    sign_ins: str
+    """Names the sign-ins that it takes over from the servers before it, and is part of their cookies' key."""
+    logged_out: Path
+    """As nblauncher.server.sessions."""

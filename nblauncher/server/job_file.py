@@ -20,7 +20,9 @@ FOLDER = Path(".local/share/nblauncher/jobs")
 """Below the home; 0700."""
 
 _LARGEST = 1 << 20
-_KEPT_LOGS = 10
+_LOGGED_OUT = ".logged-out"
+_KEPT = 10
+"""Logs, and lists of sign-ins that ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class JobFile:
     kernel: Mapping[str, Any] = field(default_factory=dict)
     """`spec` is a kernel.json with the class's profile, `python` the kernels' Python; without them it is the server's.
     """
+    sign_ins: str = ""
+    """Names the sign-ins that go on when the student's server is started again (hexadecimal)."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode("ascii")
@@ -55,13 +59,19 @@ def name_of(run: str) -> str:
     return f"{run}.json"
 
 
+def logged_out(home: Path, sign_ins: str) -> Path:
+    """The file with those of these sign-ins that ended. In the home, because the next server may be on another node."""
+    return folder_of(home) / f"{sign_ins}{_LOGGED_OUT}"
+
+
 def put(home: Path, run: str, given: JobFile) -> Path:
     """Write the file. Runs as the student. OSError."""
     folder = folder_of(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for old in sorted(folder.glob("*.log"), key=lambda log: log.stat().st_mtime)[:-_KEPT_LOGS]:
-        old.unlink(missing_ok=True)
+    for kind in ("*.log", f"*{_LOGGED_OUT}"):
+        for old in sorted(folder.glob(kind), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
+            old.unlink(missing_ok=True)
     file = folder / name_of(run)
     private_file.replace(file, given.to_bytes())
     return file

@@ -1,7 +1,8 @@
 """A student's server on a node of a cluster: `python -I -m nblauncher.server.node FILE RUN`, by the job's script.
 
 It serves on a port that it picks itself, always with TLS, and says so in the job's comment. It has no socket to the
-class's host and no pipe: what it needs to know of the class is in FILE (nblauncher.server.job_file).
+class's host and no pipe: what it needs to know of the class is in FILE (nblauncher.server.job_file), and what changes
+comes with requests of that host (nblauncher.server.host_link).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nblauncher.auth.appearance import Appearance
 from nblauncher.errors import HostError, NblauncherError
 from nblauncher.model import TlsFiles
 from nblauncher.server import activity, class_files, job_file
-from nblauncher.server.config import ServerConfig
+from nblauncher.server.config import OnNode, ServerConfig
 from nblauncher.server.job_file import JobFile
 from nblauncher.server.node_words import NodeWords, is_lasting
 from nblauncher.system.tls_context import server_context
@@ -73,17 +74,18 @@ def _serve(given: JobFile, run: str, folder: Path) -> int:
         appearance=str(_appearance_file(folder)),
         tickets_socket="",
     )
+    job = OnNode(run, given.sign_ins, job_file.logged_out(Path(config.home), given.sign_ins))
     try:
-        return _run(config, tls, listening, news)
+        return _run(config, tls, listening, news, job)
     finally:
         os.close(news)
         _wait_for(reporter)
 
 
-def _run(config: ServerConfig, tls: ssl.SSLContext, listening: socket.socket, news: int) -> int:
+def _run(config: ServerConfig, tls: ssl.SSLContext, listening: socket.socket, news: int, job: OnNode) -> int:
     from nblauncher.server import app  # Jupyter looks at the environment when it is imported
 
-    return app.run(app.Inherited(config, tls, (listening,), news))
+    return app.run(app.Inherited(config, tls, (listening,), news, job))
 
 
 def _prepare(given: JobFile, folder: Path) -> None:

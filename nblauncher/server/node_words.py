@@ -16,7 +16,7 @@ _COMMENT = re.compile(
     r"(?: port=(?P<port>[0-9]{4,5}))?(?: said=(?P<said>[a-z,-]{1,60}))?",
     re.ASCII,
 )
-_LASTING = (activity.LISTENS, activity.SIGNED_IN, activity.SESSION, activity.IDLE)
+_LASTING = (activity.LISTENS, activity.SIGNED_IN, activity.IDLE)
 """Words that say what is so from then on."""
 _LOWEST, _HIGHEST = 1024, 65535
 

@@ -31,6 +31,9 @@ LOOK_EVERY = 3.0
 DISK_EVERY = 60.0
 """Seconds between two looks at the disk quota."""
 
+ADMISSION = 30.0
+"""Seconds for which a ticket alone vouches for a visit: on a node, the notice of it may come after the teacher."""
+
 IDLE_WARNING = 300.0
 """Seconds before a server falls asleep from which its pages say so."""
 
@@ -77,6 +80,8 @@ class NoticeBoard:
         self._disk: tuple[int, int] | None = None
         self._disk_at = float("-inf")
         self._is_idle = False
+        self._admitted: dict[str, float] = {}
+        """Visits that a ticket named, and the notices did not yet → until when that counts."""
 
     def announce_with(self, events: EventLogger | None) -> None:
         """Tell open tabs through this logger when something changes."""
@@ -91,8 +96,9 @@ class NoticeBoard:
         # A request may have read the file before us: open tabs still have to be told.
         changed, self._announced = self._stamp != self._announced, self._stamp
         now = self._clock()
-        names = frozenset(visit.name for visit in self._notices.visits if visit.until > now)
-        self._sessions.end_visits_but(names)
+        names = {visit.name for visit in self._notices.visits if visit.until > now}
+        self._admitted = {name: until for name, until in self._admitted.items() if until > now}
+        self._sessions.end_visits_but(names | self._admitted.keys())
         if self._clock() - self._disk_at > DISK_EVERY:
             self._disk_at, before = self._clock(), self._disk
             self._disk = _quota(self._home)
@@ -102,11 +108,18 @@ class NoticeBoard:
         if changed and self._events is not None:
             self._events.emit(schema_id=EVENT, data={})
 
+    def admit(self, visit: str) -> None:
+        """A ticket of the class's host names this visit."""
+        self._read_if_new()
+        if not any(known.name == visit for known in self._notices.visits):
+            self._admitted[visit] = self._clock() + ADMISSION
+
     def has_visit(self, name: str) -> bool:
         """Whether the teacher's visit of this name began and is not over. A visit that began this moment counts."""
         self._read_if_new()
         now = self._clock()
-        return any(visit.name == name and visit.until > now for visit in self._notices.visits)
+        is_told = any(visit.name == name and visit.until > now for visit in self._notices.visits)
+        return is_told or self._admitted.get(name, 0.0) > now
 
     def shown(self, visit: str = "") -> dict[str, Any]:
         """What a page shows now, as JSON. `visit` is the teacher's who asks."""
@@ -136,6 +149,9 @@ class NoticeBoard:
             if at > now:
                 about = {"folder": folder, "clock": _time(at, look)}
                 yield {**_entry(f"deadline {folder} {at}", "deadline", "", at), **about}
+        if notices.ends_at > now:
+            words = texts.plain("notice_time_limit", when=_time(notices.ends_at, look))
+            yield _entry(f"time limit {notices.ends_at}", "time-limit", words, notices.ends_at)
         if disk := _fullest(notices.disk, self._disk):
             used, limit = disk
             words = texts.plain("notice_disk", used=memory.words(used), limit=memory.words(limit))
@@ -160,6 +176,8 @@ class NoticeBoard:
             self._stamp, self._notices = None, Notices()
             return
         self._stamp, self._notices = stamp, Notices.parse(content)
+        for visit in self._notices.visits:
+            self._admitted.pop(visit.name, None)
 
 
 class NoticesHandler(APIHandler):

@@ -64,6 +64,8 @@ class Notices:
     changed: tuple[str, ...] = ()
     """Files below the home that the last delivery changed."""
     changed_at: int = 0
+    ends_at: int = 0
+    """When the time limit of the server's job ends it, Unix seconds, if that is soon; 0: it is not."""
 
     def to_bytes(self) -> bytes:
         content = {
@@ -73,6 +75,7 @@ class Notices:
             "disk": None if self.disk is None else list(self.disk),
             "changed": list(self.changed),
             "changed_at": self.changed_at,
+            "ends_at": self.ends_at,
         }
         return json.dumps(content).encode("ascii")
 
@@ -97,6 +100,7 @@ class Notices:
             None if disk is None else (int(disk[0]), int(disk[1])),
             tuple(map(str, given["changed"][:MOST_CHANGED])),
             int(given["changed_at"]),
+            int(given.get("ends_at", 0)),
         )
 
 

@@ -60,11 +60,15 @@ class Reporting:
         """A hook of Jupyter's contents manager: a file was saved."""
         self._is_saved = True
 
+    def kernels(self) -> tuple[int, int]:
+        """How many there are, and how many of them are busy."""
+        states = [getattr(kernel, "execution_state", "") for kernel in self._kernels()]
+        return len(states), sum(state == "busy" for state in states)
+
     def look(self) -> None:
         """Send what changed since the last look."""
         kernels = list(self._kernels())
-        states = [getattr(kernel, "execution_state", "") for kernel in kernels]
-        word = kernels_word(len(states), sum(state == "busy" for state in states))
+        word = kernels_word(*self.kernels())
         if word != self._sent or self._clock() - self._sent_at > _REPEAT:
             self._sent, self._sent_at = word, self._clock()
             self._activity.report(word)
@@ -78,9 +82,9 @@ class Reporting:
             self._activity.report(USED)
         self._is_saved = self._activity.is_used = False
 
-    async def end_kernels(self) -> None:
+    async def end_kernels(self) -> int:
         """SIGKILL for every kernel and what it started. Jupyter notices within three seconds, tells the open
-        notebooks, and starts new kernels for them.
+        notebooks, and starts new kernels for them. Returns how many there were.
         """
         count = 0
         for kernel in list(self._kernels()):
@@ -90,3 +94,4 @@ class Reporting:
                 count += 1
         log.warning("the teacher ended %d kernels", count)
         self._activity.report(ended_word(count))
+        return count

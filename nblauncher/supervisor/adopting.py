@@ -85,7 +85,7 @@ class Adopting:
     def _adopt_job(self, seat: Seat, student: Remembered, handle: JobHandle) -> None:
         """The job goes on without us. What became of it, the next look at the cluster tells."""
         seat.handle, seat.spawner, seat.started_by, seat.is_remote = handle, SLURM, SLURM, True
-        seat.sockets, seat.site = adoption.sockets_of(student), student.site
+        seat.sockets, seat.site, seat.sign_ins = adoption.sockets_of(student), student.site, student.sign_ins
         seat.state, seat.reason = ServerState.STARTING, ""
         log.info("adopted %s's server, %s, on port %d", seat.username, handle_words(handle), seat.port)
         if student.is_ending:

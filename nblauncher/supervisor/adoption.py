@@ -49,6 +49,7 @@ def remembered(seat: Seat | None) -> Remembered | None:
         seat.relay,
         seat.is_remote and seat.stopping is not None,
         _site(seat),
+        seat.sign_ins,
     )
 
 

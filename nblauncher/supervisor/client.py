@@ -8,6 +8,7 @@ with client.start(paths) as supervisor:                 # or client.connect(path
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from nblauncher.errors import BusyError, HostError
-from nblauncher.model import Account, Handle, ServerState, TlsFiles
+from nblauncher.model import ROOT, Account, Handle, ServerState, TlsFiles
 from nblauncher.paths import CoursePaths
 from nblauncher.server.notices import MOST_CHANGED
 from nblauncher.supervisor import launching, requests
@@ -37,6 +38,7 @@ from nblauncher.supervisor.requests import (
     Prepare,
     Question,
     RenewFrontPage,
+    RenewJobs,
     Servers,
     StartFrontPage,
     StartProxy,
@@ -273,6 +275,13 @@ class Client:
         """Let the running front page know other students and passwords. False if it did not take them over."""
         with _memory_files(config, None, account) as descriptors:
             return self._ask(RenewFrontPage(), descriptors)["is_renewed"] is True
+
+    def renew_jobs(self, hashed: Mapping[str, tuple[str, str]]) -> list[str]:
+        """Give these students' servers on nodes other passwords: username → the hash of the last one and that of the
+        new one. Returns whose servers have taken it over.
+        """
+        with _memory_files(json.dumps(hashed).encode("ascii"), None, ROOT) as descriptors:
+            return list(map(str, self._ask(RenewJobs(tuple(hashed)), descriptors)["kept"]))
 
     def start_proxy(self, spec: ProxySpec) -> None:
         """Start the class's nginx, or a new one in place of the one that runs. Does not wait until it answers."""

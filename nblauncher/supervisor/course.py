@@ -23,6 +23,7 @@ from nblauncher.supervisor.jobs import Jobs
 from nblauncher.supervisor.kernel_ending import Outcome, end_kernels
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.nginx import Proxy
+from nblauncher.supervisor.node_requests import NodeRequests
 from nblauncher.supervisor.notices import Board
 from nblauncher.supervisor.porter import Porter
 from nblauncher.supervisor.registry import Registry, Remembered
@@ -86,6 +87,7 @@ class Course:
         self.jobs, self.relays = Jobs(loop, errands, self.seats, slurm), Relays(loop, groups, paths.logs)
         self._slurm = slurm
         self.board = Board(paths.run, lambda: {seat.username: seat.uid for seat in self.seats})
+        self.node_requests = NodeRequests(loop, errands, self.seats, self.board, paths)
         self.front = FrontPage(loop, groups, paths.logs, self._state_of, self._wake, self.board, self._queue_of)
         self.proxy = Proxy(loop, groups, paths.logs)
         self.porter = Porter(loop, groups, paths.logs, paths.appearance)
@@ -129,6 +131,7 @@ class Course:
         seats = list(self.seats)
         self.relays.keep(seats)
         self.jobs.look(seats)
+        self.node_requests.look(seats)
         if self.seats.changed:
             self.seats.ports.show(self.seats.changed)
             if self._save(self.seats.remembered()):

@@ -31,6 +31,8 @@ class Doings:
 
     kernels: int | None = None
     busy: int | None = None
+    memory: int | None = None
+    """Bytes that the server says its job takes on a node; None: not known."""
     saved_at: float = 0.0
     used_at: float = 0.0
     ended: list[Callable[[int], None]] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Doings:
 
     def has_ended(self) -> None:
         """The server is gone, and its kernels with it. When the student last did something stays."""
-        self.kernels = self.busy = None
+        self.kernels = self.busy = self.memory = None
 
 
 class SignIns:

@@ -26,6 +26,7 @@ from nblauncher.supervisor.requests import (
     MarkReady,
     Prepare,
     RenewFrontPage,
+    RenewJobs,
     Servers,
     StartFrontPage,
     StartProxy,
@@ -33,7 +34,7 @@ from nblauncher.supervisor.requests import (
     StopServers,
 )
 from nblauncher.supervisor.seat import Behind, Seat
-from nblauncher.supervisor.spawners import SLURM, Order, server_environment
+from nblauncher.supervisor.spawners import Order, server_environment
 from nblauncher.supervisor.specs import ServerSpec, SpecError
 from nblauncher.system.descriptors import is_sealed
 
@@ -62,6 +63,7 @@ class Handlers:
             requests.STOP_FRONT_PAGE.name: self._stop_front_page,
             requests.FRONT_PAGE.name: self._front_page,
             RenewFrontPage.name: self._renew_front_page,
+            RenewJobs.name: self._renew_jobs,
             StartProxy.name: self._start_proxy,
             Appoint.name: self._appoint,
             Say.name: self._say,
@@ -228,6 +230,14 @@ class Handlers:
             raise SpecError("a config is needed as a sealed memory file")
         self._course.front.renew(request.descriptors[0], lambda done: request.answer({"is_renewed": done}))
 
+    def _renew_jobs(self, request: Request) -> None:
+        """Answers once the servers have taken it over, or have not."""
+        if len(request.descriptors) != 1 or not is_sealed(request.descriptors[0]):
+            raise SpecError("passwords are needed as a sealed memory file")
+        chosen = self._chosen(RenewJobs.from_json(request.fields).usernames)
+        passwords = request.descriptors[0]
+        self._course.node_requests.renew(chosen, passwords, lambda kept: request.answer({"kept": list(kept)}))
+
     def _stop_front_page(self, request: Request) -> None:
         self._course.front.stop(lambda: self._front_page(request))
 
@@ -263,11 +273,6 @@ class Handlers:
         """Refused unless the server runs or sleeps: a link to another one would lead nowhere."""
         wanted = Invite.from_json(request.fields)
         seat = self._seat(wanted.username)
-        if seat.is_remote or seat.spawner == SLURM:
-            raise HostError(
-                f"{seat.username}'s server is a job of the cluster, which a link cannot open",
-                "Look at the student's files with `nblauncher retrieve`.",
-            )
         if seat.state in (ServerState.STOPPED, ServerState.FAILED) or self._course.front.state is not ServerState.READY:
             what = "the front page" if seat.is_up or seat.state is ServerState.ASLEEP else f"{seat.username}'s server"
             raise HostError(f"{what} does not run; there is no link", "Run `nblauncher launch`, then try again.")

@@ -32,7 +32,10 @@ SOON, EVERY, RARELY = 1.0, 5.0, 10.0
 
 LOOKING = 60.0
 NEARLY_OVER = 600
-"""Seconds before its time limit from which on `status` names it."""
+"""Seconds before its time limit from which on `status` and the student's pages name it."""
+
+_JITTER = 20
+"""Seconds by which the end may seem to move between two looks, because each takes its time."""
 
 _WHOLE_QUEUE = ("squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
 _KINDS = {
@@ -179,6 +182,9 @@ class Jobs:
     def _take_running(self, seat: Seat, seen: Seen) -> None:
         cluster = seat.cluster
         cluster.place, cluster.why, cluster.starts_at, cluster.left = 0, "", 0.0, seen.left
+        ends_at = 0 if seen.left is None else int(now()) + seen.left
+        if not ends_at or abs(ends_at - cluster.ends_at) > _JITTER:
+            cluster.ends_at = ends_at
         if (cluster.node, cluster.address) != (seen.node, seen.address):
             cluster.node, cluster.address = seen.node, seen.address
             self._seats.changed.add(seat.username)

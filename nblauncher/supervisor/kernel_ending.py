@@ -1,14 +1,17 @@
 """A student's kernels are ended on the teacher's request while the server goes on: the server does it itself.
 
+A server on a node is asked by nblauncher.supervisor.node_requests.
+
 Root does not look for kernels among a student's processes: which of them are kernels only the server knows.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from nblauncher.model import Handle, ServerState
+from nblauncher.model import Handle, JobHandle, ServerState
 from nblauncher.server import activity
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.seat import Seat
@@ -19,7 +22,6 @@ DEADLINE = 15.0
 
 NO_WORD = "the server does not answer; restart it without --kernels"
 NOT_RUNNING = "the server is not running"
-ON_A_NODE = "the server runs on a node of the cluster; restart it without --kernels"
 TOO_OLD = "the server is of an older release; restart it without --kernels"
 
 Outcome = int | str
@@ -39,6 +41,7 @@ def end_kernels(loop: Loop, seats: Sequence[Seat], done: Callable[[Mapping[str, 
 
     def give_up() -> None:
         for seat in seats:
+            seat.cluster.kernels_to_end = ""
             outcomes.setdefault(seat.username, NO_WORD)
         finish()
 
@@ -50,9 +53,12 @@ def end_kernels(loop: Loop, seats: Sequence[Seat], done: Callable[[Mapping[str, 
         if why := _objection(seat):
             outcomes[seat.username] = why
     for seat in seats:
-        if seat.username not in outcomes and isinstance(seat.handle, Handle):
+        if seat.username not in outcomes:
             seat.doings.ended.append(partial(take, seat.username))
-            processes.send_signal(seat.handle, activity.END_KERNELS)
+            if isinstance(seat.handle, Handle):
+                processes.send_signal(seat.handle, activity.END_KERNELS)
+            else:
+                seat.cluster.kernels_to_end = secrets.token_hex(8)
     loop.later(DEADLINE, give_up)
     finish()
 
@@ -61,8 +67,8 @@ def _objection(seat: Seat) -> str:
     """Why this server is not asked."""
     if seat.state is not ServerState.READY or seat.handle is None:
         return NOT_RUNNING
-    if not isinstance(seat.handle, Handle):
-        return ON_A_NODE
+    if isinstance(seat.handle, JobHandle):
+        return ""
     if seat.news_pipe < 0 or not activity.handles(seat.handle.pid):
         return TOO_OLD
     return ""

@@ -72,6 +72,8 @@ class Board:
     _invitations: list[Invitation] = field(default_factory=list)
     _deadlines: Sequence[tuple[str, int]] = ()
     _own_of: Callable[[str], Sequence[tuple[str, int]]] = _no_deadlines
+    _ends: dict[str, int] = field(default_factory=dict)
+    """As of `warn_of_ends`. Not kept for the next supervisor: the cluster knows."""
     _written: dict[int, bytes] = field(default_factory=dict)
     """By uid, what was written."""
 
@@ -96,6 +98,16 @@ class Board:
     def warn_of_disk(self, username: str, disk: tuple[int, int] | None) -> None:
         self._of(username).disk = disk
         self._publish()
+
+    def warn_of_ends(self, ends: Mapping[str, int]) -> None:
+        """The time limits of these students' jobs end their servers soon: username → Unix second."""
+        if ends != self._ends:
+            self._ends = dict(ends)
+            self._publish()
+
+    def written(self, uid: int) -> bytes:
+        """What stands in the student's file, for a server that cannot read it. Empty: nothing was written yet."""
+        return self._written.get(uid, b"")
 
     def show_changed(self, username: str, paths: Sequence[str]) -> None:
         """A delivery changed these files below the student's home."""
@@ -206,6 +218,7 @@ class Board:
             Notices(tuple(self.told(username)), deadlines, told.visits, told.disk),
             changed=told.changed,
             changed_at=told.changed_at,
+            ends_at=self._ends.get(username, 0),
         )
 
     def _save(self) -> None:

@@ -44,6 +44,8 @@ class Remembered:
     """Of a job: it was cancelled, and its end was not confirmed yet."""
     site: tuple[str, str] = ("", "")
     """Of a job: slurm.config and slurm.programs, with which the cluster is asked about it."""
+    sign_ins: str = ""
+    """Of a job: as Seat.sign_ins."""
 
 
 class Registry:
@@ -108,6 +110,7 @@ def _student(given: dict[str, Any]) -> Remembered:
         relay=Handle(**given["relay"]) if given.get("relay") else None,
         is_ending=given.get("is_ending") is True,
         site=(str(given.get("site", ["", ""])[0]), str(given.get("site", ["", ""])[1])),
+        sign_ins=str(given.get("sign_ins", "")),
     )
 
 

@@ -33,6 +33,7 @@ def server_report(seat: Seat, sign_ins: SignIns) -> ServerReport:
         signed_in_at=sign_ins.at(seat.username, seat.uid),
         job=seat.handle.job if isinstance(seat.handle, JobHandle) else None,
         node=seat.cluster.node if seat.is_remote else "",
+        memory=seat.doings.memory,
     )
 
 

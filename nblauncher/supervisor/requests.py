@@ -283,6 +283,21 @@ class RenewFrontPage:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewJobs:
+    """Give these students' servers on nodes other passwords, which come as a descriptor (node_calls.renew)."""
+
+    name: ClassVar[str] = "renew_jobs"
+    usernames: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"usernames": list(self.usernames)}
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> RenewJobs:
+        return cls(checked_texts(fields.get("usernames")))
+
+
+@dataclass(frozen=True, slots=True)
 class StartProxy:
     name: ClassVar[str] = "start_proxy"
     proxy: ProxySpec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,10 @@ class InCluster:
     """What the server has reported (nblauncher.server.activity)."""
     left: int | None = None
     """Seconds until the job's time limit, if it has one."""
+    ends_at: int = 0
+    """The same as a time, Unix seconds, which stays as it is between two looks; 0: there is none."""
+    kernels_to_end: str = ""
+    """Names the teacher's wish to end the server's kernels; empty: there is none."""
     silent_since: float = 0.0
     """The controller has not answered since then, Unix seconds; 0: it answers."""
     trouble: str = ""
@@ -138,6 +143,8 @@ class Seat:
     site: tuple[str, str] = ("", "")
     """Of an adopted job, whose order is not known: as Remembered.site."""
     cluster: InCluster = field(default_factory=InCluster)
+    sign_ins: str = ""
+    """As Order.sign_ins; empty: the next job begins new ones."""
     relay: Handle | None = None
     """The process that passes on what comes to the port, to a server on another host."""
     order: Order | None = None
@@ -188,6 +195,11 @@ class Seat:
         for held in self.sockets:
             held.close()
         self.sockets = []
+
+    def named_sign_ins(self) -> str:
+        """The name of the sign-ins that go on with the next server, or begin with it."""
+        self.sign_ins = self.sign_ins or secrets.token_hex(8)
+        return self.sign_ins
 
     def keep_order(self, order: Order, spawner: str) -> None:
         """Duplicate its memory files, so that a server can be started again, and close those of the last order."""

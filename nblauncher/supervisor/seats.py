@@ -189,7 +189,7 @@ class Seats:
         answer = partial(self._on_spawner_answer, seat, seat.attempt, done)
         news = self._news.listen(seat)
         try:
-            spawner.start(replace(order, news=news, sandbox=sandbox), answer)
+            spawner.start(replace(order, news=news, sandbox=sandbox, sign_ins=seat.named_sign_ins()), answer)
         finally:
             os.close(news)
 
@@ -347,6 +347,8 @@ class Seats:
         # Before going to sleep: a pending wake-up starts the server again, in a new sandbox.
         keeps_runtime = stopping.keeps_runtime or seat.state in (ServerState.STARTING, ServerState.ASLEEP)
         self._sandboxes.take_away(seat.uid, keeps_runtime=keeps_runtime)
+        if not keeps_runtime:
+            seat.sign_ins = ""
         if seat.state is ServerState.ASLEEP:
             try:
                 self.waking.arm(seat, seat.reason)

@@ -129,6 +129,8 @@ class ServerReport:
     """The number of its job; `handle` is None then."""
     node: str = ""
     """Where the job runs."""
+    memory: int | None = None
+    """Bytes that the job takes, as the server says; None: not known, or it is not a job."""
 
     @property
     def is_there(self) -> bool:
@@ -156,6 +158,7 @@ class ServerReport:
             "signed_in_at": self.signed_in_at,
             "job": self.job,
             "node": self.node,
+            "memory": self.memory,
         }
 
     @classmethod
@@ -180,6 +183,7 @@ class ServerReport:
             given.get("signed_in_at"),
             given.get("job"),
             str(given.get("node", "")),
+            given.get("memory"),
         )
 
 

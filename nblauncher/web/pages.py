@@ -340,11 +340,12 @@ class SignIn(Page):
         assert self.arrival is not None  # noqa: S101 — `prepare` has refused others
         return self.front_page.of.server_of(username, self.arrival)
 
-    def _ticket(self, username: str) -> str:
+    def _ticket(self, username: str, visit: str = "") -> str:
+        """`visit` is the name of the teacher's visit."""
         front_page = self.front_page
         if front_page.of.has_sealed_tickets:
-            return sealed_tickets.issue(username, front_page.of.students[username].hashed)
-        return front_page.tickets.issue(username)
+            return sealed_tickets.issue(username, front_page.of.students[username].hashed, visit)
+        return front_page.tickets.issue(username, visit)
 
     def _open(self, username: str, own: Sequence[ShownDeadline], told: Sequence[Told]) -> None:
         """Go on at once, unless there is something to read: then the student clicks the button."""

@@ -58,7 +58,7 @@ class Visit(SignIn):
         if state is ServerState.READY:
             origin, source = self.server_of(username)
             target = f"{origin}/user/{username}/nblauncher/ticket"
-            ticket = self.front_page.tickets.issue(username, visit)
+            ticket = self._ticket(username, visit)
             self._page(form_action=source, script=True, username=username, target=target, ticket=ticket)
         elif state in (ServerState.FAILED, ServerState.STOPPED):
             self.message(200, "visit_down", "teachers_status", username=username)

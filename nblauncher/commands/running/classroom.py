@@ -233,7 +233,9 @@ def _started_file(host: Host) -> Path:
 
 
 def _leaf(host: Host, username: str) -> tuple[Path, str]:
-    return (host.paths.tls / "servers", username) if username else (host.paths.tls / "front", "front")
+    if not username:
+        return host.paths.tls / "front", "front"
+    return host.paths.server_certificate(username).parent, username
 
 
 def _spec(host: Host, account: Account, port: int) -> ServerSpec:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nblauncher.auth import hashes
 from nblauncher.commands.deadlines import freeze
@@ -51,9 +51,13 @@ class TellFrontPage:
 
 @dataclass(frozen=True)
 class RenewServers:
-    """End every sign-in with the old password. After the front page, whose tickets are void by then."""
+    """End every sign-in with the old password. After the front page, whose tickets are void by then.
+
+    `before` are the hashes of the old passwords, which servers on nodes know the host by.
+    """
 
     usernames: tuple[str, ...]
+    before: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def describe(self) -> str:
         return f"end the sign-ins at {shutdown.servers_of(self.usernames)}"
@@ -67,6 +71,7 @@ class RenewServers:
             reports = {report.username: report for report in supervisor.servers(self.usernames)}
             awake = [order for order in orders if _keep(supervisor, order, reports)]
             kept, frozen = _renew(host, awake, reports)
+            kept += _renew_jobs(host, supervisor, awake, reports, self.before)
             classroom.record_renewed(host, kept)
             others = [order.spec.username for order in awake if order not in kept and order.spec.username not in frozen]
             if others:
@@ -117,6 +122,26 @@ def _renew(
             os.close(file)
             if order.spec.username not in frozen:
                 renewal.file_of(host.paths.run, order.spec.uid).unlink(missing_ok=True)
+
+
+def _renew_jobs(
+    host: Host,
+    supervisor: Client,
+    orders: Sequence[ServerOrder],
+    reports: Mapping[str, ServerReport],
+    before: Mapping[str, str],
+) -> list[ServerOrder]:
+    """Those on nodes that took the password over. A job that waits in the queue has the old one in its file."""
+    passwords = hashes.read(host.paths.hashes)
+    states = {name: reports[name].state for name in _names(orders) if reports[name].job is not None}
+    ready = [name for name, state in states.items() if state is ServerState.READY and name in before]
+    hashed = {name: (before[name], passwords[name]) for name in ready}
+    try:
+        kept = supervisor.renew_jobs(hashed) if hashed else []
+    except HostError as error:
+        log.info("%s", error.problem)  # a supervisor of an older release
+        return []
+    return [order for order in orders if order.spec.username in kept]
 
 
 def _hand_over(host: Host, username: str, handle: Handle, hashed: str) -> int:

@@ -215,7 +215,7 @@ def _server(host: Host, report: ServerReport | None, used: tuple[int, float] | N
     is_old = report.signed_in_at is None
     entry["server"] = report.state.value
     entry["reason"] = "; ".join(filter(None, (report.reason, *report.pressure)))
-    entry["job"], entry["node"] = report.job, report.node or None
+    entry["job"], entry["node"], entry["memory_bytes"] = report.job, report.node or None, report.memory
     entry["kernels"], entry["busy_kernels"] = report.kernels, report.busy_kernels
     entry["last_save"], entry["last_activity"] = _of_seconds(report.saved_at), _of_seconds(report.used_at)
     entry["last_sign_in"], entry["never_signed_in"] = _of_seconds(report.signed_in_at), not is_old

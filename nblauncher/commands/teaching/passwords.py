@@ -40,7 +40,8 @@ def prepare(host: Host, usernames: Sequence[str], *, notebook: bool, system: boo
     students = accepted.students_by_name(host)
     names = tuple(usernames)
     chosen = tuple(students.get(name, Student(name)) for name in names)
-    running = (Phase("front page", (TellFrontPage(),)), Phase("servers", (RenewServers(names),)))
+    before = {name: hashed for name, hashed in hashes.read(host.paths.hashes).items() if name in names}
+    running = (Phase("front page", (TellFrontPage(),)), Phase("servers", (RenewServers(names, before),)))
     return Plan(
         (
             Phase("passwords", (ResetPasswords(names, chosen, notebook=notebook, system=system),)),

@@ -34,6 +34,8 @@ class Order:
     """Where it writes a word when something happens: see nblauncher.server.activity."""
     slurm: Mapping[str, Any] = field(default_factory=dict)
     """As ServerSpec.slurm."""
+    sign_ins: str = ""
+    """Of a job: names the sign-ins that go on with this server (nblauncher.server.config.OnNode)."""
 
 
 @dataclass(frozen=True, slots=True)

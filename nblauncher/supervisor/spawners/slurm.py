@@ -68,7 +68,7 @@ class SlurmSpawner:
         mark = submission.admin_comment(self._course, run)
         environment = {name: order.environment[name] for name in _OF_THE_HOST if name in order.environment}
         about = {**order.slurm, "environment": {**environment, **order.slurm.get("environment", {})}}
-        wanted = (given, order.sandbox.limits, order.account, self._course, run, files, about)
+        wanted = (given, order.sandbox.limits, order.account, self._course, run, files, about, order.sign_ins)
 
         def submitted(number: object) -> None:
             answer(Started(JobHandle(int(str(number)), order.account.uid, mark), None))
@@ -136,13 +136,14 @@ def _submit(
     run: str,
     files: list[int],
     about: Mapping[str, Any],
+    sign_ins: str,
 ) -> int:
     """In a child that is root: the student's own children write the file and submit. Returns the job's number."""
     tools.ping(settings)
     _end_others(settings, account, course)
     config, certificate, key = (read_and_close(file).decode("ascii") for file in files)
-    more = (about.get(name, {}) for name in ("appearance", "environment", "kernel"))
-    given = JobFile(config, certificate, key, *more)
+    appearance, environment, kernel = (about.get(name, {}) for name in ("appearance", "environment", "kernel"))
+    given = JobFile(config, certificate, key, appearance, environment, kernel, sign_ins)
     file = Path(str(workers.run_as(account, _put, str(account.home), run, given)))
     command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
     output = str(job_file.folder_of(account.home) / "%j.log")

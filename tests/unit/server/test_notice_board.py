@@ -13,7 +13,7 @@ import pytest
 from jupyter_events import EventLogger
 
 from nblauncher.auth.appearance import Appearance
-from nblauncher.server.notice_board import EVENT, NoticeBoard
+from nblauncher.server.notice_board import ADMISSION, EVENT, NoticeBoard
 from nblauncher.server.notices import Message, Notices, Visit
 from nblauncher.server.sessions import Session, Sessions
 from tests.fakes import Clock
@@ -162,3 +162,33 @@ def test_a_visit_counts_from_the_moment_that_it_is_written(server: Server):
     server.board.look()
     server.write(Notices(visits=(Visit("0" * 16, NOW, NOW + 3600),)))
     assert server.board.has_visit("0" * 16)
+
+
+def test_the_end_of_a_job_is_shown_until_it_comes(server: Server):
+    server.write(Notices(ends_at=NOW + 300))
+    ((kind, text),) = server.shown()
+    assert kind == "time-limit" and "time on the cluster ends at" in text
+    server.clock.now += 300
+    assert server.shown() == []
+
+
+def test_a_ticket_vouches_for_a_visit_until_the_notice_of_it_comes(server: Server):
+    server.board.admit("0" * 16)
+    server.write(Notices())
+    server.board.look()
+    assert server.board.has_visit("0" * 16) and not server.board.has_visit("1" * 16)
+    server.write(Notices(visits=(Visit("0" * 16, NOW, NOW + 3600),)))
+    assert server.board.has_visit("0" * 16)
+    server.write(Notices())
+    assert not server.board.has_visit("0" * 16), "the teacher ended it"
+
+
+def test_a_visit_of_which_no_notice_comes_is_over_soon(server: Server):
+    server.board.admit("0" * 16)
+    server.clock.now += ADMISSION
+    assert not server.board.has_visit("0" * 16)
+    server.board.look()
+    server.write(Notices(visits=(Visit("1" * 16, NOW, NOW + 3600),)))
+    server.board.admit("1" * 16)
+    server.write(Notices())
+    assert not server.board.has_visit("1" * 16), "its notice was there before the ticket"

@@ -14,6 +14,7 @@ from nblauncher.isolation.cgroups import Group, Kind
 from nblauncher.model import JobHandle, ServerState, SlurmSettings
 from nblauncher.slurm.jobs import Job, JobState
 from nblauncher.supervisor import jobs, states
+from nblauncher.supervisor.doings import now
 from nblauncher.supervisor.jobs import Jobs, Seen
 from nblauncher.supervisor.reports import is_unknown, queue_words
 from nblauncher.supervisor.seat import Seat, Stopping
@@ -166,3 +167,15 @@ def test_nothing_is_asked_without_jobs(cluster):
 def test_a_look_survives_the_way_through_json():
     given = jobs._seen(SlurmSettings(), RUNNING, "10.0.0.1", {})
     assert {**asdict(Seen.of(given)), "said": given["said"]} == {**given, "said": given["said"]}
+
+
+def test_the_end_of_a_job_stays_where_it_is_between_two_looks_unless_the_limit_changes(cluster):
+    cluster.says(replace(RUNNING, left=300))
+    first = cluster.seat.cluster.ends_at
+    assert abs(first - now() - 300) < 2
+    cluster.says(replace(RUNNING, left=302))
+    assert cluster.seat.cluster.ends_at == first
+    cluster.says(replace(RUNNING, left=3600))
+    assert cluster.seat.cluster.ends_at > first + 3000
+    cluster.says(replace(RUNNING, left=None))
+    assert cluster.seat.cluster.ends_at == 0

@@ -171,3 +171,14 @@ def test_the_end_of_the_class_leaves_nothing(room: Class):
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"messages": 7}', b"\xff", json.dumps({"a": 1}).encode()])
 def test_a_file_that_its_student_spoiled_says_nothing(content: bytes):
     assert Notices.parse(content) == Notices()
+
+
+def test_the_end_of_a_job_is_told_and_taken_back(room: Class):
+    room.board.warn_of_ends({"ada": 1300})
+    assert room.read().ends_at == 1300
+    written = room.board.written(ME)
+    assert Notices.parse(written).ends_at == 1300
+    room.board.warn_of_ends({"ada": 1300})
+    assert room.board.written(ME) is written, "nothing is written for nothing"
+    room.board.warn_of_ends({})
+    assert room.read().ends_at == 0

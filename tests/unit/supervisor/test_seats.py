@@ -24,6 +24,7 @@ from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.seats import START_DEADLINE, Seats
 from nblauncher.supervisor.spawners import Answer, Order, Started
 from nblauncher.supervisor.states import Phase
+from nblauncher.supervisor.stopping import Exit
 from nblauncher.system import processes
 
 UID = 3_999_999
@@ -65,10 +66,12 @@ class Spawner:
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
+        self.sign_ins: list[str] = []
         self.news = -1
 
     def start(self, order: Order, answer: Answer) -> None:
         self.answers.append(answer)
+        self.sign_ins.append(order.sign_ins)
         self.hang_up()
         self.news = os.dup(order.news)
 
@@ -174,6 +177,26 @@ def test_a_server_that_answered_and_died_is_started_again(course):
     course.kernels_are_gone = True
     course.loop.go_on(1)
     assert course.seat.phase is Phase.STARTING and len(course.spawner.answers) == 2
+
+
+def test_sign_ins_go_on_with_a_server_that_is_restarted_or_died_and_end_with_a_shutdown(course):
+    def again(**how: bool) -> None:
+        course.seats.stop(course.seat, 0.0, **how)
+        course.seats.ended(course.seat, Exit("it ended by itself", is_clean=True))
+        course.loop.go_on(60)
+        course.start()
+        course.spawned()
+
+    course.start()
+    course.spawned()
+    course.says("listens")
+    course.seats.ended(course.seat, Exit("exit status 1"))
+    course.loop.go_on(1)
+    course.spawned()
+    again(keeps_runtime=True)
+    again()
+    first, died, restarted, new = course.spawner.sign_ins
+    assert first and first == died == restarted != new
 
 
 def test_a_server_that_is_stopped_before_it_is_spawned_is_killed_and_a_start_meanwhile_is_refused(course):

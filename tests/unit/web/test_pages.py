@@ -814,6 +814,15 @@ def test_a_student_in_the_clusters_queue_is_told_the_place_and_why(kind):
     assert hidden(ready, "ticket")
 
 
+def test_a_link_to_a_server_on_a_node_names_the_visit_in_the_ticket():
+    async def scenario(front: Visit):
+        return hidden(await front.client.post("/open.html", data={"link": link(front, "ada")}), "ticket")
+
+    ticket = visit(scenario, has_sealed_tickets=True)
+    admission = sealed_tickets.Redeemed(lambda: int(ticket[:8], 16)).redeem("ada", HASH, ticket)
+    assert admission is not None and admission.visit
+
+
 def test_a_ticket_for_a_server_on_a_node_is_signed_for_that_student():
     async def scenario(front: Visit):
         return hidden(await front.sign_in("ada", PASSWORD), "ticket")
