@@ -15,6 +15,7 @@ import psutil
 from nblauncher.model import Handle
 from nblauncher.supervisor import client
 from nblauncher.supervisor.client import FrontPageReport
+from nblauncher.supervisor.specs import ServerReport
 from tests.classroom import Classroom
 from tests.jupyter_client import JupyterClient
 
@@ -45,6 +46,13 @@ def handles(room: Classroom) -> dict[str, Handle | None]:
     assert supervisor is not None
     with supervisor:
         return {report.username: report.handle for report in supervisor.servers()}
+
+
+def reports(room: Classroom) -> dict[str, ServerReport]:
+    supervisor = client.connect(room.paths)
+    assert supervisor is not None
+    with supervisor:
+        return {report.username: report for report in supervisor.servers()}
 
 
 def front_page(room: Classroom) -> FrontPageReport:

@@ -4,6 +4,6 @@
 `teaching/` about the teacher's day.
 
 Run by: root, for as long as the command takes; some steps also by the supervisor's schedule.
-May import: preflight, planning, supervisor, grading, environments, exchange, frontends, server, slips, web, accounts,
-auth, config, isolation, ledger, system.
+May import: preflight, planning, supervisor, grading, slurm, environments, exchange, frontends, server, slips, web,
+accounts, auth, config, isolation, ledger, system.
 """

@@ -104,12 +104,12 @@ def _held(given: dict[str, list[list[int]]]) -> Held:
 
 
 @contextlib.contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """One process at a time; a killed one releases the lock."""
+def alone(file: Path) -> Iterator[int]:
+    """One process at a time; a killed one releases the lock, unless a child of its own has the descriptor."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

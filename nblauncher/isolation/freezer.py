@@ -17,9 +17,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from nblauncher.errors import HostError
 from nblauncher.isolation import freeze_record, owners
@@ -55,15 +56,30 @@ class Student:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Until when it certainly lasts, on the monotonic clock, and the complaints about students, by username."""
+    """Until when it certainly lasts, on the monotonic clock, and the complaints about students, by username. `running`
+    says why a student's processes on other hosts are not frozen.
+    """
 
     until: float
     complaints: Mapping[str, str] = field(default_factory=dict)
+    running: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def expired(self) -> bool:
         """Whether the watcher may have thawed students by now."""
         return time.monotonic() >= self.until
+
+
+class Elsewhere(Protocol):
+    """The students' processes on other hosts. Neither method raises."""
+
+    def freeze(self, usernames: Collection[str]) -> dict[str, str]:
+        """Until `thaw`. Returns by username why processes of a student's still run."""
+        ...
+
+    def thaw(self, usernames: Collection[str]) -> object:
+        """Those that `freeze` may have frozen. What cannot be thawed stays recorded. May be called twice."""
+        ...
 
 
 def can_freeze_groups(groups: Groups) -> bool:
@@ -73,10 +89,13 @@ def can_freeze_groups(groups: Groups) -> bool:
 
 @dataclass(frozen=True)
 class Freezer:
-    """For one course and one reason. `record` is the file that says what must be undone (freeze_record)."""
+    """For one course and one reason. `record` is the file that says what must be undone (freeze_record). `frozen` also
+    freezes what the students run `elsewhere`.
+    """
 
     groups: Groups
     record: Path
+    elsewhere: Elsewhere | None = None
 
     @contextlib.contextmanager
     def frozen(
@@ -94,14 +113,16 @@ class Freezer:
         try:
             self._remember({student.uid: Held(student.username) for student in students})
             ready()
+            until = time.monotonic() + longest
             os.write(writer, b"f")  # starts the watcher's clock
             complaints = self.freeze(students)
-            yield Freeze(time.monotonic() + longest, complaints)
+            names = [student.username for student in students]
+            yield Freeze(until, complaints, self.elsewhere.freeze(names) if self.elsewhere else {})
         finally:
             os.kill(watcher, signal.SIGKILL)  # it must not freeze again what we are about to thaw
             os.waitpid(watcher, 0)
             os.close(writer)
-            self.thaw([student.uid for student in students])
+            self._thaw_everywhere(students)
 
     def freeze(self, students: Sequence[Student]) -> dict[str, str]:
         """Freeze until `thaw`. Frozen students stay frozen, and their new processes are frozen too. Returns complaints
@@ -164,8 +185,13 @@ class Freezer:
                 with contextlib.suppress(HostError):  # the next round tries again
                     self.look_again()
         finally:
-            self.thaw([student.uid for student in students])
+            self._thaw_everywhere(students)
             os._exit(0)
+
+    def _thaw_everywhere(self, students: Sequence[Student]) -> None:
+        self.thaw([student.uid for student in students])
+        if self.elsewhere is not None:
+            self.elsewhere.thaw([student.username for student in students])
 
     def _folders(self, uids: Sequence[int]) -> list[Path]:
         """The control groups that hold only processes of these students."""

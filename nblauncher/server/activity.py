@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 
 LISTENS = "listens"
 SIGNED_IN = "signed-in"
@@ -67,9 +68,9 @@ def handles(pid: int, number: int = END_KERNELS) -> bool:
 class Activity:
     """`news` is the pipe to the supervisor; `base_url` is the server's, `/user/NAME/`."""
 
-    def __init__(self, news: int | None, base_url: str) -> None:
-        self._news, self._api = news, f"{base_url}api/"
-        self._last = time.monotonic()
+    def __init__(self, news: int | None, base_url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._news, self._api, self._clock = news, f"{base_url}api/", clock
+        self._last = self._looked = clock()
         self._sent: set[str] = set()
         self.counts = dict.fromkeys(WORDS, 0)
         """How often each word was reported."""
@@ -99,7 +100,14 @@ class Activity:
 
     def is_needed(self) -> None:
         """A kernel or a terminal runs, or the student did something."""
-        self._last = time.monotonic()
+        self._last = self._clock()
+
+    def look(self, every: float) -> None:
+        """Called every so many seconds. A server that was frozen in between was not idle for that long."""
+        late = self._clock() - self._looked - every
+        self._looked += every + late
+        if late > every:
+            self._last += late
 
     def idle_seconds(self) -> float:
-        return time.monotonic() - self._last
+        return self._clock() - self._last

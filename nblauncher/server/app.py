@@ -170,9 +170,11 @@ class StudentServer(ServerApp):
         """In place of Jupyter's own, which counts the requests of an open tab as activity."""
         limit = self.inherited.config.idle_stop
         if limit:
-            PeriodicCallback(self._stop_if_idle, min(_LOOK_EVERY, limit / 4) * 1000).start()
+            every = min(_LOOK_EVERY, limit / 4)
+            PeriodicCallback(lambda: self._stop_if_idle(every), every * 1000).start()
 
-    def _stop_if_idle(self) -> None:
+    def _stop_if_idle(self, every: float) -> None:
+        self.activity.look(every)
         if self._is_used():
             self.activity.is_needed()
         elif self.activity.idle_seconds() > self.inherited.config.idle_stop:

@@ -36,13 +36,28 @@ def cancel_argv(ids: Collection[int]) -> tuple[str, ...]:
     return ("scancel", *map(str, sorted(ids)))
 
 
-def suspend(settings: SlurmSettings, number: int) -> None:
-    """Freeze a running job. HostError where the site does not let us."""
-    tools.call(settings, "scontrol", "suspend", str(number))
+def suspend(settings: SlurmSettings, ids: Collection[int], *, inherit: Collection[int] = ()) -> str:
+    """Freeze running jobs, whose uids were just seen to be the recorded ones. What became of each of them tells the
+    next poll. Returns what Slurm complained about; UnansweredError when the controller does not answer.
+    """
+    return _all_of(settings, "suspend", ids, inherit)
 
 
-def resume(settings: SlurmSettings, number: int) -> None:
-    tools.call(settings, "scontrol", "resume", str(number))
+def resume(settings: SlurmSettings, ids: Collection[int], *, inherit: Collection[int] = ()) -> str:
+    """Let suspended jobs run again. As `suspend`."""
+    return _all_of(settings, "resume", ids, inherit)
+
+
+def _all_of(settings: SlurmSettings, verb: str, ids: Collection[int], inherit: Collection[int]) -> str:
+    if not ids or min(ids) <= 0:
+        raise ValueError(f"no jobs to {verb}: {sorted(ids)}")
+    try:
+        tools.call(settings, "scontrol", verb, ",".join(map(str, sorted(ids))), inherit=inherit)
+    except tools.UnansweredError:
+        raise
+    except HostError as error:
+        return error.problem  # of one of them: the others are done
+    return ""
 
 
 def down_nodes(settings: SlurmSettings) -> dict[str, str]:

@@ -159,6 +159,19 @@ def poll(settings: SlurmSettings, ids: Collection[int], *, timeout: float = tool
     return read(asked, 0, output, "")
 
 
+def running_of(settings: SlurmSettings, uids: Collection[int]) -> dict[int, list[int]]:
+    """The jobs of these users that run at the moment, whoever submitted them: uid → numbers."""
+    if not uids:
+        return {}
+    # Columns that no user can write.
+    which = (f"--user={','.join(map(str, sorted(uids)))}", "--states=RUNNING,COMPLETING", "--format=%A|%U")
+    found: dict[int, list[int]] = {}
+    listed = tools.call(settings, "squeue", "--noheader", "--all", *which)
+    for number, uid in re.findall(r"^([0-9]+)\|([0-9]+)$", listed, re.M):
+        found.setdefault(int(uid), []).append(int(number))
+    return found
+
+
 def cancelled_by(settings: SlurmSettings, number: int) -> int | None:
     """The uid that cancelled the job. Only a cluster with accounting remembers it."""
     try:

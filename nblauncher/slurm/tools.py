@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from nblauncher.errors import HostError, RefusedError
@@ -34,13 +35,15 @@ def environment(settings: SlurmSettings) -> dict[str, str]:
     return {**found, "SLURM_CONF": settings.config} if settings.config else found
 
 
-def call(settings: SlurmSettings, *argv: str, timeout: float = PATIENCE) -> str:
-    """What the command printed. UnansweredError or HostError in words for the administrator."""
+def call(settings: SlurmSettings, *argv: str, timeout: float = PATIENCE, inherit: Collection[int] = ()) -> str:
+    """What the command printed. `inherit` lists descriptors that it keeps open, as a lock. UnansweredError or HostError
+    in words for the administrator.
+    """
     if settings.config and not os.path.isfile(settings.config):
         # Slurm itself waits for it, for a minute.
         raise explained(argv[0], _NO_CONFIG[0])
     try:
-        return processes.run(argv, timeout=timeout, environment=environment(settings))
+        return processes.run(argv, timeout=timeout, inherit=inherit, environment=environment(settings))
     except HostError as error:
         raise explained(argv[0], error.problem) from error
 

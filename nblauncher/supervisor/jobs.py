@@ -170,7 +170,7 @@ class Jobs:
         cluster = seat.cluster
         before = (cluster.place, cluster.why, cluster.starts_at)
         cluster.place, cluster.why, cluster.starts_at = seen.place, seen.why, float(seen.starts_at)
-        cluster.kind, cluster.node, cluster.port = seen.kind, "", 0
+        cluster.kind, cluster.node, cluster.port, cluster.is_suspended = seen.kind, "", 0, False
         if seat.stopping is None and (seen.state is JobState.HELD or seen.is_hopeless):
             self._seats.fail(seat, seen.words)
         elif self._seats.decide(seat, Event.WAITS) is Action.MARK_QUEUED:
@@ -188,9 +188,14 @@ class Jobs:
         if (cluster.node, cluster.address) != (seen.node, seen.address):
             cluster.node, cluster.address = seen.node, seen.address
             self._seats.changed.add(seat.username)
-        if self._seats.decide(seat, Event.RUNS) is Action.MARK_STARTING and seat.state is ServerState.QUEUED:
+        was_suspended, cluster.is_suspended = cluster.is_suspended, seen.state is JobState.SUSPENDED
+        is_new = self._seats.decide(seat, Event.RUNS) is Action.MARK_STARTING and seat.state is ServerState.QUEUED
+        if is_new:
             seat.state = ServerState.STARTING
             self._seats.changed.add(seat.username)
+        if seat.state is ServerState.STARTING and cluster.is_suspended:
+            seat.cancel_timer()  # it cannot answer
+        elif is_new or (seat.state is ServerState.STARTING and was_suspended):
             self._seats.expect(seat)
         if seen.is_current and seen.port and activity.LISTENS in seen.said:
             cluster.port = seen.port
@@ -198,6 +203,7 @@ class Jobs:
 
     def _take_end(self, seat: Seat, handle: JobHandle, seen: Seen, *, is_another: bool) -> None:
         self._spawner.has_ended(handle)
+        seat.cluster.is_suspended = False
         if seen.is_current:
             self._hear(seat, seen)
         said = "Slurm no longer has this job" if is_another else seen.words

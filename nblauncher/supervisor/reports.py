@@ -34,6 +34,7 @@ def server_report(seat: Seat, sign_ins: SignIns) -> ServerReport:
         job=seat.handle.job if isinstance(seat.handle, JobHandle) else None,
         node=seat.cluster.node if seat.is_remote else "",
         memory=seat.doings.memory,
+        is_suspended=seat.is_remote and seat.cluster.is_suspended,
     )
 
 

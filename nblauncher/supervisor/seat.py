@@ -104,6 +104,8 @@ class InCluster:
     """The controller has not answered since then, Unix seconds; 0: it answers."""
     trouble: str = ""
     """What happened to its relay."""
+    is_suspended: bool = False
+    """All of the job's processes are stopped, until it is resumed."""
 
 
 @dataclass(frozen=True, slots=True)

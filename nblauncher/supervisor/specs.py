@@ -131,6 +131,8 @@ class ServerReport:
     """Where the job runs."""
     memory: int | None = None
     """Bytes that the job takes, as the server says; None: not known, or it is not a job."""
+    is_suspended: bool = False
+    """The job's processes are stopped until it is resumed."""
 
     @property
     def is_there(self) -> bool:
@@ -159,6 +161,7 @@ class ServerReport:
             "job": self.job,
             "node": self.node,
             "memory": self.memory,
+            "is_suspended": self.is_suspended,
         }
 
     @classmethod
@@ -184,6 +187,7 @@ class ServerReport:
             given.get("job"),
             str(given.get("node", "")),
             given.get("memory"),
+            given.get("is_suspended") is True,
         )
 
 

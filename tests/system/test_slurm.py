@@ -270,9 +270,9 @@ def test_a_nodes_address_is_the_one_that_slurm_has(cluster, site):
 def test_a_job_is_frozen_and_goes_on(cluster, site, students):
     number = started(site, students["nbtsca"])
     until(site, number, JobState.RUNNING)
-    control.suspend(site, number)
+    control.suspend(site, [number])
     until(site, number, JobState.SUSPENDED)
-    control.resume(site, number)
+    control.resume(site, [number])
     until(site, number, JobState.RUNNING)
 
 

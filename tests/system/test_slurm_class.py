@@ -206,10 +206,6 @@ def test_a_student_in_the_queue_is_no_failure_and_becomes_ready(room, cluster):
     assert cluster.run("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%i") == ""
 
 
-def test_what_needs_processes_on_this_host_is_refused(up):
-    assert "jobs of a cluster" in up.run("freeze", "--only", ADA, expect=4).stderr
-
-
 def test_a_job_that_no_supervisor_knows_does_not_stay_beside_a_new_one(room, cluster):
     room.run("shutdown")
     entry = pwd.getpwnam(ADA)

@@ -19,8 +19,8 @@ GROUND = frozenset({"model", "errors", "printable", "paths"})
 
 ROOMS = {
     "cli": "commands preflight planning config system",
-    "commands": "preflight planning supervisor grading environments exchange frontends server slips web accounts auth"
-    " config isolation ledger system",
+    "commands": "preflight planning supervisor grading slurm environments exchange frontends server slips web accounts"
+    " auth config isolation ledger system",
     "preflight": "planning supervisor slurm forkserver environments frontends server accounts auth config isolation"
     " ledger system",
     "planning": "environments exchange frontends accounts config ledger system",

@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
-from nblauncher.commands.deadlines import copies, freeze
+from nblauncher.commands.deadlines import copies, freeze, job_freezer
 from nblauncher.commands.deadlines.copies import Round
+from nblauncher.commands.deadlines.job_freezer import JobFreezer
 from nblauncher.commands.deadlines.pending import pending
 from nblauncher.commands.retrieve import AT_ONCE
 from nblauncher.config import times
@@ -100,6 +101,7 @@ class CaptureAll:
         wanted = self._still_wanted(host, missing)
         failures = {moment.username: failures[moment.username] for moment in wanted if moment.username in failures}
         self._look_again(host, groups, [moment for moment in wanted if moment.username not in failures], accounts)
+        freeze.keep_watch(host)  # over jobs that could not be thawed, because Slurm did not answer
         ObjectStore(copies.objects(host)).sync()
         if failures:
             self._remember(host, failures)
@@ -150,25 +152,29 @@ class CaptureAll:
         """Freeze, copy, thaw. Failed copies: username → reason."""
         if not wanted:
             return {}
-        if freeze.on_a_cluster(host):
-            return self._one_by_one(host, groups, wanted, accounts, HostError(freeze.ON_A_CLUSTER))
         names = dict.fromkeys(moment.username for moment in wanted)
         frozen = freeze.remembered(host)
         students = freeze.students(host, groups, [accounts[name] for name in names if name not in frozen])
+        jobs = freeze.jobs_by_capture(host) if freeze.on_a_cluster(host) else None
         began = time.monotonic()
 
         def ready() -> None:
             nonlocal began
+            if jobs is not None:
+                _wait_until(self.round.at - timedelta(seconds=job_freezer.LEAD))
+                jobs.begin([student.username for student in students])
             _wait_until(self.round.at)
             began = time.monotonic()
 
         try:
             if any(name in frozen for name in names):
                 freezer.Freezer(groups, freeze.on_demand(host)).look_again()
-            with freezer.Freezer(groups, freeze.by_capture(host)).frozen(students, ready=ready) as hold:
+            with freezer.Freezer(groups, freeze.by_capture(host), jobs).frozen(students, ready=ready) as hold:
                 # Check only now: until the last instant a student may be given more time or be removed.
                 wanted = self._still_wanted(host, wanted)
                 failures = _capture_in_parallel(host, wanted, accounts, hold)
+                if jobs is not None:
+                    _tell_what_ran(host, [one for one in wanted if one.username not in failures], accounts, jobs)
         except HostError as error:
             return self._one_by_one(host, groups, wanted, accounts, error)
         self.round.pause += time.monotonic() - began
@@ -269,6 +275,15 @@ def _capture_in_parallel(
     return failures
 
 
+def _tell_what_ran(host: Host, captured: Sequence[Moment], accounts: Mapping[str, Account], jobs: JobFreezer) -> None:
+    """Add to the copies what of a student's ran on the cluster while the files were copied."""
+    found = jobs.look({moment.username: accounts[moment.username].uid for moment in captured})
+    for moment in captured:
+        if words := found.get(moment.username):
+            log.warning("%s: %s", moment.username, words)
+            copies.add_remark(host, moment, f"not frozen: {words}")
+
+
 def _capture_each(
     host: Host, wanted: Sequence[Moment], accounts: Mapping[str, Account], captured: datetime, hold: freezer.Freeze
 ) -> dict[str, str]:
@@ -278,10 +293,10 @@ def _capture_each(
         if hold.expired:
             failures[moment.username] = _THAWED_EARLY
             continue
+        running = hold.running.get(moment.username, "")
+        remark = f"not frozen: {running}" if running else hold.complaints.get(moment.username, "")
         try:
-            copies.keep(
-                host, moment, accounts[moment.username], captured, remark=hold.complaints.get(moment.username, "")
-            )
+            copies.keep(host, moment, accounts[moment.username], captured, remark=remark, is_still=not running)
         except HostError as error:
             failures[moment.username] = error.problem
         else:

@@ -118,6 +118,14 @@ def keep(
     _write(file_of(host, moment), _to_json(replace(copy, uid=account.uid)))
 
 
+def add_remark(host: Host, moment: Moment, remark: str) -> None:
+    """Say of the last copy what is wrong with it as a whole. HostError when it cannot be written."""
+    known = read(file_of(host, moment))
+    if known is not None:
+        exclusions = (Exclusion("", remark, True), *known.exclusions)
+        _write(file_of(host, moment), _to_json(replace(known, exclusions=exclusions)))
+
+
 def _judged(host: Host, moment: Moment, kept: Kept, known: Copy | None, captured: datetime | None) -> Copy:
     """What was kept now, with what changed after the moment replaced by an earlier version or marked as late."""
     seen = datetime.now(timezone.utc)

@@ -170,10 +170,10 @@ def served_words(report: Report) -> str:
 def student_details(host: Host, usernames: Sequence[str]) -> dict[str, dict[str, Any]]:
     """url, port and state of each student's server, for the report."""
     members = host.ledger.members(host.settings.course)
-    states, frozen = {report.username: report.state for report in shutdown.reports(host)}, freeze.words(host)
+    reports, frozen = {report.username: report for report in shutdown.reports(host)}, freeze.words(host)
     return {
         name: {
-            "server": freeze.shown(states.get(name, ServerState.STOPPED), name in frozen).value,
+            "server": freeze.shown_of(reports.get(name), frozen.get(name)).value,
             "port": members[name].port,
             "url": host.frontend.route(name, members[name].port).url,
         }

@@ -93,7 +93,7 @@ def look(
             server = _server(host, reports.get(name), used.get(name))
             if name not in reports and is_orphaned and facts.desired.get(name, "down") != "down":
                 server |= {"server": ServerState.UNKNOWN.value, "reason": _ORPHANED}
-            entries.append(_entry(host, name, facts, server, frozen.get(name)))
+            entries.append(_entry(host, name, facts, server, freeze.told(frozen.get(name), reports.get(name))))
     front = found.front_page.state.value if found else ServerState.STOPPED.value
     kernels = found.kernels.words if found and found.kernels else kernels_words(host) if found else ""
     return View(entries, front, kernels, facts.next_deadline)

@@ -55,6 +55,15 @@ def server():
     os.close(made.activity._news)
 
 
+def test_the_time_for_which_a_server_was_frozen_does_not_count_as_idle():
+    times = [0.0]
+    one = Activity(None, "/user/ada/", lambda: times[-1])
+    for now, idle in ((60.0, 60.0), (120.5, 120.5), (4000.0, 180.5), (4060.0, 240.5)):
+        times.append(now)
+        one.look(60.0)
+        assert one.idle_seconds() == pytest.approx(idle)
+
+
 def test_kernels_are_counted_and_told_when_they_change(server):
     assert server.said() == ["kernels=0/0"]
     assert server.said() == []

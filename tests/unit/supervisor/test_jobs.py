@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,10 +14,11 @@ from nblauncher.isolation.cgroups import Group, Kind
 from nblauncher.model import JobHandle, ServerState, SlurmSettings
 from nblauncher.slurm.jobs import Job, JobState
 from nblauncher.supervisor import jobs, states
-from nblauncher.supervisor.doings import now
+from nblauncher.supervisor.doings import SignIns, now
 from nblauncher.supervisor.jobs import Jobs, Seen
-from nblauncher.supervisor.reports import is_unknown, queue_words
+from nblauncher.supervisor.reports import is_unknown, queue_words, server_report
 from nblauncher.supervisor.seat import Seat, Stopping
+from nblauncher.supervisor.specs import ServerReport
 from nblauncher.supervisor.states import Action, Event
 from nblauncher.supervisor.stopping import Exit
 
@@ -34,11 +35,13 @@ class Seats:
         self.changed: set[str] = set()
         self.how: Exit | None = None
         self.failed = ""
+        self.expected = 0
 
     def decide(self, seat: Seat, event: Event) -> Action:
         return states.decide(seat.username, seat.phase, event)
 
-    def expect(self, seat: Seat) -> None: ...
+    def expect(self, seat: Seat) -> None:
+        self.expected += 1
 
     def on_words(self, seat: Seat, words: Sequence[str]) -> None:
         if "listens" in words and self.decide(seat, Event.LISTENS) is Action.MARK_READY:
@@ -117,6 +120,22 @@ def test_a_comment_of_another_start_or_of_the_students_own_making_is_not_believe
 def test_a_job_of_another_uid_or_mark_is_not_ours(cluster, job):
     cluster.says(job)
     assert cluster.seats.how == Exit("Slurm no longer has this job", stays_down=True)
+
+
+SUSPENDED = replace(RUNNING, state=JobState.SUSPENDED, word="SUSPENDED")
+
+
+def test_a_suspended_job_is_neither_dead_nor_too_slow(cluster):
+    cluster.says(replace(SUSPENDED, comment=""))
+    assert cluster.seat.cluster.is_suspended and cluster.seat.state is ServerState.STARTING
+    assert cluster.seat.timer is None and cluster.seats.expected == 0
+    cluster.says(replace(RUNNING, comment=""))
+    assert not cluster.seat.cluster.is_suspended and cluster.seats.expected == 1
+    cluster.says(RUNNING)
+    cluster.says(SUSPENDED)
+    report = server_report(cluster.seat, cast(SignIns, type("SignIns", (), {"at": lambda *_: 0.0})()))
+    assert report.is_suspended and report.state is ServerState.READY and cluster.seats.how is None
+    assert ServerReport.from_json(report.to_json()) == report
 
 
 def test_silence_is_not_an_end(cluster):

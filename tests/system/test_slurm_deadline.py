@@ -1,0 +1,277 @@
+"""The teacher's day on a cluster: a class with material, a deadline, freeze and thaw, on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nblauncher.commands.deadlines import job_freezer
+from tests import launched, slurm_cluster
+from tests.classroom import QUICK, Classroom, set_up_class
+from tests.homework import write
+from tests.running import eventually
+from tests.slurm_cluster import Cluster
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+cluster = slurm_cluster.cluster
+
+ADA, BOB, EVE = NAMES = [f"nbtjd{number}" for number in range(1, 4)]
+PORT = 29000
+
+WRITER = (
+    "import os\\ni = 0\\nwhile True:\\n i += 1\\n open('.next', 'w').write(f'{i:09}')\\n os.replace('.next', 'count')"
+)
+"""Replaces a file as fast as it can."""
+
+
+@pytest.fixture(scope="module")
+def room(cluster: Cluster) -> Iterator[Classroom]:
+    with set_up_class("nbtjd", NAMES, port=PORT, first_uid=34600) as made:
+        made.write(
+            notebook={**QUICK, "spawner": "slurm"},
+            slurm={"config": str(cluster.config)},
+            limits={"memory": "600 MB", "cpus": 1},
+            web={"port": PORT, "bind": ["127.0.0.1"]},
+        )
+        yield made
+
+
+@pytest.fixture
+def up(room: Classroom) -> Classroom:
+    if not launched.is_ready(room):
+        room.run("launch", "--background")
+    return room
+
+
+def job_of(room: Classroom, name: str) -> int:
+    job = launched.reports(room)[name].job
+    assert job
+    return job
+
+
+def state_of(cluster: Cluster, job: int) -> str:
+    return cluster.run("squeue", "-h", "-j", str(job), "-o", "%T").strip()
+
+
+def as_student(cluster: Cluster, name: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    entry = pwd.getpwnam(name)
+    who: dict[str, Any] = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return subprocess.run(argv, check=False, capture_output=True, text=True, env=cluster.environment, cwd="/", **who)
+
+
+def is_stopped_by_slurm(cluster: Cluster, room: Classroom, name: str) -> bool:
+    """Not by our own freezer, which reaches the nodes too: they are on this very host."""
+    if not cluster.has_cgroups:
+        return True
+    pattern = f"*/slurm_*/uid_{pwd.getpwnam(name).pw_uid}/job_{job_of(room, name)}/step_batch/freezer.state"
+    (file,) = Path(f"/sys/fs/cgroup/freezer/nbt-slurm{cluster.number}").glob(pattern)
+    return file.read_text().strip() == "FROZEN"
+
+
+def soon(seconds: float) -> datetime:
+    return (datetime.now().astimezone() + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+def captured(room: Classroom, at: datetime) -> Path | None:
+    """The folder of the retrieval for this moment."""
+    for folder in sorted((room.folder / "retrieved").glob("2*")):
+        for file in folder.glob("*/manifest.json"):
+            about = json.loads(file.read_text()).get("deadline")
+            if about and datetime.fromisoformat(about["at"]) == at:
+                return folder
+    return None
+
+
+def capture(room: Classroom, expect: int = 0) -> Path:
+    """Of the whole class, some seconds from now, by a command that waits for it."""
+    at = soon(5)
+    room.write(deadlines={"ps1": f"{at:%Y-%m-%d %H:%M:%S}"})
+    room.run("setup")
+    room.run("retrieve", "--unattended", room.course, expect=expect)
+    folder = captured(room, at)
+    assert folder is not None
+    return folder
+
+
+def remarks(folder: Path, name: str) -> list[str]:
+    """What is wrong with the student's capture as a whole."""
+    exclusions = json.loads((folder / name / "manifest.json").read_text())["exclusions"]
+    return [one["reason"] for one in exclusions if one["path"] == "work/ps1"]
+
+
+def writes_all_the_time(room: Classroom, name: str) -> None:
+    """From a cell, as a process of its own."""
+    with launched.visitor(room, name) as student:
+        student.run(
+            "import os, subprocess, sys\nos.makedirs('tutorial/ps1', exist_ok=True); os.chdir('tutorial/ps1')\n"
+            f"subprocess.Popen([sys.executable, '-I', '-c', \"{WRITER}\"], start_new_session=True)"
+        )
+    eventually(lambda: (room.home(name) / "tutorial/ps1/count").exists())
+
+
+def is_moving(room: Classroom, name: str) -> bool:
+    file = room.home(name) / "tutorial/ps1/count"
+    before = file.stat().st_mtime_ns
+    time.sleep(0.3)
+    return file.stat().st_mtime_ns != before
+
+
+@contextmanager
+def site(room: Classroom, cluster: Cluster, suspend: str) -> Iterator[None]:
+    """Slurm's commands as on a site where `scontrol suspend` is this line of shell; the real one is $real."""
+    programs = room.folder / "bin"
+    programs.mkdir(exist_ok=True)
+    programs.chmod(0o755)
+    real = shutil.which("scontrol")
+    (programs / "scontrol").write_text(
+        f'#!/bin/sh\nreal={real}\nif [ "$1" = suspend ]; then {suspend}; fi\nexec $real "$@"\n'
+    )
+    (programs / "scontrol").chmod(0o755)
+    before = room.config["slurm"]
+    room.write(slurm={**before, "programs": str(programs)})
+    try:
+        yield
+    finally:
+        room.write(slurm=before)
+        room.run("setup")
+
+
+def test_a_teachers_day(room, cluster):
+    """From launch to shutdown: cells, corrected material, work that comes back, a deadline."""
+    said = launched.students(room.json("launch", "--background"))
+    assert {one["server"] for one in said.values()} == {"ready"}
+    found = launched.reports(room)
+    assert {one.node for one in found.values()} == {"n1", "n2"}
+    for name in NAMES:
+        with launched.visitor(room, name) as student:
+            ran = student.run(
+                "import os, socket; open('tutorial/lab1.txt', 'a').write('2.0 s\\n')\n"
+                "print(os.getuid(), socket.gethostname(), open('tutorial/lab1.txt').read())"
+            )
+        assert ran == f"{pwd.getpwnam(name).pw_uid} {found[name].node} measure the pendulum\n2.0 s\n\n"
+    (room.folder / "material/ps1").mkdir()
+    (room.folder / "material/ps1/task.txt").write_text("fresh\n")
+    (room.folder / "material/lab1.txt").write_text("measure the pendulum twice\n")
+    room.run("send", expect=None)
+    for name in NAMES:
+        assert (room.home(name) / "tutorial/ps1/task.txt").read_text() == "fresh\n"
+        assert "2.0 s" in (room.home(name) / "tutorial/lab1.txt").read_text()
+    room.run("retrieve")
+    latest = room.folder / "retrieved/latest"
+    assert all("2.0 s" in (latest / name / "work/lab1.txt").read_text() for name in NAMES)
+    before = {name: job_of(room, name) for name in NAMES}
+    writes_all_the_time(room, ADA)
+    write(BOB, "tutorial/ps1/answer.txt", "42")
+    at = soon(6)
+    room.run("retrieve", "--at", f"{at:%Y-%m-%d %H:%M:%S}", "--assignment", "ps1")
+    eventually(lambda: captured(room, at), 60)
+    folder = captured(room, at)
+    assert (folder / BOB / "work/ps1/answer.txt").read_text() == "42"
+    assert len((folder / ADA / "work/ps1/count").read_text()) == 9
+    assert not any(remarks(folder, name) for name in NAMES)
+    eventually(lambda: launched.is_ready(room) and is_moving(room, ADA), 20)
+    assert {name: job_of(room, name) for name in NAMES} == before
+    room.run("shutdown")
+    assert cluster.run("squeue", "-h", "-t", "PENDING,RUNNING,SUSPENDED,COMPLETING", "-o", "%i") == ""
+    assert not any(launched.processes_of(pwd.getpwnam(name).pw_uid) for name in NAMES)
+    assert not [left for name in NAMES for left in room.home(name).glob(".local/share/nblauncher/jobs/*.json")]
+    assert not list(room.paths.state.glob("jobs*.json"))
+
+
+def test_a_job_in_the_queue_is_not_frozen_and_is_as_soon_as_it_runs(room, cluster):
+    """With a class that was shut down."""
+    blocking = ("sbatch", "--parsable", "--nodes=2", "--exclusive", "--chdir=/", "--output=/dev/null")
+    others = cluster.run(*blocking, "--wrap=sleep 600").strip()
+    try:
+        launch = room.start("launch", "--background", "--only", EVE)
+        eventually(lambda: launched.states(room).get(EVE) == "queued", 30)
+        launch.kill()  # it would wait for room on the cluster
+        launch.communicate()
+        refused = room.run("freeze", "--only", EVE, expect=1).stderr
+        assert "not frozen yet" in refused and "frozen as soon as it runs" in refused
+    finally:
+        cluster.run("scancel", others)
+    eventually(lambda: launched.said_states(room)[EVE] == "frozen", 30)
+    assert state_of(cluster, job_of(room, EVE)) == "SUSPENDED"
+    room.run("thaw")
+    eventually(lambda: launched.said_states(room)[EVE] == "ready", 30)
+
+
+def test_frozen_students_stay_frozen_until_thaw_whatever_they_and_the_supervisor_do(up, cluster):
+    writes_all_the_time(up, ADA)
+    with launched.visitor(up, BOB) as student:
+        kernel = student.start_kernel()
+        student.run("kept = 42", kernel)
+        up.run("freeze", "--only", f"{ADA},{BOB}")
+        said = launched.students(up.json("status"))
+        assert [said[name]["server"] for name in NAMES] == ["frozen", "frozen", "ready"]
+        assert "frozen until `nblauncher thaw`" in said[ADA]["reason"] and said[ADA]["frozen"]
+        assert not is_moving(up, ADA) and is_stopped_by_slurm(cluster, up, ADA)
+        job = job_of(up, ADA)
+        for wish in ("resume", "release", "requeue"):
+            assert as_student(cluster, ADA, "scontrol", wish, str(job)).returncode, wish
+        assert "nothing to do" in up.run("freeze", "--only", ADA).stdout
+        os.kill(launched.supervisor_pid(up), signal.SIGKILL)
+        up.run("launch", "--background")
+        eventually(lambda: launched.said_states(up)[ADA] == "frozen", 20)
+        assert state_of(cluster, job) == "SUSPENDED" and not is_moving(up, ADA)
+        up.run("thaw")
+        assert not is_stopped_by_slurm(cluster, up, ADA)
+        assert student.run("print(kept)", kernel) == "42\n"
+    eventually(lambda: is_moving(up, ADA))
+    assert launched.said_states(up)[ADA] == "ready"
+    assert job_of(up, ADA) == job
+    assert not list(up.paths.state.glob("jobs-frozen*.json"))
+
+
+def test_jobs_that_a_killed_capture_left_suspended_run_again(up, cluster):
+    """The command and its watcher are killed at the worst moment."""
+    at = soon(5)
+    up.write(deadlines={"ps1": f"{at:%Y-%m-%d %H:%M:%S}"})
+    up.run("setup")
+    process = up.start("retrieve", "--unattended", up.course)
+    job = job_of(up, ADA)
+    eventually(lambda: state_of(cluster, job) == "SUSPENDED", 30)
+    for one in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+        one.kill()
+    process.wait()
+    assert state_of(cluster, job) == "SUSPENDED"
+    assert (up.paths.state / job_freezer.BY_CAPTURE).exists()
+    told = up.run("status", expect=None).stderr
+    assert "Thawed them" in told and ADA in told
+    assert state_of(cluster, job) == "RUNNING"
+    up.run("retrieve", "--unattended", up.course, expect=None)
+
+
+def test_where_root_may_not_suspend_freeze_says_who_was_not_frozen_and_a_capture_takes_the_files_and_says_it(
+    up, cluster
+):
+    writes_all_the_time(up, ADA)
+    with site(up, cluster, 'echo "Access/permission denied" >&2; exit 1'):
+        done = up.run("freeze", "--only", ADA, expect=1)
+        assert "could not be suspended" in done.stderr and "Access/permission denied" in done.stderr
+        assert launched.said_states(up)[ADA] == "ready" and is_moving(up, ADA)
+        assert "othing to do" in up.run("thaw").stdout
+        folder = capture(up, expect=5)
+        assert (folder / ADA / "work/ps1").is_dir()
+        (said,) = remarks(folder, BOB)
+        assert "not frozen" in said and "Access/permission denied" in said
+
+
+def test_a_job_that_somebody_resumes_during_a_capture_is_listed(up, cluster):
+    with site(up, cluster, '$real "$@"; (sleep 2; $real resume "$2") >/dev/null 2>&1 & exit 0'):
+        folder = capture(up, expect=5)
+        assert any("did not stay suspended" in one for name in NAMES for one in remarks(folder, name))
