@@ -128,10 +128,11 @@ class NodeRequests:
         self._errands.run(ROOT, node_calls.renew, *given, deadline=_DEADLINE, done=renewed, failed=failed, keep=keep)
 
     def _waiting(self, with_doubts: bool) -> list[_Talk]:
-        """Those that can be asked as soon as they are due."""
+        """Those that can be asked as soon as they are due; a suspended server could not answer."""
         if with_doubts in self._busy:
             return []
-        return [one for one in self._talks.values() if not one.is_asked and bool(one.doubts) == with_doubts]
+        able = [one for one in self._talks.values() if not one.is_asked and not one.seat.cluster.is_suspended]
+        return [one for one in able if bool(one.doubts) == with_doubts]
 
     def _due(self, talk: _Talk) -> float:
         """When it is to be asked: at once if there is something new for it, unless it was silent just now."""

@@ -113,6 +113,19 @@ def test_a_server_is_asked_when_it_is_ready_then_every_few_seconds_and_at_once_w
     assert Notices.parse(room.request().notices).messages[0].text == "Five minutes left"
 
 
+def test_a_frozen_server_is_asked_again_as_soon_as_it_runs_and_what_it_did_before_is_no_news(room: Class):
+    room.look()
+    room.answer()
+    room.words.clear()
+    room.seats[0].cluster.is_suspended = True
+    assert room.look(EVERY) == [["bob"]]
+    room.answer()
+    room.seats[0].cluster.is_suspended = False
+    assert room.look() == [["ada"]]
+    room.answer()
+    assert room.words[-1] == ("ada", ["kernels=0/0"])
+
+
 def test_what_is_said_meanwhile_is_sent_as_soon_as_the_child_is_back(room: Class):
     room.look()
     room.board.text = "Five minutes left"

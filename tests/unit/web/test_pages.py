@@ -629,7 +629,7 @@ def test_a_student_with_more_time_sees_that_after_signing_in_and_no_other_studen
     assert "submit()" not in bob.text and "Open my notebooks" in bob.text  # there is something to read
 
 
-HOSTILE = "<b>&amp; {{ 7 * 7 }} {username} **bold** `code`</b><script>x</script>"
+HOSTILE = "<b>&amp; {{ 77 * 77 }} {username} **bold** `code`</b><script>x</script>"
 
 
 def test_what_the_teacher_writes_on_the_pages_is_text_and_never_markup():
@@ -640,7 +640,7 @@ def test_what_the_teacher_writes_on_the_pages_is_text_and_never_markup():
         return await front.client.get("/")
 
     page = visit(scenario, appearance=look, greeting=f"one\ntwo {HOSTILE}", contact=HOSTILE)
-    assert "<b>&amp;" not in page.text and "<script>x" not in page.text and "49" not in page.text
+    assert "<b>&amp;" not in page.text and "<script>x" not in page.text and "5929" not in page.text
     assert page.text.count("&lt;script&gt;x") == 7  # title twice, greeting, heading, contact twice, folder
     assert 'lang="fr"' in page.text and ">one\ntwo &lt;b&gt;" in page.text
     assert "script-src http://127.0.0.1:" in page.headers["Content-Security-Policy"]
