@@ -14,7 +14,9 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from nblauncher.frontends import class_ca
@@ -176,6 +178,23 @@ def test_another_students_server_where_a_server_was_gets_no_request(up, cluster)
         assert "it was started again" in reports(up)[ADA].reason
     with launched.visitor(up, ADA) as student:
         works(student, reports(up)[ADA])
+
+
+def test_a_visitor_who_leaves_in_the_middle_of_an_answer_ends_no_relay(up):
+    with launched.visitor(up, ADA) as student:
+        text = {"type": "file", "format": "text", "content": "x" * 20_000_000}
+        student.api("PUT", "contents/large.txt", json=text)
+        for _ in range(5):
+            page = {"Referer": student.origin + student.base}
+            with student.http.stream("GET", "files/large.txt", headers=page) as answer:
+                assert answer.status_code == 200 and next(answer.iter_raw())
+        assert student.http.get("api/status").status_code == 200
+    assert reports(up)[ADA].pressure == ()
+    # Whether a visitor's end meets a write is chance; the signal must be ignored.
+    relays = [one for one in psutil.Process(launched.supervisor_pid(up)).children() if "systemd-socket" in one.name()]
+    ignored = [re.search(r"SigIgn:\s*([0-9a-f]+)", Path(f"/proc/{one.pid}/status").read_text()) for one in relays]
+    assert len(relays) == len(NAMES)
+    assert all(found and int(found[1], 16) >> (signal.SIGPIPE - 1) & 1 for found in ignored)
 
 
 def test_a_new_class_ca_keeps_nobody_out(up):
