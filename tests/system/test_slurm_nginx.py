@@ -22,7 +22,7 @@ import pytest
 from nblauncher.frontends import class_ca
 from nblauncher.supervisor import client
 from nblauncher.supervisor.specs import ServerReport
-from tests import launched, slurm_cluster
+from tests import launched, slurm_cluster, visits
 from tests.classroom import QUICK, Classroom, set_up_class
 from tests.jupyter_client import JupyterClient
 from tests.running import eventually
@@ -99,6 +99,10 @@ def works(student: JupyterClient, report: ServerReport) -> None:
     """A cell runs in the student's account, on the node."""
     ran = student.run("import os, socket; print(os.getuid(), socket.gethostname())")
     assert ran == f"{uid(report.username)} {report.node}\n"
+
+
+def hears(student: JupyterClient, message: str) -> None:
+    eventually(lambda: visits.shown(student) == [("message", message)])
 
 
 def nothing_is_left(cluster: Cluster) -> None:
@@ -206,9 +210,12 @@ def test_a_new_class_ca_keeps_nobody_out(up):
     assert {name: one.job for name, one in reports(up).items() if name != ADA} == {
         name: job for name, job in before.items() if name != ADA
     }
+    up.run("message", "the exam is at nine")
     for name in (ADA, BOB):
         with launched.visitor(up, name) as student:
             works(student, reports(up)[name])
+            hears(student, "the exam is at nine")
+    up.run("message", "--clear")
 
 
 def test_the_next_launch_takes_the_sockets_behind_nginx_from_the_relays(up):
