@@ -55,6 +55,12 @@ class FrontEnd(Protocol):
         """`names`, and wildcards for the students' own host names, for a server's certificate."""
         ...
 
+    def inner_name(self, username: str) -> str:
+        """The name of which the proxy expects a certificate from the student's server on another host; "" without a
+        proxy.
+        """
+        ...
+
     def public_ports(self, students: Mapping[str, int]) -> dict[int, str]:
         """The public ports: port → username, "" for the front page."""
         ...

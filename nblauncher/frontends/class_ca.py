@@ -95,6 +95,13 @@ def current_class_ca(
     return found
 
 
+def known_authorities(folder: Path) -> bytes:
+    """The certificates of the class CA in `folder` and of those that it replaced: servers run on with leaves of theirs.
+    None of the old ones can sign any more. FileNotFoundError when there is no class CA.
+    """
+    return b"".join(map(read_regular, (folder / "ca.pem", *sorted(folder.glob("ca-*.pem")))))
+
+
 def issue_leaf(ca: ClassCA, names: Iterable[str], addresses: Iterable[str], *, now: datetime | None = None) -> TlsFiles:
     """A new key and a certificate for exactly these names and addresses, within the CA's own validity. 0.2 ms."""
     now = now or datetime.now(timezone.utc)

@@ -11,6 +11,11 @@ from nblauncher.errors import InputError
 from nblauncher.frontends.direct import DirectFrontEnd, HostNames, direct, in_url, is_address
 from nblauncher.model import Route
 
+INNER = "localhost"
+"""One of the class CA's names, like all that is below it. Browsers look up no other host for it (RFC 6761), so that a
+student whose key is for a name below it cannot pose as anything that a browser visits.
+"""
+
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -30,6 +35,9 @@ class NginxFrontEnd(DirectFrontEnd):
         if self.routing != "hosts":
             return self.names
         return (*self.names, *(f"*.{name}" for name in self.names if "." in name))
+
+    def inner_name(self, username: str) -> str:
+        return f"{username}.{INNER}"
 
     def route(self, username: str, port: int) -> Route:
         base = {

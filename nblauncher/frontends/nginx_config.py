@@ -4,6 +4,8 @@ All of its values come from the ledger and from checked settings: usernames, por
 Two rules about students' servers: an answer affects only the student's own path (no header that controls nginx or
 applies to the whole host, no cookie except the two that we write ourselves), and without signing in no client learns
 from an answer which students are in the class.
+Servers on other hosts speak TLS, each with a certificate for a name of its student alone: whatever else answers where
+a server was, as another student's would, gets no request and no cookie.
 Sources: nginx.org/en/docs (ngx_http_core, proxy, upstream, ssl, map, limit_conn), RFC 6265 for cookies.
 """
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     import jinja2
 
 AWAY, CLOSED = "away.html", "closed.html"
+
+HANDSHAKE = 15
+"""Seconds that a server on another host may take for the TLS handshake, perhaps because it is only starting. After that
+the visitor has a page that looks again.
+"""
 
 _HEADERS = (
     "Host $http_host",
@@ -66,6 +73,8 @@ class Student:
     username: str
     port: int
     socket: Path
+    inner_name: str = ""
+    """What the certificate of the server must be for, with `Proxied.authorities`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +92,13 @@ class Proxied:
     http2_is_directive: bool
     """Since nginx 1.25.1 `http2 on;`; before that it was a parameter of `listen`."""
     students: tuple[Student, ...] = field(default_factory=tuple)
+    authorities: bytes = b""
+    """PEM of those that may vouch for students' servers; empty: servers are on this host and speak no TLS."""
 
 
 def render(proxied: Proxied, folder: Path, name: str, *, workers: int = 2) -> str:
-    """The whole file. `folder` is the proxy's own; certificate and key are in it under this instance's `name`.
+    """The whole file. `folder` is the proxy's own; certificate, key and authorities are in it under this instance's
+    `name`.
 
     Of the two cookies that a server may set, nginx rewrites the attributes; `""` is how Tornado clears one. A server
     behind nginx calls its login cookie `nblauncher`, because a variable's name has no hyphen; browsers see the
@@ -117,6 +129,8 @@ def render(proxied: Proxied, folder: Path, name: str, *, workers: int = 2) -> st
         front_socket=proxied.front_socket,
         addresses=[in_url(address) for address in proxied.addresses],
         hosts=proxied.hosts,
+        inner_scheme="https" if proxied.authorities else "http",
+        handshake=HANDSHAKE,
         any_host=" ".join(f"*.{host}" for host in proxied.hosts),
         students=[_values(number, student, proxied) for number, student in enumerate(proxied.students)],
     )
@@ -128,6 +142,7 @@ def _values(number: int, student: Student, proxied: Proxied) -> dict[str, object
         "username": student.username,
         "port": student.port,
         "socket": student.socket,
+        "inner_name": student.inner_name,
         "login_name": f"nblauncher-{student.username}-{student.port}",
         "hosts": " ".join(f"{student.username}.{host}" for host in proxied.hosts),
     }

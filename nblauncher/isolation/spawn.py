@@ -39,7 +39,7 @@ class Child:
     sandbox: Sandbox
     listening: tuple[int, ...] = ()
     """Of `keep`, the sockets that it gets as systemd passes them (sd_listen_fds(3)): from number 3 on, with LISTEN_FDS
-    and LISTEN_PID.
+    and LISTEN_PID, and SIGPIPE ignored.
     """
 
 
@@ -110,6 +110,10 @@ def _exec(child: Child) -> None:
     for descriptor in child.keep:
         os.set_inheritable(descriptor, True)
     environment = {**child.environment, **_pass_on(child.listening)}
+    if child.listening:
+        # As systemd starts what it passes sockets to (systemd.exec(5), IgnoreSIGPIPE): a client that leaves while it is
+        # answered ends systemd-socket-proxyd otherwise, and with it everybody's connections.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.execve(child.argv[0], list(child.argv), environment)  # noqa: S606
 
 

@@ -27,7 +27,9 @@ class ServerConfig:
     idle_stop: float = 0.0
     """Idle seconds after which it ends; 0: never."""
     is_behind_proxy: bool = False
-    """Only the class's proxy can reach its socket; the proxy's headers about the client are believed."""
+    """The headers about the client are believed: only the class's proxy can reach its socket. On a node others can,
+    and a false scheme or address is of no use to them: `system.clients` looks at the connection.
+    """
     own_label: str = ""
     """What precedes the front page's host in the server's own, with its dot."""
     appearance: str = ""

@@ -91,6 +91,8 @@ def _sealed_and_sent(
     authority = root_files.read(paths.tls / "ca.pem")
     if authority is None:
         raise HostError(f"{paths.tls / 'ca.pem'} is missing", "Run `nblauncher launch` again.")
+    # Servers go on with certificates of a CA that was replaced.
+    authority += "".join(filter(None, map(root_files.read, sorted(paths.tls.glob("ca-*.pem")))))
     calls, answers = [], {}
     for one in wanted:
         certificate = _der(root_files.read(paths.server_certificate(one.username)) or "")

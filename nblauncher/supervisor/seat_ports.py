@@ -59,11 +59,12 @@ class SeatPorts:
         self._changed.add(username)
 
     def show(self, usernames: Iterable[str]) -> None:
-        """Let the proxy reach the servers that run, or start on demand, and no others."""
+        """Let the proxy reach the servers that run, or start on demand, and no others: a job may wait for hours."""
         for username in usernames:
             seat = self._seats.get(username)
             if seat is not None:
-                ports.show(seat.sockets, is_shown=seat.is_up or seat.state is ServerState.ASLEEP)
+                is_due = seat.is_up and seat.state is not ServerState.QUEUED
+                ports.show(seat.sockets, is_shown=is_due or seat.state is ServerState.ASLEEP)
 
 
 def _check_released(seat: Seat, problem: str) -> None:

@@ -71,7 +71,8 @@ def server_order(host: Host, username: str, port: int, hashed_password: str | No
     )
     spec = _spec(host, account, port)
     if host.frontend.is_proxy:
-        return ServerOrder(spec, config.to_bytes(), None, str(host.paths.http / f"{account.uid}.sock"))
+        tls = issue(username) if _is_on_a_node(host) else None
+        return ServerOrder(spec, config.to_bytes(), tls, str(host.paths.http / f"{account.uid}.sock"))
     return ServerOrder(spec, config.to_bytes(), issue(username))
 
 
@@ -112,18 +113,21 @@ def issuer(host: Host) -> Issue:
     """Makes a class CA if the class has none that fits. HostError when the state folder cannot be written."""
     from nblauncher.frontends import class_ca
 
-    mode = host.settings.tls.mode
-    if mode == "off":
-        return lambda _username: None
-    if mode == "files":
-        files = own_files(host)
+    mode, has_inner = host.settings.tls.mode, host.frontend.is_proxy and _is_on_a_node(host)
+    files = own_files(host) if mode == "files" else None
+    if mode != "class-ca" and not has_inner:
         return lambda _username: files
     names, addresses = host.frontend.names, host.frontend.addresses
 
-    def issue(username: str) -> TlsFiles:
+    def issue(username: str) -> TlsFiles | None:
+        if mode != "class-ca" and not username:
+            return files
         folder, name = _leaf(host, username)
+        wanted = host.frontend.leaf_names, addresses
+        if username and has_inner:
+            wanted = (host.frontend.inner_name(username),), ()
         try:
-            return class_ca.ensure_leaf(authority, folder, name, host.frontend.leaf_names, addresses)
+            return class_ca.ensure_leaf(authority, folder, name, *wanted)
         except OSError as error:
             raise _unwritable(error) from error
 
@@ -166,7 +170,7 @@ def front_page_inputs(host: Host, certificate: TlsFiles | None) -> bytes:
         greeting=host.settings.web.greeting,
         contact=host.settings.web.contact,
         time_zone=host.settings.web.time_zone,
-        has_sealed_tickets=host.settings.notebook.spawner == SLURM,
+        has_sealed_tickets=_is_on_a_node(host),
     )
     if certificate is not None and host.settings.tls.mode == "class-ca":
         from nblauncher.frontends import class_ca
@@ -209,7 +213,7 @@ def _order_digest(host: Host, order: ServerOrder) -> str:
     config = replace(ServerConfig.parse(order.config), name="").to_bytes()
     own = own_files(host).certificate if host.settings.tls.mode == "files" else b""
     rest = [order.spec.to_json(), host.settings.tls.mode, sorted(host.frontend.hosts)]
-    if host.settings.notebook.spawner == "slurm":
+    if _is_on_a_node(host):
         rest.append(asdict(host.settings.slurm))
     return hashlib.sha256(config + own + json.dumps(rest).encode("ascii")).hexdigest()
 
@@ -249,9 +253,14 @@ def _spec(host: Host, account: Account, port: int) -> ServerSpec:
         environment=dict(host.settings.notebook.environment),
         spawner=host.settings.notebook.spawner,
         limits=host.settings.limits,
-        is_isolated=host.settings.isolation and host.settings.notebook.spawner != SLURM,
-        slurm=_of_the_cluster(host) if host.settings.notebook.spawner == SLURM else {},
+        is_isolated=host.settings.isolation and not _is_on_a_node(host),
+        slurm=_of_the_cluster(host) if _is_on_a_node(host) else {},
     )
+
+
+def _is_on_a_node(host: Host) -> bool:
+    """Whether students' servers are jobs of a cluster."""
+    return host.settings.notebook.spawner == SLURM
 
 
 def _of_the_cluster(host: Host) -> dict[str, Any]:

@@ -6,19 +6,18 @@ from nblauncher.errors import RefusedError
 from nblauncher.planning.host import Host
 from nblauncher.supervisor.spawners import SLURM
 
+_WHY = {
+    "files": "every job would bring tls.key into its student's home",
+    "off": "passwords and work would cross the cluster's network in the clear",
+}
+
 
 def require(host: Host) -> None:
     """RefusedError for settings that cannot be used together with notebook.spawner: slurm."""
     settings = host.settings
-    if settings.notebook.spawner != SLURM:
-        return
-    if host.frontend.is_proxy:
+    if settings.notebook.spawner == SLURM and not host.frontend.is_proxy and settings.tls.mode in _WHY:
         raise RefusedError(
-            "notebook.spawner: slurm does not work with web.frontend: nginx yet",
-            "Set web.frontend: direct. The class's host passes everything on, so that the nodes may be private.",
-        )
-    if settings.tls.mode != "class-ca":
-        raise RefusedError(
-            f"notebook.spawner: slurm needs tls.mode: class-ca, and it is {settings.tls.mode}",
-            "Passwords and work cross the cluster's network, and the administrator's key must not be in a home.",
+            f"tls.mode: {settings.tls.mode} does not work with notebook.spawner: slurm and web.frontend: direct: "
+            f"{_WHY[settings.tls.mode]}",
+            "Set tls.mode: class-ca, or web.frontend: nginx, which speaks TLS of the class to the nodes.",
         )

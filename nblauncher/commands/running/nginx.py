@@ -28,6 +28,7 @@ from nblauncher.preflight.ports import bind_trouble
 from nblauncher.supervisor.client import Client, FrontPageReport
 from nblauncher.supervisor.nginx import ProxySpec, ProxyWanted
 from nblauncher.supervisor.ports import WILDCARDS
+from nblauncher.supervisor.spawners import SLURM
 from nblauncher.system import interruption, processes
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 LEAST = (1, 18)
 """The first version that knows all of our directives."""
 
+_AUTHORITIES = ".ca.pem"
 _HTTP2_DIRECTIVE = (1, 25, 1)
 
 
@@ -79,7 +81,12 @@ def proxied(host: Host, held: Collection[int] | None = None) -> Proxied:
     """
     claims = host.ledger.claims()
     students = tuple(
-        Student(member.username, member.port, host.paths.http / f"{claims[member.username].account.uid}.sock")
+        Student(
+            member.username,
+            member.port,
+            host.paths.http / f"{claims[member.username].account.uid}.sock",
+            host.frontend.inner_name(member.username),
+        )
         for member in host.ledger.members(host.settings.course).values()
         if member.username in claims and (held is None or host.settings.web.routing != "ports" or member.port in held)
     )
@@ -92,7 +99,24 @@ def proxied(host: Host, held: Collection[int] | None = None) -> Proxied:
         has_tls=host.settings.tls.mode != "off",
         http2_is_directive=version()[1] >= _HTTP2_DIRECTIVE,
         students=students,
+        authorities=_authorities(host),
     )
+
+
+def lacks_an_authority(host: Host) -> bool:
+    """Whether the nginx that runs would refuse servers with new certificates, because the class CA was renewed."""
+    if not (wanted := _authorities(host)):
+        return False
+    return any(file.read_bytes() != wanted for file in host.paths.proxy.glob(f"nginx-*{_AUTHORITIES}"))
+
+
+def _authorities(host: Host) -> bytes:
+    """Who may vouch for students' servers; nobody needs to on this host. FileNotFoundError without a class CA."""
+    if host.settings.notebook.spawner != SLURM:
+        return b""
+    from nblauncher.frontends import class_ca
+
+    return class_ca.known_authorities(host.paths.tls)
 
 
 def wanted(host: Host) -> ProxyWanted | None:
@@ -125,8 +149,10 @@ def start(
     if certificate is not None:
         _write(folder / f"{name}.pem", certificate.certificate, account)
         _write(folder / f"{name}.key", certificate.key, account)
-    config = folder / f"{name}.conf"
-    _write(config, render(proxied(host, supervisor.front_page().proxy_ports), folder, name).encode(), account)
+    config, about = folder / f"{name}.conf", proxied(host, supervisor.front_page().proxy_ports)
+    if about.authorities:
+        _write(folder / f"{name}{_AUTHORITIES}", about.authorities, account)
+    _write(config, render(about, folder, name).encode(), account)
     supervisor.start_proxy(ProxySpec(_program(), account, str(config), restart))
     return str(config)
 

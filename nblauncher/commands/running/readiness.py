@@ -65,7 +65,7 @@ class _Checks:
         def check() -> bool:
             time.sleep(pause)
             if path:
-                return answers_at(path, username)
+                return answers_at(path, username, has_tls=has_tls)
             return answers(username, port, has_tls=has_tls, addresses=self.addresses)
 
         return self.pool.submit(check)
@@ -166,10 +166,13 @@ def _answers(port: int, path: str, has_tls: bool, addresses: Sequence[str], time
 
 def _ask(host: str, port: int, path: str, has_tls: bool, until: float) -> bool:
     with socket.create_connection((host, port), timeout=_rest(until)) as plain:
-        plain.setblocking(False)
-        connection = _with_tls(plain, until) if has_tls else plain
-        with connection:
-            return _get(connection, f"localhost:{port}", path, until)
+        return _speak(plain, has_tls, f"localhost:{port}", path, until)
+
+
+def _speak(plain: socket.socket, has_tls: bool, host: str, path: str, until: float) -> bool:
+    plain.setblocking(False)
+    with _with_tls(plain, until) if has_tls else plain as connection:
+        return _get(connection, host, path, until)
 
 
 def _get(connection: socket.socket, host: str, path: str, until: float) -> bool:
@@ -234,14 +237,14 @@ def _outcomes(
         yield server, _outcome(client, server, reports[server.order.spec.username], checks)
 
 
-def answers_at(path: str, username: str, *, timeout: float = ATTEMPT) -> bool:
+def answers_at(path: str, username: str, *, has_tls: bool, timeout: float = ATTEMPT) -> bool:
     """As `answers`, for a server behind the proxy."""
     until = time.monotonic() + timeout
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(_rest(until))
-            connection.connect(path)
-            return _get(connection, "localhost", f"/user/{username}/api", until)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as plain:
+            plain.settimeout(_rest(until))
+            plain.connect(path)
+            return _speak(plain, has_tls, "localhost", f"/user/{username}/api", until)
     except (OSError, ValueError):
         return False
 

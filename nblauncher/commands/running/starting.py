@@ -134,6 +134,8 @@ class StartServers:
     def apply(self, host: Host) -> None:
         host.course_ledger.set_desired(self.usernames, "asleep" if self.on_demand else "up")
         orders, failures = orders_of(host, self.usernames)
+        if front_page.is_up(host) and nginx.lacks_an_authority(host):
+            front_page.StartFrontPage().apply(host)
         known: list[Outcome] = []
 
         def on_event(outcome: Outcome) -> None:

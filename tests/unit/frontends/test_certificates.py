@@ -6,6 +6,7 @@ import os
 import ssl
 import stat
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from nblauncher.errors import InputError
 from nblauncher.frontends import class_ca
 from nblauncher.frontends.admin_certificate import load_files
+from nblauncher.frontends.nginx import NginxFrontEnd
 from nblauncher.model import TlsFiles
 
 NAMES = ("class.example", "localhost")
@@ -154,6 +156,24 @@ def test_the_ca_is_renewed_and_the_old_certificate_kept_aside(ca, tmp_path, name
     assert new.is_new and new.certificate != ca.certificate
     assert [path.read_bytes() for path in aside] == [ca.certificate]
     assert (tmp_path / "tls" / "ca.pem").read_bytes() == new.certificate
+
+
+def test_leaves_of_a_ca_that_was_renewed_are_still_known(ca, tmp_path):
+    old = class_ca.issue_leaf(ca, ["ada.localhost"], ())
+    new = class_ca.ensure_class_ca(tmp_path / "tls", NAMES, ADDRESSES[:1], "physics101", now=NOW)
+    both = replace(new, certificate=class_ca.known_authorities(tmp_path / "tls"))
+    for leaf in (old, class_ca.issue_leaf(new, ["ada.localhost"], ())):
+        handshake(both, leaf, "ada.localhost", tmp_path)
+
+
+@pytest.mark.parametrize("username", ["bob", "bob_1", "bob-", "b" * 31])
+def test_a_students_own_name_is_no_other_students_and_not_the_classs(ca, tmp_path, username):
+    name = NginxFrontEnd("https", NAMES[0], NAMES, 8000).inner_name(username)
+    leaf = class_ca.issue_leaf(ca, [name], ())
+    handshake(ca, leaf, name, tmp_path)
+    for other in ("ada.localhost", "localhost", "class.example"):
+        with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
+            handshake(ca, leaf, other, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0\xff", b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"])
