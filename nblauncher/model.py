@@ -342,6 +342,9 @@ ENDED_ITSELF = "it ended by itself"
 NO_ANSWER = "it did not answer in time"
 STAYS_DOWN = "and stays down"
 NOT_CONFIRMED = "the cluster does not confirm that it has"
+GOES_ON = "{node} does not answer, and what ran there may go on until it is back"
+IS_GOING_ON = GOES_ON.partition("}")[2]
+"""The sign of it in a reason."""
 
 _PLAIN = {
     OUT_OF_MEMORY: "memory",

@@ -190,7 +190,7 @@ class Cluster:
     def join(self, node: str) -> None:
         """Undo `cut`, `kill_daemon` or `kill_node`, and wait until Slurm uses the node again."""
         self._switch_on(self.nodes[node], self.controllers)
-        self._wait_for_nodes([node])
+        self.wait_for_nodes([node])
 
     def kill_node(self, node: str) -> None:
         """As by loss of power: slurmd and all jobs of the node are gone at once."""
@@ -208,7 +208,7 @@ class Cluster:
 
     def resume(self, node: str) -> None:
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self._wait_for_nodes([node])
+        self.wait_for_nodes([node])
 
     def stop_controller(self, *, has_power: bool = True) -> None:
         """The daemon alone: its host refuses connections then. Without power nothing answers at all."""
@@ -219,7 +219,7 @@ class Cluster:
     def start_controller(self) -> None:
         self._switch_on(self.controller, ())
         wait_until(lambda: "is UP" in self.run("scontrol", "ping"), "slurmctld does not answer")
-        self._wait_for_nodes([name for name, machine in self.nodes.items() if machine.is_up])
+        self.wait_for_nodes([name for name, machine in self.nodes.items() if machine.is_up])
 
     def stop_munge(self) -> None:
         if self.munged is not None:
@@ -255,7 +255,7 @@ class Cluster:
         for machine in self.nodes.values():
             machine.boot(self.bridge, self.environment, self.controllers)
         wait_until(lambda: "is UP" in self.run("scontrol", "ping"), "slurmctld does not answer")
-        self._wait_for_nodes(list(self.nodes))
+        self.wait_for_nodes(list(self.nodes))
 
     def down(self) -> None:
         for machine in self.nodes.values():
@@ -343,7 +343,7 @@ class Cluster:
             )
         assert done.returncode == 0, machine.log.read_text()
 
-    def _wait_for_nodes(self, wanted: Sequence[str]) -> None:
+    def wait_for_nodes(self, wanted: Sequence[str]) -> None:
         def usable() -> bool:
             listed = self.run("sinfo", "-h", "-N", "-t", "idle,mix,alloc", "-o", "%N|%t").splitlines()
             # A state with a star: the node does not answer at the moment.

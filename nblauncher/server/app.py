@@ -350,6 +350,7 @@ def make_application(inherited: Inherited) -> StudentServer:
     application.inherited, application.activity = inherited, activity
     file = notices.file_of(runtime.parents[1], os.getuid())
     board = NoticeBoard(file, Path(config.home), sessions, application.idle_in, look=application._look)
+    board.lost_node = config.lost_node
     application.board = StudentIdentity.board = board
     if job is not None:
         password = application.hashed_password, application._renew

@@ -36,6 +36,8 @@ class ServerConfig:
     """The file with the class's title and language (nblauncher.auth.appearance)."""
     name: str = ""
     """The student's, as it stands in the roster."""
+    lost_node: str = ""
+    """Of a job: the node on which the last server ran, if it failed."""
 
     @property
     def base_url(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher.errors import HostError, RefusedError
+from nblauncher.printable import printable
 from nblauncher.system import private_file
 
 FOLDER = Path(".local/share/nblauncher/jobs")
@@ -23,6 +24,10 @@ _LARGEST = 1 << 20
 _LOGGED_OUT = ".logged-out"
 _KEPT = 10
 """Logs, and lists of sign-ins that ended."""
+_LOG_BYTES, _LOG_LINES, _LONGEST_LINE = 8192, 5, 300
+"""Of a job's log, what `last_lines` looks at and returns."""
+
+_NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,9 @@ class JobFile:
     """
     sign_ins: str = ""
     """Names the sign-ins that go on when the student's server is started again (hexadecimal)."""
+    course: str = ""
+    lost_node: str = ""
+    """The node on which the last server ran, if it failed: that server may still run there."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode("ascii")
@@ -74,7 +82,52 @@ def put(home: Path, run: str, given: JobFile) -> Path:
             old.unlink(missing_ok=True)
     file = folder / name_of(run)
     private_file.replace(file, given.to_bytes())
+    _name(folder, given.course, run)
     return file
+
+
+def withdraw(home: Path, course: str) -> None:
+    """No server of the class is wanted over this home. Runs as the student."""
+    folder = folder_of(home)
+    if folder.is_dir():
+        _name(folder, course, _NONE)
+
+
+def is_superseded(folder: Path, course: str, run: str) -> bool:
+    """Whether the class has started another server over this home since this one, or wants none."""
+    try:
+        return os.readlink(_current(folder, course)) != run
+    except OSError:
+        return False
+
+
+def _name(folder: Path, course: str, run: str) -> None:
+    """Say which start of the class's is the valid one, in a link that leads nowhere: it is replaced in one step."""
+    link = _current(folder, course)
+    new = link.with_name(f".{link.name}.{run}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(run)
+    new.replace(link)
+
+
+def _current(folder: Path, course: str) -> Path:
+    return folder / f"{course}.current"
+
+
+def last_lines(home: str, job: int) -> list[str]:
+    """The end of a job's log, whatever the student made of it. Runs as the student."""
+    file = folder_of(Path(home)) / f"{job}.log"
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with os.fdopen(descriptor, "rb"):
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return []
+        content = os.pread(descriptor, _LOG_BYTES, max(0, facts.st_size - _LOG_BYTES))
+    lines = [printable(line.strip()) for line in content.decode("utf-8", "replace").splitlines()]
+    return [line[:_LONGEST_LINE] for line in lines if line][-_LOG_LINES:]
 
 
 def drop(home: Path, run: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -37,6 +38,11 @@ _PATIENCE = 10.0
 """Seconds for one question to the controller, and for its last words at the end."""
 
 _AGAIN = 5.0
+_LOOK = 5.0
+"""Seconds between two looks whether the class has started another server over this home."""
+_LAST_MOMENTS = 15.0
+"""Seconds in which a server that is not wanted any more should end."""
+
 _READ = 4096
 _ADDRESS = re.compile(r"\bNodeAddr=(\S+)")
 
@@ -65,7 +71,10 @@ def _serve(given: JobFile, run: str, folder: Path) -> int:
     listening = _listen(_addresses())
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     words = NodeWords(run, int(restarts) if restarts.isdigit() else 0, listening.getsockname()[1])
-    reporter, news = _begin_reporting(words)
+    folder_of_jobs = job_file.folder_of(Path(os.environ["HOME"]))
+    reporter, news = _begin_reporting(
+        words, lambda: job_file.is_superseded(folder_of_jobs, given.course, run) if given.course else False
+    )
     _prepare(given, folder)
     tls = server_context(TlsFiles(given.certificate.encode("ascii"), given.key.encode("ascii")))
     config = replace(
@@ -73,6 +82,7 @@ def _serve(given: JobFile, run: str, folder: Path) -> int:
         settings_folder=str(class_files.settings_folder(folder)),
         appearance=str(_appearance_file(folder)),
         tickets_socket="",
+        lost_node=given.lost_node,
     )
     job = OnNode(run, given.sign_ins, job_file.logged_out(Path(config.home), given.sign_ins))
     try:
@@ -139,26 +149,47 @@ def _addresses() -> list[str]:
     return [*([found[1]] if found else []), socket.gethostname()]
 
 
-def _begin_reporting(words: NodeWords) -> tuple[int, int]:
-    """A small process that writes the comment, forked before Jupyter is imported. Its pid, and the pipe to it."""
+def _begin_reporting(words: NodeWords, is_superseded: Callable[[], bool]) -> tuple[int, int]:
+    """A small process that writes the comment, forked before Jupyter is imported. Its pid, and the pipe to it. It also
+    ends a server that has a successor: a cluster that lost this node cannot.
+    """
     pipe, news = os.pipe()
+    server = os.getpid()
     pid = os.fork()
     if pid == 0:
         os.close(news)
-        _report(pipe, words, _update)
+        _report(pipe, words, _update, lambda: _end(server) if is_superseded() else None)
     os.close(pipe)
     os.set_blocking(news, False)
     return pid, news
 
 
-def _report(pipe: int, words: NodeWords, update: Callable[[str], bool]) -> NoReturn:
+def _end(server: int) -> None:
+    """The student's own process, and still our parent if it exists."""
+    print("the class has started another server over this home, or wants none: this one ends", file=sys.stderr)
+    sys.stderr.flush()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        until = time.monotonic() + _LAST_MOMENTS
+        while os.getppid() == server and time.monotonic() < until:
+            os.kill(server, number)
+            time.sleep(0.5)
+
+
+def _report(
+    pipe: int, words: NodeWords, update: Callable[[str], bool], look: Callable[[], object] = lambda: None
+) -> NoReturn:
     """Until the server hangs up. The end of the job reaches the whole job: it must be able to say its last words."""
     status = 1
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         rest = ""
-        while part := os.read(pipe, _READ):
+        while True:
+            if not select.select([pipe], [], [], _LOOK)[0]:
+                look()
+                continue
+            if not (part := os.read(pipe, _READ)):
+                break
             *lines, rest = (rest + part.decode("ascii", errors="replace")).split("\n")
             said = words.said | {line for line in lines if is_lasting(line)}
             if said != words.said:

@@ -59,7 +59,7 @@ _SCHEMA = {
 
 class NoticeBoard:
     """`file` is the student's own, written by root. `idle_in` is how many seconds are left until the server falls
-    asleep; None: it will not.
+    asleep; None: it will not. `lost_node` may be set: the last server ran there, and the node failed.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class NoticeBoard:
         clock: Callable[[], float] = time.time,
         look: Callable[[], Appearance] = Appearance,
     ) -> None:
+        self.lost_node, self._started = "", int(clock())
         self._file, self._home, self._sessions, self._idle_in, self._clock = file, home, sessions, idle_in, clock
         self._look = look
         self._stamp: tuple[int, int] | None = None
@@ -152,6 +153,9 @@ class NoticeBoard:
         if notices.ends_at > now:
             words = texts.plain("notice_time_limit", when=_time(notices.ends_at, look))
             yield _entry(f"time limit {notices.ends_at}", "time-limit", words, notices.ends_at)
+        if self.lost_node:
+            words = texts.plain("notice_moved", node=self.lost_node, when=_time(self._started, look))
+            yield _entry(f"moved {self._started}", "message", words, None)
         if disk := _fullest(notices.disk, self._disk):
             used, limit = disk
             words = texts.plain("notice_disk", used=memory.words(used), limit=memory.words(limit))

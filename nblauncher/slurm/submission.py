@@ -40,7 +40,12 @@ def admin_comment(course: str, run: str) -> str:
     """By which root knows a job of ours again."""
     if not _RUN.fullmatch(run):
         raise ValueError(f"not the name of a run: {run}")
-    return f"nbl:{course}:{run}"
+    return f"{mark_of(course)}{run}"
+
+
+def mark_of(course: str) -> str:
+    """How the AdminComments of all its jobs begin."""
+    return f"nbl:{course}:"
 
 
 def job_name(course: str) -> str:

@@ -39,13 +39,17 @@ def call(settings: SlurmSettings, *argv: str, timeout: float = PATIENCE, inherit
     """What the command printed. `inherit` lists descriptors that it keeps open, as a lock. UnansweredError or HostError
     in words for the administrator.
     """
-    if settings.config and not os.path.isfile(settings.config):
-        # Slurm itself waits for it, for a minute.
-        raise explained(argv[0], _NO_CONFIG[0])
+    _require_config(settings, argv[0])
     try:
         return processes.run(argv, timeout=timeout, inherit=inherit, environment=environment(settings))
     except HostError as error:
         raise explained(argv[0], error.problem) from error
+
+
+def _require_config(settings: SlurmSettings, program: str) -> None:
+    """Slurm itself waits for its configuration, for a minute."""
+    if settings.config and not os.path.isfile(settings.config):
+        raise explained(program, _NO_CONFIG[0])
 
 
 def explained(program: str, words: str) -> HostError:
@@ -92,7 +96,7 @@ def ping(settings: SlurmSettings) -> None:
 
     HostError if Slurm is not there, has no configuration, or does not accept us.
     """
-    call(settings, "scontrol", "--version")
+    _require_config(settings, "scontrol")
     try:
         answer = processes.run(("scontrol", "ping"), timeout=PATIENCE, environment=environment(settings))
     except HostError as error:

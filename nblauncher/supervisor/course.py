@@ -19,6 +19,7 @@ from nblauncher.supervisor.capped_log import CappedLog
 from nblauncher.supervisor.doings import SIGN_INS, SignIns
 from nblauncher.supervisor.errands import Errands
 from nblauncher.supervisor.front_page import FrontPage
+from nblauncher.supervisor.job_ends import JobEnds
 from nblauncher.supervisor.jobs import Jobs
 from nblauncher.supervisor.kernel_ending import Outcome, end_kernels
 from nblauncher.supervisor.loop import Loop
@@ -84,7 +85,8 @@ class Course:
         self._sandboxes = Sandboxes(groups, paths.students_run)
         sign_ins = SignIns(loop, paths.state / SIGN_INS)
         self.seats = Seats(loop, spawners, self.kernels, self._sandboxes, paths.logs, sign_ins)
-        self.jobs, self.relays = Jobs(loop, errands, self.seats, slurm), Relays(loop, groups, paths.logs)
+        self.jobs = Jobs(loop, errands, self.seats, slurm, JobEnds(errands, paths.course))
+        self.relays = Relays(loop, groups, paths.logs)
         self._slurm = slurm
         self.board = Board(paths.run, lambda: {seat.username: seat.uid for seat in self.seats})
         self.node_requests = NodeRequests(loop, errands, self.seats, self.board, paths)
@@ -274,7 +276,7 @@ class Course:
         if seat is None:
             return ServerState.STOPPED, ""
         about = seat.stopping
-        return (seat.state, seat.reason) if about is None else (about.final_state, about.reason)
+        return (seat.shown_state, seat.reason) if about is None else (about.final_state, about.reason)
 
     def _queue_of(self, username: str) -> dict[str, Any] | None:
         seat = self.seats.get(username)

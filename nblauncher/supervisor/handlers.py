@@ -34,7 +34,7 @@ from nblauncher.supervisor.requests import (
     StopServers,
 )
 from nblauncher.supervisor.seat import Behind, Seat
-from nblauncher.supervisor.spawners import Order, server_environment
+from nblauncher.supervisor.spawners import SLURM, Order, server_environment
 from nblauncher.supervisor.specs import ServerSpec, SpecError
 from nblauncher.system.descriptors import is_sealed
 
@@ -134,6 +134,10 @@ class Handlers:
         seat, order = self._ordered(spec, request)
         if wanted.on_demand:
             self._seats.start_on_demand(seat, order, spec.spawner)
+            self._answer_with(request, seat)
+        elif spec.spawner == SLURM:
+            # The cluster takes its time: the command looks at the seat, and asks for the next server meanwhile.
+            self._seats.start(seat, order, spec.spawner, lambda: None)
             self._answer_with(request, seat)
         else:
             self._seats.start(seat, order, spec.spawner, lambda: self._answer_with(request, seat))

@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from nblauncher.errors import HostError
-from nblauncher.model import ROOT, JobHandle, ServerState, SlurmSettings
+from nblauncher.model import GOES_ON, ROOT, SHUT_DOWN, JobHandle, ServerState, SlurmSettings
 from nblauncher.server import activity, node_words
 from nblauncher.slurm import control, jobs, tools, words
 from nblauncher.slurm.jobs import Job, JobState
 from nblauncher.supervisor.doings import now
 from nblauncher.supervisor.errands import Errands
+from nblauncher.supervisor.job_ends import JobEnds
 from nblauncher.supervisor.loop import Loop
 from nblauncher.supervisor.seat import Seat
 from nblauncher.supervisor.spawners.slurm import SlurmSpawner
@@ -52,7 +53,12 @@ _KINDS = {
     "QOS": "limit",
     "MaxSubmit": "limit",
 }
-_NODE_FAILED = "what ran there may go on until the node is back"
+_NOT_ITS_FAULT = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "PREEMPTED")
+"""How jobs end whatever their server does: a new one is submitted, also for a server that had not answered yet."""
+_SAID_BY_THE_NODE = ("COMPLETED", "FAILED", "OUT_OF_MEMORY")
+_STAYS_DOWN = ("CANCELLED", "TIMEOUT", "DEADLINE")
+_LONGEST = 200
+"""Characters of a job's last line in `status`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,17 @@ class Seen:
     is_hopeless: bool
     is_current: bool
     """What the server says is of this start."""
+    is_cut_off: bool
+    """Its node does not answer."""
+    is_unstarted: bool
+    """Slurm could not start it on its node."""
     port: int
     said: tuple[str, ...]
+
+    @property
+    def may_go_on(self) -> bool:
+        """Slurm has given the job up, and its node could not confirm it."""
+        return self.word == "NODE_FAIL" or (self.is_cut_off and self.word not in _SAID_BY_THE_NODE)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Seen:
@@ -102,8 +117,9 @@ class Owner(Protocol):
 class Jobs:
     """Looks at the jobs of these seats."""
 
-    def __init__(self, loop: Loop, errands: Errands, seats: Owner, spawner: SlurmSpawner) -> None:
+    def __init__(self, loop: Loop, errands: Errands, seats: Owner, spawner: SlurmSpawner, ends: JobEnds) -> None:
         self._loop, self._errands, self._seats, self._spawner = loop, errands, seats, spawner
+        self._ends = ends
         self._is_looking = False
         self._due = 0.0
         self._addresses: dict[str, str] = {}
@@ -188,6 +204,7 @@ class Jobs:
         if (cluster.node, cluster.address) != (seen.node, seen.address):
             cluster.node, cluster.address = seen.node, seen.address
             self._seats.changed.add(seat.username)
+        cluster.is_cut_off = seen.is_cut_off
         was_suspended, cluster.is_suspended = cluster.is_suspended, seen.state is JobState.SUSPENDED
         is_new = self._seats.decide(seat, Event.RUNS) is Action.MARK_STARTING and seat.state is ServerState.QUEUED
         if is_new:
@@ -206,12 +223,24 @@ class Jobs:
         seat.cluster.is_suspended = False
         if seen.is_current:
             self._hear(seat, seen)
-        said = "Slurm no longer has this job" if is_another else seen.words
-        if seen.word == "NODE_FAIL":
-            said = f"{said}; {_NODE_FAILED}"
-        is_clean = seen.word == "COMPLETED" and seen.wait_status == 0
-        stays_down = seen.word in ("CANCELLED", "TIMEOUT", "DEADLINE") or is_another or seen.state is JobState.GONE
-        self._seats.ended(seat, Exit(said, is_clean=is_clean, stays_down=stays_down))
+        how = _exit(seen, is_another=is_another)
+        # Slurm calls a job that ends well so if one of its kernels had run out of memory before.
+        is_asleep = seat.is_idle and seen.word == "OUT_OF_MEMORY"
+        is_lost = seen.may_go_on and not is_another
+        seat.lost_node = seen.node if is_lost else ""
+        if is_asleep or how.is_clean or (seat.stopping is not None and not is_lost):
+            self._seats.ended(seat, replace(how, is_clean=True) if is_asleep else how)
+            return
+        if is_lost and seat.stopping is not None and seat.stopping.reason == SHUT_DOWN:
+            seat.stopping.reason = f"{SHUT_DOWN}; {GOES_ON.format(node=seen.node)}"
+
+        def over(lines: tuple[str, ...]) -> None:
+            seat.last_lines = lines
+            is_told = lines and seen.word == "FAILED" and not how.is_lost
+            said = f"{how.words}: {lines[-1][:_LONGEST]}" if is_told else how.words
+            self._seats.ended(seat, replace(how, words=said))
+
+        self._ends.settle(seat, handle, is_withdrawn=is_lost, done=over)
 
     def _hear(self, seat: Seat, seen: Seen) -> None:
         """What the server has not said before."""
@@ -226,6 +255,18 @@ class Jobs:
             self._seats.changed.add(seat.username)
 
 
+def _exit(seen: Seen, *, is_another: bool) -> Exit:
+    said = "Slurm no longer has this job" if is_another else seen.words
+    if seen.may_go_on and not is_another:
+        said = f"{said}; {GOES_ON.format(node=seen.node)}"
+    return Exit(
+        said,
+        is_clean=seen.word == "COMPLETED" and seen.wait_status == 0,
+        stays_down=seen.word in _STAYS_DOWN or is_another or seen.state is JobState.GONE,
+        is_lost=not is_another and (seen.word in _NOT_ITS_FAULT or seen.is_unstarted),
+    )
+
+
 def _is_moving(seat: Seat) -> bool:
     return seat.stopping is not None or seat.state in (ServerState.STARTING, ServerState.QUEUED)
 
@@ -238,6 +279,7 @@ def _look(settings: SlurmSettings, ids: list[int], addresses: dict[str, str]) ->
         found = {number: Job(number, JobState.UNKNOWN) for number in ids}
     else:
         found = jobs.poll(settings, ids)
+    silent = _silent_nodes(settings) if any(job.node for job in found.values()) else frozenset()
     places = _places(settings) if any(job.state is JobState.QUEUED for job in found.values()) else {}
     new: dict[str, str] = {}
     for job in found.values():
@@ -247,13 +289,21 @@ def _look(settings: SlurmSettings, ids: list[int], addresses: dict[str, str]) ->
             except (HostError, ValueError):
                 continue
     known = {**addresses, **new}
-    return {
-        "jobs": {number: _seen(settings, job, known.get(job.node, ""), places) for number, job in found.items()},
-        "addresses": new,
-    }
+    seen = {number: _seen(settings, job, known.get(job.node, ""), places, silent) for number, job in found.items()}
+    return {"jobs": seen, "addresses": new}
 
 
-def _seen(settings: SlurmSettings, job: Job, address: str, places: Mapping[int, int]) -> dict[str, Any]:
+def _silent_nodes(settings: SlurmSettings) -> frozenset[str]:
+    """Nodes that do not answer: what runs there can be neither watched nor ended."""
+    try:
+        return frozenset(control.down_nodes(settings))
+    except HostError:
+        return frozenset()
+
+
+def _seen(
+    settings: SlurmSettings, job: Job, address: str, places: Mapping[int, int], silent: Collection[str] = ()
+) -> dict[str, Any]:
     said = node_words.parse(job.comment)
     is_current = said is not None and job.admin_comment.endswith(f":{said.run}") and said.restarts == job.restarts
     by = jobs.cancelled_by(settings, job.id) if job.word == "CANCELLED" else None
@@ -273,6 +323,8 @@ def _seen(settings: SlurmSettings, job: Job, address: str, places: Mapping[int, 
         "wait_status": job.wait_status,
         "is_hopeless": job.state is JobState.QUEUED and job.reason in words.HOPELESS,
         "is_current": is_current,
+        "is_cut_off": job.node in silent,
+        "is_unstarted": job.reason == "JobLaunchFailure" and job.wait_status == 0,
         "port": said.port if said is not None else 0,
         "said": sorted(said.said) if said is not None else [],
     }

@@ -110,6 +110,9 @@ def _listen(port: int, address: str) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_v6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets have it from here. A relay that does not set it would keep a small message back until the
+        # browser has acknowledged the last one.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind((address, port))
         listening.listen(BACKLOG)
         listening.setblocking(False)

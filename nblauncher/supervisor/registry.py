@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nblauncher.model import Handle, JobHandle, ServerHandle
+from nblauncher.paths import CoursePaths
 from nblauncher.system import root_files
 from nblauncher.system.descriptors import Listener
 
@@ -92,6 +93,11 @@ def load(file: Path) -> tuple[Remembered, ...]:
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged and is not used: %s", file, error)
         return ()
+
+
+def left(paths: CoursePaths) -> tuple[Remembered, ...]:
+    """What the last supervisor of the course saved, unless it ended with its class."""
+    return (*load(paths.run / FILE), *load(paths.state / JOBS))
 
 
 def _student(given: dict[str, Any]) -> Remembered:

@@ -18,7 +18,7 @@ def server_report(seat: Seat, sign_ins: SignIns) -> ServerReport:
         username=seat.username,
         uid=seat.uid,
         port=seat.port,
-        state=ServerState.UNKNOWN if is_unknown(seat) else seat.state,
+        state=ServerState.UNKNOWN if is_unknown(seat) else seat.shown_state,
         handle=seat.handle if isinstance(seat.handle, Handle) else None,
         reason=_reason(seat),
         group=str(seat.group.path) if seat.group.kind is not Kind.NONE and not seat.is_remote else "",
@@ -62,7 +62,8 @@ def _reason(seat: Seat) -> str:
         silent = f"Slurm's controller has not answered since {since}"
         if seat.state is not ServerState.UNKNOWN:
             silent += f"; before, the server was {seat.state.value}"
-    return "; ".join(filter(None, (silent, seat.reason, queue_words(seat))))
+    closed = f"port {seat.port} is not open" if seat.shown_state is not seat.state else ""
+    return "; ".join(filter(None, (silent, closed, seat.reason, queue_words(seat))))
 
 
 def _pressure(seat: Seat) -> tuple[str, ...]:
@@ -81,4 +82,5 @@ def _of_the_job(seat: Seat) -> tuple[str, ...]:
     cluster = seat.cluster
     left = cluster.left
     nearly = f"its time limit is reached in {max(1, left // 60)} min" if left is not None and left < NEARLY_OVER else ""
-    return tuple(filter(None, (nearly, cluster.trouble)))
+    cut_off = f"the cluster does not reach its node {cluster.node}" if cluster.is_cut_off else ""
+    return tuple(filter(None, (nearly, cut_off, cluster.trouble)))

@@ -102,6 +102,8 @@ class InCluster:
     """Names the teacher's wish to end the server's kernels; empty: there is none."""
     silent_since: float = 0.0
     """The controller has not answered since then, Unix seconds; 0: it answers."""
+    is_cut_off: bool = False
+    """The cluster does not reach its node."""
     trouble: str = ""
     """What happened to its relay."""
     is_suspended: bool = False
@@ -147,6 +149,8 @@ class Seat:
     cluster: InCluster = field(default_factory=InCluster)
     sign_ins: str = ""
     """As Order.sign_ins; empty: the next job begins new ones."""
+    lost_node: str = ""
+    """Where the last job ran, if its node failed: its server may go on there."""
     relay: Handle | None = None
     """The process that passes on what comes to the port, to a server on another host."""
     order: Order | None = None
@@ -182,6 +186,11 @@ class Seat:
     @property
     def is_up(self) -> bool:
         return self.state in _UP
+
+    @property
+    def shown_state(self) -> ServerState:
+        """A job that was adopted without its port cannot be reached before `launch` opens it."""
+        return ServerState.STARTING if self.is_up and self.is_remote and not self.sockets else self.state
 
     @property
     def is_closed(self) -> bool:

@@ -177,7 +177,9 @@ class Seats:
             raise HostError("what the server is started with is not known", "Run `nblauncher launch`.")
         ports.listen_again(seat.sockets)
         spawner, sandbox = self._spawners[seat.spawner], order.sandbox
-        if not spawner.is_remote:
+        if spawner.is_remote:
+            order = replace(order, slurm={**order.slurm, "lost_node": seat.lost_node})
+        else:
             sandbox = self._sandboxes.provide(order)
             self._kernels.know(Place(order.account, sandbox))
         seat.started_by, seat.is_remote, seat.cluster = seat.spawner, spawner.is_remote, InCluster()
@@ -308,7 +310,7 @@ class Seats:
 
     def ended(self, seat: Seat, how: Exit) -> None:
         """The server's process, or its job, is gone."""
-        action = self.decide(seat, Event.ENDED)
+        action = self.decide(seat, Event.LOST if how.is_lost else Event.ENDED)
         leader, seat.handle = seat.handle, None
         log.info("%s's server, %s, ended: %s", seat.username, handle_words(leader), how.words)
         if seat.pidfd >= 0:

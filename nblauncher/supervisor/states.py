@@ -58,6 +58,8 @@ class Event(Enum):
     """A server that the supervisor started by itself did not answer in time."""
     ENDED = auto()
     """The server's process ended."""
+    LOST = auto()
+    """The server's job ended with its node, or for another one."""
     STOP = auto()
     """A command, or the supervisor, wants the server to end."""
     CLEARED = auto()
@@ -209,6 +211,17 @@ _ROWS: Mapping[Event, Mapping[Phase, Entry]] = {
         Phase.ASLEEP: A.CLEAR,
         Phase.STARTING: A.CLEAR,
         Phase.QUEUED: A.CLEAR,
+        Phase.READY: A.CLEAR_AND_RESTART,
+        Phase.PAUSING: _NO_PROCESS,
+        Phase.CLEARING: _NO_PROCESS,
+        Phase.RESTARTING: _NO_PROCESS,
+        Phase.STOPPING: A.GO_ON_SWEEPING,
+    },
+    Event.LOST: {
+        Phase.DOWN: A.CLEAR,
+        Phase.ASLEEP: A.CLEAR,
+        Phase.STARTING: A.CLEAR_AND_RESTART,
+        Phase.QUEUED: A.CLEAR_AND_RESTART,
         Phase.READY: A.CLEAR_AND_RESTART,
         Phase.PAUSING: _NO_PROCESS,
         Phase.CLEARING: _NO_PROCESS,

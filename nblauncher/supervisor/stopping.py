@@ -37,6 +37,8 @@ class Exit:
     """By itself, with exit status 0."""
     stays_down: bool = False
     """A new one would end the same way, or somebody wanted it to end."""
+    is_lost: bool = False
+    """Its host failed: it is started again, also if it had not answered yet."""
 
 
 class Ending:

@@ -10,7 +10,7 @@ from typing import Any
 from nblauncher.commands.deadlines import pending
 from nblauncher.config import times
 from nblauncher.errors import HostError
-from nblauncher.model import Deadline, ServerState
+from nblauncher.model import IS_GOING_ON, Deadline, ServerState
 from nblauncher.planning.host import Host
 from nblauncher.planning.plan import Details, Phase, Plan, Report, SomeFailed, Step
 from nblauncher.supervisor import client, registry
@@ -79,7 +79,7 @@ class StopServers:
             known = {report.username for report in supervisor.servers()}
             names = [name for name in self.usernames if name in known]
             stopped = supervisor.stop_servers(names, grace=GRACE, keeps_sessions=self.keeps_sessions)
-        failures = {report.username: _words(report) for report in stopped if report.state in RUNNING}
+        failures = {report.username: _words(report) for report in stopped if _goes_on(report)}
         if failures:
             raise SomeFailed(failures)
         return {report.username: _details(report) for report in stopped}
@@ -132,8 +132,8 @@ def found_supervisor(host: Host) -> Client | None:
 
 
 def has_class(host: Host) -> bool:
-    """Whether there is a supervisor, or the socket or remembered servers of a killed one."""
-    return host.paths.supervisor_socket.exists() or bool(registry.load(host.paths.run / registry.FILE))
+    """Whether there is a supervisor, or what a killed one left: its socket, servers, or jobs, which outlive a boot."""
+    return host.paths.supervisor_socket.exists() or bool(registry.left(host.paths))
 
 
 def reports(host: Host) -> tuple[ServerReport, ...]:
@@ -159,5 +159,9 @@ def _details(report: ServerReport) -> Details:
     return {"server": report.state.value, "unproven": list(report.unproven)}
 
 
+def _goes_on(report: ServerReport) -> bool:
+    return report.state in RUNNING or IS_GOING_ON in report.reason
+
+
 def _words(report: ServerReport) -> str:
-    return f"the server does not stop: {report.reason}"
+    return f"the server does not stop: {report.reason}" if report.state in RUNNING else report.reason

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE = 0.1
 _REPORTED = ("kernels", "busy_kernels", "last_activity", "last_save")
-_ORPHANED = "the supervisor was killed; `nblauncher launch` finds the server again"
+_ORPHANED = "there is no supervisor; `nblauncher launch` finds the server again"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def look(
     reports = {report.username: report for report in found.servers} if found else {}
     running = [report for report in reports.values() if report.handle is not None and report.state in shutdown.RUNNING]
     frozen, used = freeze.words(host), meter.usage(running)
-    is_orphaned = not reports and bool(registry.load(host.paths.run / registry.FILE))
+    is_orphaned = not reports and bool(registry.left(host.paths))
     entries = []
     for name in usernames:
         if name in facts.members:

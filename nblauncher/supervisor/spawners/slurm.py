@@ -6,10 +6,13 @@ Whatever asks the cluster runs in a short-lived child: nothing in the supervisor
 from __future__ import annotations
 
 import logging
+import os
+import re
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from nblauncher.supervisor.errands import Errands
 from nblauncher.supervisor.spawners.protocol import Answer, EventLoop, Order, Started
 from nblauncher.system import workers
 from nblauncher.system.descriptors import read_and_close
+from nblauncher.system.wire import close_all
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ SLURM = "slurm"
 
 SUBMITTING = 90.0
 """Seconds that a submission may take: sbatch itself waits for a controller that does not answer."""
+
+AT_A_TIME = 2 * (os.cpu_count() or 1)
+"""Submissions under way; more wait for their turn, so that a whole class does not start hundreds of processes."""
 
 CANCELLING = 60.0
 _TOGETHER = 0.05
@@ -52,6 +59,8 @@ class SlurmSpawner:
         self.settings = SlurmSettings()
         self._to_cancel: dict[int, int] = {}
         self._is_cancelling = False
+        self._to_submit: deque[Callable[[], None]] = deque()
+        self._submitting = 0
 
     def start(self, order: Order, answer: Answer) -> None:
         """Submit a job; answers when the cluster has."""
@@ -60,20 +69,40 @@ class SlurmSpawner:
         except HostError as error:
             answer(error)
             return
-        run = secrets.token_hex(8)
-        files = [file for file in (order.config, order.certificate, order.key) if file is not None]
+        files = [os.dup(file) for file in (order.config, order.certificate, order.key) if file is not None]
         if len(files) != 3:
+            close_all(files)
             answer(HostError("a server on a node needs a certificate", "Set tls.mode: class-ca."))
             return
-        mark = submission.admin_comment(self._course, run)
         environment = {name: order.environment[name] for name in _OF_THE_HOST if name in order.environment}
         about = {**order.slurm, "environment": {**environment, **order.slurm.get("environment", {})}}
+        self._to_submit.append(lambda: self._submit(given, order, files, about, answer))
+        self._submit_next()
+
+    def _submit_next(self) -> None:
+        while self._to_submit and self._submitting < AT_A_TIME:
+            self._submitting += 1
+            self._to_submit.popleft()()
+
+    def _submit(
+        self, given: SlurmSettings, order: Order, files: list[int], about: Mapping[str, Any], answer: Answer
+    ) -> None:
+        run = secrets.token_hex(8)
+        mark = submission.admin_comment(self._course, run)
         wanted = (given, order.sandbox.limits, order.account, self._course, run, files, about, order.sign_ins)
 
-        def submitted(number: object) -> None:
-            answer(Started(JobHandle(int(str(number)), order.account.uid, mark), None))
+        def is_over(result: Started | HostError) -> None:
+            self._submitting -= 1
+            answer(result)
+            self._submit_next()
 
-        self._errands.run(ROOT, _submit, *wanted, deadline=SUBMITTING, done=submitted, failed=answer, keep=files)
+        def submitted(number: object) -> None:
+            is_over(Started(JobHandle(int(str(number)), order.account.uid, mark), None))
+
+        try:
+            self._errands.run(ROOT, _submit, *wanted, deadline=SUBMITTING, done=submitted, failed=is_over, keep=files)
+        finally:
+            close_all(files)
 
     def know(self, config: str, programs: str) -> None:
         """How the cluster is asked about jobs that the last supervisor submitted."""
@@ -142,8 +171,9 @@ def _submit(
     tools.ping(settings)
     _end_others(settings, account, course)
     config, certificate, key = (read_and_close(file).decode("ascii") for file in files)
-    appearance, environment, kernel = (about.get(name, {}) for name in ("appearance", "environment", "kernel"))
-    given = JobFile(config, certificate, key, appearance, environment, kernel, sign_ins)
+    more: dict[str, Any] = {name: about.get(name, {}) for name in ("appearance", "environment", "kernel")}
+    more |= {"sign_ins": sign_ins, "course": course, "lost_node": str(about.get("lost_node", ""))}
+    given = JobFile(config, certificate, key, **more)
     file = Path(str(workers.run_as(account, _put, str(account.home), run, given)))
     command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
     output = str(job_file.folder_of(account.home) / "%j.log")
@@ -157,20 +187,26 @@ def _submit(
 
 
 def _end_others(settings: SlurmSettings, account: Account, course: str) -> None:
-    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home. The name is
-    the student's to change; one who does so may have two.
-    """
-    wanted = (f"--user={account.uid}", f"--name={submission.job_name(course)}", "--states=PENDING,RUNNING,SUSPENDED")
+    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home."""
     until = time.monotonic() + _ENDING
-    while listed := tools.call(settings, "squeue", "--noheader", "--all", *wanted, "--format=%i").split():
+    while numbers := _others(settings, account, course):
         if time.monotonic() > until:
             raise HostError(
-                f"an older job of {account.username} does not end: {', '.join(listed)}",
+                f"an older job of {account.username} does not end: {', '.join(map(str, numbers))}",
                 "Look at it with `scontrol show job`, and cancel it.",
             )
-        numbers = [int(number) for number in listed if number.isascii() and number.isdecimal()]
         control.cancel(settings, dict.fromkeys(numbers, account.uid))
         time.sleep(_PAUSE)
+
+
+def _others(settings: SlurmSettings, account: Account, course: str) -> list[int]:
+    """Known by the mark, which only root can write, or before it was written by the name, which the student can change:
+    one who does so in that moment may have two servers. A name with line breaks reaches no other student's job.
+    """
+    theirs = ("squeue", "--noheader", "--all", f"--user={account.uid}", "--states=PENDING,RUNNING,SUSPENDED")
+    listed = tools.call(settings, *theirs, "--Format=jobid:14,admin_comment:64,name:80")
+    mark, name = re.escape(submission.mark_of(course)), re.escape(submission.job_name(course))
+    return sorted(map(int, re.findall(rf"^([0-9]+) +(?:{mark}|.*\b{name} *$)", listed, re.M)))
 
 
 def _put(home: str, run: str, given: JobFile) -> str:

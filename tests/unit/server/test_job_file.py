@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import pytest
 
 from nblauncher.errors import HostError, RefusedError
@@ -54,3 +57,26 @@ def test_a_damaged_one_is_named(tmp_path):
     file.write_bytes(b"{")
     with pytest.raises(HostError, match="damaged"):
         job_file.take(file)
+
+
+def test_the_latest_start_of_the_class_is_the_only_valid_one(tmp_path):
+    folder = job_file.folder_of(tmp_path)
+    assert not job_file.is_superseded(folder, "physics", "0a")  # a home that is not there says nothing
+    job_file.put(tmp_path, "0a", replace(GIVEN, course="physics"))
+    job_file.put(tmp_path, "0c", replace(GIVEN, course="chemistry"))
+    assert not job_file.is_superseded(folder, "physics", "0a")
+    job_file.put(tmp_path, "0b", replace(GIVEN, course="physics"))
+    assert job_file.is_superseded(folder, "physics", "0a") and not job_file.is_superseded(folder, "physics", "0b")
+    job_file.withdraw(tmp_path, "physics")
+    assert job_file.is_superseded(folder, "physics", "0b") and not job_file.is_superseded(folder, "chemistry", "0c")
+
+
+def test_the_end_of_a_jobs_log_is_printable_and_short_and_nothing_but_a_file(tmp_path):
+    job_file.put(tmp_path, "0a", GIVEN)
+    log = job_file.folder_of(tmp_path) / "7.log"
+    log.write_bytes(b"x" * 99_999 + b"\n1\n2\n3\n4\n\n  \x1b[2Jlast \xff\n")
+    assert job_file.last_lines(str(tmp_path), 7) == ["1", "2", "3", "4", "\\x1b[2Jlast \ufffd"]
+    log.unlink()
+    os.mkfifo(log)
+    assert job_file.last_lines(str(tmp_path), 7) == []
+    assert job_file.last_lines(str(tmp_path), 8) == []

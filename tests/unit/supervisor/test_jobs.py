@@ -11,10 +11,11 @@ import pytest
 
 from nblauncher.errors import HostError
 from nblauncher.isolation.cgroups import Group, Kind
-from nblauncher.model import JobHandle, ServerState, SlurmSettings
+from nblauncher.model import GOES_ON, SHUT_DOWN, JobHandle, ServerState, SlurmSettings
 from nblauncher.slurm.jobs import Job, JobState
-from nblauncher.supervisor import jobs, states
+from nblauncher.supervisor import job_ends, jobs, states
 from nblauncher.supervisor.doings import SignIns, now
+from nblauncher.supervisor.job_ends import JobEnds
 from nblauncher.supervisor.jobs import Jobs, Seen
 from nblauncher.supervisor.reports import is_unknown, queue_words, server_report
 from nblauncher.supervisor.seat import Seat, Stopping
@@ -22,6 +23,8 @@ from nblauncher.supervisor.specs import ServerReport
 from nblauncher.supervisor.states import Action, Event
 from nblauncher.supervisor.stopping import Exit
 
+ON_N1 = GOES_ON.format(node="n1")
+NOBODY: Any = type("SignIns", (), {"at": lambda *_: None})()
 HANDLE = JobHandle(7, 1001, "nbl:physics:0123456789abcdef")
 COMMENT = "nbl1 run=0123456789abcdef r=0 port=40123 said=listens"
 RUNNING = Job(7, JobState.RUNNING, 1001, "RUNNING", "n1", admin_comment=HANDLE.mark, comment=COMMENT)
@@ -55,12 +58,18 @@ class Seats:
 
 
 class Errands:
-    """The cluster answers with `answer`, at once."""
+    """The cluster answers with `answer`, at once, and a job's log ends in `lines`."""
 
     answer: Any = None
+    lines: tuple[str, ...] = ()
+    is_withdrawn = False
     asked = 0
 
-    def run(self, _account: object, _function: object, *_arguments: object, done: Any, failed: Any, **_: Any) -> None:
+    def run(self, _account: object, function: object, *given: object, done: Any, failed: Any, **_: Any) -> None:
+        if function is job_ends._settle:
+            self.is_withdrawn = given[-1] is True
+            done(list(self.lines))
+            return
         self.asked += 1
         failed(self.answer) if isinstance(self.answer, HostError) else done(self.answer)
 
@@ -70,16 +79,19 @@ class Cluster:
         self.seats, self.errands = Seats(), Errands()
         loop, spawner = type("Loop", (), {"later": lambda *_: None})(), type("Spawner", (), {})()
         spawner.settings, spawner.has_ended = SlurmSettings(), lambda _handle: None
-        self.jobs = Jobs(loop, self.errands, self.seats, spawner)  # type: ignore[arg-type]
+        ends = JobEnds(self.errands, "physics")  # type: ignore[arg-type]
+        self.jobs = Jobs(loop, self.errands, self.seats, spawner, ends)  # type: ignore[arg-type]
         self.seat = Seat("ada", 1001, 8889, Group(Kind.NONE, Path("/")))
         self.seat.handle, self.seat.is_remote, self.seat.state = HANDLE, True, ServerState.STARTING
+        held: Any = object()
+        self.seat.sockets = [held]
 
-    def says(self, job: Job | HostError, place: int = 0) -> None:
+    def says(self, job: Job | HostError, place: int = 0, silent: tuple[str, ...] = ()) -> None:
         if isinstance(job, HostError):
             self.errands.answer = job
         else:
             address = "10.0.0.1" if job.node else ""
-            seen = jobs._seen(SlurmSettings(), job, address, {job.id: place})
+            seen = jobs._seen(SlurmSettings(), job, address, {job.id: place}, silent)
             self.errands.answer = {"jobs": {str(job.id): seen}, "addresses": {}}
         self.jobs._due = 0.0
         self.jobs.look([self.seat])
@@ -149,18 +161,36 @@ def test_silence_is_not_an_end(cluster):
 
 
 @pytest.mark.parametrize(
-    ("word", "status", "words", "is_clean", "stays_down"),
+    ("word", "status", "how"),
     [
-        ("COMPLETED", 0, "it ended by itself", True, False),
-        ("FAILED", 256, "it failed on n1 (exit status 1)", False, False),
-        ("NODE_FAIL", 0, "its node n1 failed; what ran there may go on until the node is back", False, False),
-        ("TIMEOUT", 0, "its time limit was reached", False, True),
-        ("OUT_OF_MEMORY", 9, "it was ended because memory ran out", False, False),
+        ("COMPLETED", 0, Exit("it ended by itself", is_clean=True)),
+        ("FAILED", 256, Exit("it failed on n1 (exit status 1): disk full")),
+        ("NODE_FAIL", 0, Exit(f"its node n1 failed; {ON_N1}", is_lost=True)),
+        ("PREEMPTED", 0, Exit("it was ended in favour of another job", is_lost=True)),
+        ("TIMEOUT", 0, Exit("its time limit was reached", stays_down=True)),
+        ("OUT_OF_MEMORY", 9, Exit("it was ended because memory ran out")),
     ],
 )
-def test_how_a_job_ended_is_said_in_plain_words(cluster, word, status, words, is_clean, stays_down):
+def test_how_a_job_ended_is_said_in_plain_words(cluster, word, status, how):
+    cluster.errands.lines = ("Traceback:", "disk full")
     cluster.says(replace(RUNNING, state=JobState.ENDED, word=word, wait_status=status))
-    assert cluster.seats.how == Exit(words, is_clean=is_clean, stays_down=stays_down)
+    assert cluster.seats.how == how
+    assert cluster.seat.last_lines == (() if how.is_clean else ("Traceback:", "disk full"))
+    assert cluster.errands.is_withdrawn == (word == "NODE_FAIL")
+
+
+def test_a_server_that_fell_asleep_is_asleep_though_one_of_its_kernels_had_run_out_of_memory(cluster):
+    cluster.seat.is_idle = True
+    cluster.says(replace(RUNNING, state=JobState.ENDED, word="OUT_OF_MEMORY", wait_status=0))
+    assert cluster.seats.how is not None and cluster.seats.how.is_clean
+
+
+def test_a_node_that_does_not_answer_is_told_and_a_stop_there_is_not_called_done(cluster):
+    cluster.says(RUNNING, silent=("n1",))
+    assert "the cluster does not reach its node n1" in server_report(cluster.seat, NOBODY).pressure
+    cluster.seat.stopping = Stopping(ServerState.STOPPED, SHUT_DOWN, is_requested=True)
+    cluster.says(replace(RUNNING, state=JobState.ENDED, word="CANCELLED"), silent=("n1",))
+    assert cluster.seat.stopping.reason == f"{SHUT_DOWN}; {ON_N1}" and cluster.errands.is_withdrawn
 
 
 @pytest.mark.parametrize("reason", ["JobHeldAdmin", "PartitionTimeLimit"])

@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +87,29 @@ def test_a_client_is_hung_up_on_when_the_server_is_gone():
     reset = contextlib.suppress(ConnectionResetError)
     with relay(port) as own, socket.create_connection(("127.0.0.1", own), timeout=20) as client, reset:
         assert client.recv(1) == b""
+
+
+def test_a_client_that_vanishes_in_the_middle_costs_the_others_nothing(server):
+    with relay(server.getsockname()[1]) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            sending, _address = server.accept()
+            with sending, contextlib.suppress(OSError):
+                sending.settimeout(1)
+                sending.sendall(SENT)  # more than the buffers in between take: the rest waits for the client
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert echoed(server, port, SENT) == SENT
+
+
+def test_a_slow_client_gets_everything(server):
+    with relay(server.getsockname()[1]) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        answering = threading.Thread(target=lambda: send_all(server, 5 * SENT))
+        answering.start()
+        time.sleep(0.3)  # until all buffers are full
+        assert everything(client) == 5 * SENT
+        answering.join(20)
+
+
+def send_all(listening: socket.socket, sent: bytes) -> None:
+    connection, _address = listening.accept()
+    with connection:
+        connection.sendall(sent)

@@ -54,6 +54,11 @@ def test_only_a_server_that_answered_is_started_again():
     assert restarted == {Phase.READY}
 
 
+def test_a_server_whose_node_failed_is_started_again_whether_it_had_answered_or_not():
+    restarted = {phase for phase in Phase if TABLE[phase, Event.LOST] is Action.CLEAR_AND_RESTART}
+    assert restarted == {Phase.STARTING, Phase.QUEUED, Phase.READY}
+
+
 def test_an_impossible_event_is_logged_and_does_nothing(caplog):
     with caplog.at_level(logging.ERROR):
         assert decide("ada", Phase.DOWN, Event.PAUSE_OVER) is Action.NOTHING
