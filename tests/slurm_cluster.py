@@ -119,7 +119,8 @@ class Machine:
         """Where the daemon is among our own processes."""
         for child in Path(f"/proc/{self.first_process()}/task/{self.first_process()}/children").read_text().split():
             with contextlib.suppress(FileNotFoundError):
-                if Path(f"/proc/{child}/comm").read_text().strip() == self.daemon[0]:
+                called = Path(f"/proc/{child}/cmdline").read_bytes().partition(b"\0")[0]
+                if os.path.basename(called) == self.daemon[0].encode("ascii"):
                     return int(child)
         return None
 

@@ -72,10 +72,17 @@ def as_student(cluster: Cluster, name: str, *argv: str) -> subprocess.CompletedP
     return subprocess.run(argv, check=False, capture_output=True, text=True, env=cluster.environment, cwd="/", **who)
 
 
+def has_to_stop(pid: int) -> bool:
+    """Whether a stop waits until our freezer lets go of it (proc(5): the signals of the process that are pending)."""
+    pending = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("ShdPnd"))
+    return bool(int(pending.split()[1], 16) & (1 << (signal.SIGSTOP - 1) | 1 << (signal.SIGTSTP - 1)))
+
+
 def is_stopped_by_slurm(cluster: Cluster, room: Classroom, name: str) -> bool:
     """Not by our own freezer, which reaches the nodes too: they are on this very host."""
     if not cluster.has_cgroups:
-        return True
+        theirs = [one for one in psutil.process_iter() if one.uids().real == pwd.getpwnam(name).pw_uid]
+        return bool(theirs) and all(one.status() == psutil.STATUS_STOPPED or has_to_stop(one.pid) for one in theirs)
     pattern = f"*/slurm_*/uid_{pwd.getpwnam(name).pw_uid}/job_{job_of(room, name)}/step_batch/freezer.state"
     (file,) = Path(f"/sys/fs/cgroup/freezer/nbt-slurm{cluster.number}").glob(pattern)
     return file.read_text().strip() == "FROZEN"

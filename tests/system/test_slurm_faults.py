@@ -129,7 +129,7 @@ def test_a_daemon_that_stays_away_moves_its_students_and_no_second_server_stays_
         eventually(lambda: is_at(room, ADA, "n2"))
         assert "its node n1 failed" in reports(room)[ADA].reason
         eventually(lambda: not old & leaders_of(ADA), 20)  # nothing of Slurm's could have ended it
-        assert len(leaders_of(ADA)) == 1
+        eventually(lambda: len(leaders_of(ADA)) == 1)  # the small process of the old one may take a moment more
         assert any("n1" in text for text in notices(room, ADA))
         out, errors = shutdown.communicate(timeout=60)
         assert shutdown.returncode == 1, (out, errors)
@@ -223,7 +223,7 @@ def test_a_port_that_another_account_took_while_nobody_held_it_is_named_and_the_
 
 
 def test_a_job_whose_time_is_over_says_so_and_stays_down(room):
-    eventually(lambda: reports(room)[DAN].state.value == "failed", 90)
+    eventually(lambda: reports(room)[DAN].state.value == "failed", 150)
     assert reports(room)[DAN].reason == "its time limit was reached"
 
 

@@ -32,7 +32,8 @@ cluster = slurm_cluster.cluster
 
 ADA, BOB = NAMES = ["nbtjd7", "nbtjd8"]
 PORT = 29050
-DENIED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner", "--"]
+_LOST = "-dac_override,-dac_read_search,-fowner"
+DENIED = ["setpriv", "--inh-caps", _LOST, "--bounding-set", _LOST, "--"]
 FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 
 
