@@ -187,26 +187,31 @@ def _submit(
 
 
 def _end_others(settings: SlurmSettings, account: Account, course: str) -> None:
-    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home."""
+    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home. One that was
+    cancelled still runs until its node says that it has ended.
+    """
     until = time.monotonic() + _ENDING
-    while numbers := _others(settings, account, course):
+    while others := _others(settings, account, course):
         if time.monotonic() > until:
             raise HostError(
-                f"an older job of {account.username} does not end: {', '.join(map(str, numbers))}",
+                f"an older job of {account.username} does not end: {', '.join(map(str, sorted(others)))}",
                 "Look at it with `scontrol show job`, and cancel it.",
             )
-        control.cancel(settings, dict.fromkeys(numbers, account.uid))
+        control.cancel(settings, {number: account.uid for number, is_ending in others.items() if not is_ending})
         time.sleep(_PAUSE)
 
 
-def _others(settings: SlurmSettings, account: Account, course: str) -> list[int]:
-    """Known by the mark, which only root can write, or before it was written by the name, which the student can change:
-    one who does so in that moment may have two servers. A name with line breaks reaches no other student's job.
+def _others(settings: SlurmSettings, account: Account, course: str) -> dict[int, bool]:
+    """By number, whether it is ending already. Known by the mark, which only root can write, or before it was written
+    by the name, which the student can change: one who does so in that moment may have two servers. A name with line
+    breaks reaches no other student's job.
     """
-    theirs = ("squeue", "--noheader", "--all", f"--user={account.uid}", "--states=PENDING,RUNNING,SUSPENDED")
-    listed = tools.call(settings, *theirs, "--Format=jobid:14,admin_comment:64,name:80")
+    theirs = ("squeue", "--noheader", "--all", f"--user={account.uid}")
+    states = "--states=PENDING,RUNNING,SUSPENDED,COMPLETING"
+    listed = tools.call(settings, *theirs, states, "--Format=jobid:14,state:16,admin_comment:64,name:80")
     mark, name = re.escape(submission.mark_of(course)), re.escape(submission.job_name(course))
-    return sorted(map(int, re.findall(rf"^([0-9]+) +(?:{mark}|.*\b{name} *$)", listed, re.M)))
+    found = re.findall(rf"^([0-9]+) +([A-Z_]+) +(?:{mark}|.*\b{name} *$)", listed, re.M)
+    return {int(number): state == "COMPLETING" for number, state in found}
 
 
 def _put(home: str, run: str, given: JobFile) -> str:
