@@ -90,7 +90,8 @@ class CaptureAll:
         accounts, failures = _accounts_of(host, missing)
         there = [moment for moment in missing if moment.username in accounts]
         groups = freeze.groups_of(host)
-        if freezer.can_freeze_groups(groups):
+        # Without a freezer one student's processes are stopped at a time; jobs would each take seconds for that.
+        if freezer.can_freeze_groups(groups) or freeze.on_a_cluster(host):
             failures |= self._frozen_copies(host, groups, there, accounts)
         else:
             for name in dict.fromkeys(moment.username for moment in there):
