@@ -232,19 +232,26 @@ class Jobs:
         is_asleep = seat.is_idle and seen.word == "OUT_OF_MEMORY"
         is_lost = seen.may_go_on and not is_another
         seat.lost_node = seen.node if is_lost else ""
-        if is_asleep or how.is_clean or (seat.stopping is not None and not is_lost):
-            self._seats.ended(seat, replace(how, is_clean=True) if is_asleep else how)
+        has_begun = activity.LISTENS in seat.cluster.said
+        is_plain = is_asleep or how.is_clean or (seat.stopping is not None and not is_lost)
+        if is_asleep:
+            how = replace(how, is_clean=True)
+        if is_plain and has_begun:
+            self._seats.ended(seat, how)
             return
         if is_lost and seat.stopping is not None and seat.stopping.reason == SHUT_DOWN:
             seat.stopping.reason = f"{SHUT_DOWN}; {GOES_ON.format(node=seen.node)}"
 
         def over(lines: tuple[str, ...]) -> None:
+            if is_plain:
+                self._seats.ended(seat, how)
+                return
             seat.last_lines = lines
             is_told = lines and seen.word == "FAILED" and not how.is_lost
             said = f"{how.words}: {lines[-1][:_LONGEST]}" if is_told else how.words
             self._seats.ended(seat, replace(how, words=said))
 
-        self._ends.settle(seat, handle, is_withdrawn=is_lost, done=over)
+        self._ends.settle(seat, handle, is_withdrawn=is_lost, has_begun=has_begun, done=over)
 
     def _hear(self, seat: Seat, seen: Seen) -> None:
         """What the server has not said before."""

@@ -5,6 +5,7 @@ Whatever asks the cluster runs in a short-lived child: nothing in the supervisor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -45,6 +46,8 @@ _AGAIN = 3.0
 _OF_THE_HOST = ("TZ", "OMP_NUM_THREADS")
 """Variables of a server's environment that hold on a node too; the others name places of this host."""
 
+_HOME = 15.0
+"""Seconds for a file in the home: one that hangs, perhaps by its student's doing, must not take the others' turns."""
 _ENDING = 20.0
 _PAUSE = 0.2
 
@@ -174,15 +177,16 @@ def _submit(
     more: dict[str, Any] = {name: about.get(name, {}) for name in ("appearance", "environment", "kernel")}
     more |= {"sign_ins": sign_ins, "course": course, "lost_node": str(about.get("lost_node", ""))}
     given = JobFile(config, certificate, key, **more)
-    file = Path(str(workers.run_as(account, _put, str(account.home), run, given)))
-    command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
     output = str(job_file.folder_of(account.home) / "%j.log")
     try:
+        file = Path(str(workers.run_as(account, _put, str(account.home), run, given, timeout=_HOME)))
+        command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
         asked = submission.submission(settings, limits, account, command, course=course, run=run, output=output)
         return submission.submit(settings, asked, account)
     except HostError:
-        # If there is a job after all, it finds no file and ends.
-        workers.run_as(account, _drop, str(account.home), run)
+        # If there is a job after all, it finds no file and ends; if there is none, no secrets are left.
+        with contextlib.suppress(HostError):
+            workers.run_as(account, _drop, str(account.home), run, timeout=_HOME)
         raise
 
 

@@ -12,6 +12,8 @@ import pytest
 from nblauncher.errors import HostError
 from nblauncher.isolation.cgroups import Group, Kind
 from nblauncher.model import GOES_ON, SHUT_DOWN, JobHandle, ServerState, SlurmSettings
+from nblauncher.server import job_file
+from nblauncher.server.job_file import JobFile
 from nblauncher.slurm.jobs import Job, JobState
 from nblauncher.supervisor import job_ends, jobs, states
 from nblauncher.supervisor.doings import SignIns, now
@@ -62,12 +64,13 @@ class Errands:
 
     answer: Any = None
     lines: tuple[str, ...] = ()
-    is_withdrawn = False
+    is_withdrawn: object = False
+    unread: object = ""
     asked = 0
 
     def run(self, _account: object, function: object, *given: object, done: Any, failed: Any, **_: Any) -> None:
         if function is job_ends._settle:
-            self.is_withdrawn = given[-1] is True
+            *_, self.unread, self.is_withdrawn = given
             done(list(self.lines))
             return
         self.asked += 1
@@ -261,3 +264,20 @@ def test_a_slow_name_service_costs_a_look_only_the_addresses_that_it_would_have_
     monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(jobs.control, "node_address", address)
     assert jobs._addresses(SlurmSettings(), {"n3", "n2", "n1"}) == {asked[1]: "10.0.0.2"}
+
+
+@pytest.mark.parametrize("has_answered", [False, True])
+def test_the_secrets_of_a_job_that_never_answered_do_not_stay_in_the_home(cluster, has_answered):
+    cluster.says(RUNNING if has_answered else QUEUED)
+    cluster.seat.stopping = Stopping(ServerState.STOPPED, SHUT_DOWN)
+    cluster.says(replace(QUEUED, state=JobState.ENDED, word="CANCELLED", comment=RUNNING.comment * has_answered))
+    assert cluster.seats.how is not None
+    assert cluster.errands.unread == ("" if has_answered else "0123456789abcdef")
+
+
+def test_what_a_job_never_read_is_removed_and_what_others_wait_for_is_not(tmp_path):
+    given = JobFile("{}", "certificate", "key", course="physics")
+    file, other = job_file.put(tmp_path, "0a", given), job_file.put(tmp_path, "0b", replace(given, course="chemistry"))
+    assert job_ends._in_the_home(str(tmp_path), "physics", 7, "", False) == [] and file.exists()
+    assert job_ends._in_the_home(str(tmp_path), "physics", 7, "0a", False) == [] and not file.exists()
+    assert other.exists()

@@ -1,4 +1,4 @@
-"""Before a job is submitted, older ones of that student and class have ended: on a Slurm that a few scripts play."""
+"""What happens before and around the submission of a job: on a Slurm that a few scripts play."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nblauncher.errors import HostError
-from nblauncher.model import Account, SlurmSettings
+from nblauncher.model import Account, Limits, SlurmSettings
 from nblauncher.supervisor.spawners import slurm
 
 ADA = Account("ada", 1001, 1001, Path("/home/ada"))
@@ -59,3 +59,20 @@ def test_one_that_does_not_end_is_named_and_nothing_is_submitted(site, monkeypat
     with pytest.raises(HostError, match="an older job of ada does not end: 7"):
         slurm._end_others(SlurmSettings(programs=str(site)), ADA, "physics")
     assert not os.path.exists(site / "cancelled")
+
+
+def test_a_home_that_hangs_is_told_in_time_and_no_secrets_stay(monkeypatch):
+    done: list[object] = []
+
+    def hang(_account: Account, function: object, *_given: object, timeout: float) -> None:
+        assert timeout < slurm.SUBMITTING / 3
+        done.append(function)
+        raise HostError(f"a file worker was still not done after {timeout} s" if len(done) == 1 else "again")
+
+    monkeypatch.setattr(slurm.workers, "run_as", hang)
+    monkeypatch.setattr(slurm.tools, "ping", lambda _settings: None)
+    monkeypatch.setattr(slurm, "_end_others", lambda *_: None)
+    files = [os.memfd_create("given") for _ in range(3)]
+    with pytest.raises(HostError, match="still not done"):
+        slurm._submit(SlurmSettings(), Limits(), ADA, "physics", "0123456789abcdef", files, {}, "")
+    assert done == [slurm._put, slurm._drop]
