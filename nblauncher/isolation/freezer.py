@@ -185,13 +185,17 @@ class Freezer:
                 with contextlib.suppress(HostError):  # the next round tries again
                     self.look_again()
         finally:
-            self._thaw_everywhere(students)
-            os._exit(0)
+            try:
+                self._thaw_everywhere(students)
+            finally:
+                os._exit(0)  # whatever happens: the caller's code above belongs to the parent
 
     def _thaw_everywhere(self, students: Sequence[Student]) -> None:
-        self.thaw([student.uid for student in students])
-        if self.elsewhere is not None:
-            self.elsewhere.thaw([student.username for student in students])
+        try:
+            self.thaw([student.uid for student in students])
+        finally:
+            if self.elsewhere is not None:
+                self.elsewhere.thaw([student.username for student in students])
 
     def _folders(self, uids: Sequence[int]) -> list[Path]:
         """The control groups that hold only processes of these students."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ _LOG_BYTES, _LOG_LINES, _LONGEST_LINE = 8192, 5, 300
 """Of a job's log, what `last_lines` looks at and returns."""
 
 _NONE = "-"
+_RUN = re.compile(r"[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,15 @@ def logged_out(home: Path, sign_ins: str) -> Path:
 
 
 def put(home: Path, run: str, given: JobFile) -> Path:
-    """Write the file. Runs as the student. OSError."""
+    """Write the file, and remove the last one if no job has read it. Runs as the student. OSError."""
     folder = folder_of(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     for kind in ("*.log", f"*{_LOGGED_OUT}"):
         for old in sorted(folder.glob(kind), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
             old.unlink(missing_ok=True)
+    if _RUN.fullmatch(last := _current_run(folder, given.course)):
+        drop(home, last)
     file = folder / name_of(run)
     private_file.replace(file, given.to_bytes())
     _name(folder, given.course, run)
@@ -95,10 +99,7 @@ def withdraw(home: Path, course: str) -> None:
 
 def is_superseded(folder: Path, course: str, run: str) -> bool:
     """Whether the class has started another server over this home since this one, or wants none."""
-    try:
-        return os.readlink(_current(folder, course)) != run
-    except OSError:
-        return False
+    return _current_run(folder, course) not in ("", run)
 
 
 def _name(folder: Path, course: str, run: str) -> None:
@@ -108,6 +109,14 @@ def _name(folder: Path, course: str, run: str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(run)
     new.replace(link)
+
+
+def _current_run(folder: Path, course: str) -> str:
+    """What the link names, which the student can change; empty if there is none."""
+    try:
+        return os.readlink(_current(folder, course))
+    except OSError:
+        return ""
 
 
 def _current(folder: Path, course: str) -> Path:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from nblauncher.auth.appearance import Appearance
 from nblauncher.errors import HostError, NblauncherError
 from nblauncher.model import TlsFiles
-from nblauncher.server import activity, class_files, job_file
+from nblauncher.server import class_files, job_file
 from nblauncher.server.config import OnNode, ServerConfig
 from nblauncher.server.job_file import JobFile
 from nblauncher.server.node_words import NodeWords, is_lasting
@@ -37,9 +37,10 @@ _BACKLOG = 128
 _PATIENCE = 10.0
 """Seconds for one question to the controller, and for its last words at the end."""
 
-_AGAIN = 5.0
 _LOOK = 5.0
-"""Seconds between two looks whether the class has started another server over this home."""
+"""Seconds between two looks whether the class has started another server over this home, and until what the controller
+did not take is said again.
+"""
 _LAST_MOMENTS = 15.0
 """Seconds in which a server that is not wanted any more should end."""
 
@@ -178,24 +179,25 @@ def _end(server: int) -> None:
 def _report(
     pipe: int, words: NodeWords, update: Callable[[str], bool], look: Callable[[], object] = lambda: None
 ) -> NoReturn:
-    """Until the server hangs up. The end of the job reaches the whole job: it must be able to say its last words."""
-    status = 1
+    """Until the server hangs up. The end of the job reaches the whole job: it must be able to say its last words. What
+    the controller did not take is said again, and nothing waits for it: `look` is called all the same.
+    """
+    status, rest, is_told = 1, "", True
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        rest = ""
         while True:
-            if not select.select([pipe], [], [], _LOOK)[0]:
+            if select.select([pipe], [], [], _LOOK)[0]:
+                if not (part := os.read(pipe, _READ)):
+                    break
+                *lines, rest = (rest + part.decode("ascii", errors="replace")).split("\n")
+                said = words.said | {line for line in lines if is_lasting(line)}
+                if said == words.said:
+                    continue
+                words, is_told = replace(words, said=said), False
+            else:
                 look()
-                continue
-            if not (part := os.read(pipe, _READ)):
-                break
-            *lines, rest = (rest + part.decode("ascii", errors="replace")).split("\n")
-            said = words.said | {line for line in lines if is_lasting(line)}
-            if said != words.said:
-                words = replace(words, said=said)
-                while not update(words.to_comment()) and activity.IDLE not in said:
-                    time.sleep(_AGAIN)
+            is_told = is_told or update(words.to_comment())
         status = 0
     finally:
         os._exit(status)

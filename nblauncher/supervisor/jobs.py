@@ -5,7 +5,9 @@ A controller that does not answer means that nothing is known, never that a job 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import random
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -32,6 +34,8 @@ SOON, EVERY, RARELY = 1.0, 5.0, 10.0
 """Seconds between two looks: while a job begins or ends, while all run, and while the controller does not answer."""
 
 LOOKING = 60.0
+_NAMING = 10.0
+"""Seconds of a look after which no further node is asked for; the next look goes on."""
 NEARLY_OVER = 600
 """Seconds before its time limit from which on `status` and the student's pages name it."""
 
@@ -228,19 +232,26 @@ class Jobs:
         is_asleep = seat.is_idle and seen.word == "OUT_OF_MEMORY"
         is_lost = seen.may_go_on and not is_another
         seat.lost_node = seen.node if is_lost else ""
-        if is_asleep or how.is_clean or (seat.stopping is not None and not is_lost):
-            self._seats.ended(seat, replace(how, is_clean=True) if is_asleep else how)
+        has_begun = activity.LISTENS in seat.cluster.said
+        is_plain = is_asleep or how.is_clean or (seat.stopping is not None and not is_lost)
+        if is_asleep:
+            how = replace(how, is_clean=True)
+        if is_plain and has_begun:
+            self._seats.ended(seat, how)
             return
         if is_lost and seat.stopping is not None and seat.stopping.reason == SHUT_DOWN:
             seat.stopping.reason = f"{SHUT_DOWN}; {GOES_ON.format(node=seen.node)}"
 
         def over(lines: tuple[str, ...]) -> None:
+            if is_plain:
+                self._seats.ended(seat, how)
+                return
             seat.last_lines = lines
             is_told = lines and seen.word == "FAILED" and not how.is_lost
             said = f"{how.words}: {lines[-1][:_LONGEST]}" if is_told else how.words
             self._seats.ended(seat, replace(how, words=said))
 
-        self._ends.settle(seat, handle, is_withdrawn=is_lost, done=over)
+        self._ends.settle(seat, handle, is_withdrawn=is_lost, has_begun=has_begun, done=over)
 
     def _hear(self, seat: Seat, seen: Seen) -> None:
         """What the server has not said before."""
@@ -281,16 +292,27 @@ def _look(settings: SlurmSettings, ids: list[int], addresses: dict[str, str]) ->
         found = jobs.poll(settings, ids)
     silent = _silent_nodes(settings) if any(job.node for job in found.values()) else frozenset()
     places = _places(settings) if any(job.state is JobState.QUEUED for job in found.values()) else {}
-    new: dict[str, str] = {}
-    for job in found.values():
-        if job.node and job.node not in addresses and job.node not in new:
-            try:
-                new[job.node] = control.node_address(settings, job.node)
-            except (HostError, ValueError):
-                continue
+    new = _addresses(settings, {job.node for job in found.values() if job.node} - addresses.keys())
     known = {**addresses, **new}
-    seen = {number: _seen(settings, job, known.get(job.node, ""), places, silent) for number, job in found.items()}
+    by = jobs.cancelled_by(settings, [number for number, job in found.items() if job.word == "CANCELLED"])
+    seen = {
+        number: _seen(job, known.get(job.node, ""), places, silent, by.get(number)) for number, job in found.items()
+    }
     return {"jobs": seen, "addresses": new}
+
+
+def _addresses(settings: SlurmSettings, nodes: Collection[str]) -> dict[str, str]:
+    """Those that are found in time: a name service that is down would cost the whole look, and the next one too. In any
+    order, so that a name that takes long each time keeps no other waiting for ever.
+    """
+    found: dict[str, str] = {}
+    until = time.monotonic() + _NAMING
+    for node in random.sample(sorted(nodes), len(nodes)):
+        if time.monotonic() > until:
+            break
+        with contextlib.suppress(HostError, ValueError):
+            found[node] = control.node_address(settings, node)
+    return found
 
 
 def _silent_nodes(settings: SlurmSettings) -> frozenset[str]:
@@ -302,11 +324,11 @@ def _silent_nodes(settings: SlurmSettings) -> frozenset[str]:
 
 
 def _seen(
-    settings: SlurmSettings, job: Job, address: str, places: Mapping[int, int], silent: Collection[str] = ()
+    job: Job, address: str, places: Mapping[int, int], silent: Collection[str] = (), by: int | None = None
 ) -> dict[str, Any]:
+    """`by` is the uid that cancelled it, if known."""
     said = node_words.parse(job.comment)
     is_current = said is not None and job.admin_comment.endswith(f":{said.run}") and said.restarts == job.restarts
-    by = jobs.cancelled_by(settings, job.id) if job.word == "CANCELLED" else None
     return {
         "state": job.state.value,
         "uid": job.uid,

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -27,6 +28,9 @@ _PIPE = 1 << 18
 """Bytes: 64 pages, of the 16,384 that an account's pipes may have together."""
 _MOST = 1024
 """Connections at a time; more wait to be accepted."""
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 0.02
+"""Seconds until it tries again to accept a connection for which there was no descriptor or memory."""
 _TURNS = 16
 """Moves for one connection before the others have their turn."""
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -51,6 +55,7 @@ class _Relay:
         self._busy: dict[_Pair, None] = {}
         """They may have more to move at once."""
         self._pipes = _Pipes()
+        self._accepts = False
         self._accept(is_on=True)
 
     def run(self) -> NoReturn:
@@ -67,25 +72,41 @@ class _Relay:
                     self._drop(pair)
 
     def _take(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        try:
             client, _from = listening.accept()
-            pair = _Pair(client, self._address)
-            for end in (pair.client, pair.server):
-                self._pairs[end.fileno()] = pair
-                self._poll.register(end, _EVENTS)
-        if len(self._pairs) >= 2 * _MOST:
+            self._add(_Pair(client, self._address))
+        except OSError as error:
+            if error.errno in _SHORT:  # the next look would find the connection still waiting, and so on
+                time.sleep(_PAUSE)
+        if self._is_full:
             self._accept(is_on=False)
+
+    def _add(self, pair: _Pair) -> None:
+        self._pairs |= {end.fileno(): pair for end in (pair.client, pair.server)}
+        try:
+            for end in (pair.client, pair.server):
+                self._poll.register(end, _EVENTS)
+        except OSError:
+            self._drop(pair)
+            raise
 
     def _drop(self, pair: _Pair) -> None:
         self._busy.pop(pair, None)
-        was_full = len(self._pairs) >= 2 * _MOST
         for end in (pair.client, pair.server):
             del self._pairs[end.fileno()]
         pair.close(self._pipes)
-        if was_full:
+        if not self._is_full:
             self._accept(is_on=True)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._pairs) >= 2 * _MOST
+
     def _accept(self, *, is_on: bool) -> None:
+        """Two listening sockets may bring a connection at the same moment, beyond what there is room for."""
+        if is_on is self._accepts:
+            return
+        self._accepts = is_on
         for listening in self._listening.values():
             if is_on:
                 self._poll.register(listening, select.EPOLLIN)

@@ -7,6 +7,7 @@ import pwd
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -210,8 +211,10 @@ def test_a_job_that_no_supervisor_knows_does_not_stay_beside_a_new_one(room, clu
     room.run("shutdown")
     entry = pwd.getpwnam(ADA)
     argv = ["sbatch", "--parsable", "--export=NIL", "--job-name=nbl-nbtjob", "--output=/dev/null", "--mem=50M"]
+    still = Path(entry.pw_dir) / "still-writing"  # for a while after it was cancelled
+    slow = f"trap 'for i in 1 2 3 4; do touch {still}; sleep 1; done; rm {still}; exit' TERM; sleep 600 & wait"
     forgotten = subprocess.run(
-        [*argv, "--wrap=sleep 600"],
+        [*argv, f"--wrap={slow}"],
         check=True,
         capture_output=True,
         text=True,
@@ -221,8 +224,10 @@ def test_a_job_that_no_supervisor_knows_does_not_stay_beside_a_new_one(room, clu
         env=cluster.environment,
         cwd="/",
     ).stdout.strip()
+    eventually(lambda: cluster.run("squeue", "-h", "-j", forgotten, "-o", "%T") == "RUNNING\n", 20)
     room.run("launch", "--background", "--only", ADA)
-    listed = cluster.run("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%i").split()
+    assert not still.exists()
+    listed = cluster.run("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%i").split()
     assert forgotten not in listed and listed == [str(reports(room)[ADA].job)]
 
 

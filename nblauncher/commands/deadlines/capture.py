@@ -90,7 +90,8 @@ class CaptureAll:
         accounts, failures = _accounts_of(host, missing)
         there = [moment for moment in missing if moment.username in accounts]
         groups = freeze.groups_of(host)
-        if freezer.can_freeze_groups(groups):
+        # Without a freezer one student's processes are stopped at a time; jobs would each take seconds for that.
+        if freezer.can_freeze_groups(groups) or freeze.on_a_cluster(host):
             failures |= self._frozen_copies(host, groups, there, accounts)
         else:
             for name in dict.fromkeys(moment.username for moment in there):
@@ -176,7 +177,7 @@ class CaptureAll:
                 if jobs is not None:
                     _tell_what_ran(host, [one for one in wanted if one.username not in failures], accounts, jobs)
         except HostError as error:
-            return self._one_by_one(host, groups, wanted, accounts, error)
+            return self._without_those(host, groups, wanted, accounts, error)
         self.round.pause += time.monotonic() - began
         log.info("%d students were frozen for %.3f s", len(students), self.round.pause)
         # Some students had so much that time ran out. Freeze the others again: it was not their fault.
@@ -186,7 +187,7 @@ class CaptureAll:
             failures |= self._frozen_copies(host, groups, left, accounts)
         return failures
 
-    def _one_by_one(
+    def _without_those(
         self,
         host: Host,
         groups: cgroups.Groups,
@@ -194,12 +195,14 @@ class CaptureAll:
         accounts: Mapping[str, Account],
         error: HostError,
     ) -> dict[str, str]:
-        """One student could not be frozen: freeze the others; capture that one while running, and say so."""
+        """A student could not be frozen: freeze the others; capture that one while running, and say so. By halves: in a
+        class on a cluster each freeze takes seconds, and one student must not keep everybody else waiting for minutes.
+        """
         names = list(dict.fromkeys(moment.username for moment in wanted))
+        failures: dict[str, str] = {}
         if len(names) == 1:
             _wait_until(self.round.at)
             log.warning("%s: %s; captured while it ran", names[0], error.problem)
-            failures: dict[str, str] = {}
             for moment in self._still_wanted(host, wanted):
                 try:
                     now = datetime.now(timezone.utc)
@@ -214,13 +217,11 @@ class CaptureAll:
                 except HostError as another:
                     failures[moment.username] = another.problem
             return failures
-        return {
-            username: why
-            for name in names
-            for username, why in self._frozen_copies(
-                host, groups, [moment for moment in wanted if moment.username == name], accounts
-            ).items()
-        }
+        first = frozenset(names[: len(names) // 2])
+        for is_first in (True, False):
+            half = [moment for moment in wanted if (moment.username in first) is is_first]
+            failures |= self._frozen_copies(host, groups, half, accounts)
+        return failures
 
 
 def account_of(host: Host, username: str) -> Account:

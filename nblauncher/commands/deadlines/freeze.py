@@ -288,8 +288,8 @@ def _keep_watch(host: Host, freezer: Freezer) -> None:
     looked = 0.0
     while remembered(host) or jobs_by_capture(host).recorded():
         held = freeze_record.load(freezer.record)
-        freezer.thaw([uid for uid, one in held.items() if not _is_same_account(one.username, uid)])
-        with contextlib.suppress(HostError):  # the next look tries again
+        with contextlib.suppress(HostError, OSError):  # the next look tries again
+            freezer.thaw([uid for uid, one in held.items() if not _is_same_account(one.username, uid)])
             freezer.look_again()
         if time.monotonic() > looked + _LOOK_AT_JOBS:
             _look_at_jobs(host)

@@ -5,12 +5,13 @@ The record is in the course's state folder: nodes go on while this host is off, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class JobFreezer:
         if not handles:
             return
         try:
-            with freeze_record.alone(self._lock) as lock:
+            with self._alone() as lock:
                 complaint = self._suspend(handles, lock)
         except HostError as error:
             self._running = dict.fromkeys(handles, error.problem)
@@ -97,7 +98,7 @@ class JobFreezer:
         """Suspend the jobs that these students have had since they were frozen. Who is frozen is asked while nobody is
         being thawed. HostError.
         """
-        with freeze_record.alone(self._lock) as lock:
+        with self._alone() as lock:
             names, recorded = frozen(), self.recorded()
             known = self.known().items()
             self._suspend({name: one for name, one in known if name in names and recorded.get(name) != one}, lock)
@@ -129,26 +130,34 @@ class JobFreezer:
         """Resume what `freeze` suspended, unless it is frozen for the other reason too. Returns by username why a job
         could not be resumed; it stays recorded.
         """
-        with freeze_record.alone(self._lock) as lock:
-            wanted = {name: handle for name, handle in self.recorded().items() if name in usernames}
-            elsewhere = _load(self.paths.state / (BY_COMMAND if self.reason == BY_CAPTURE else BY_CAPTURE))
-            due = {name: handle for name, handle in wanted.items() if elsewhere.get(name) != handle}
-            failures: dict[str, str] = {}
-            if due:
-                try:
-                    failures = self._resume(due, lock)
-                except HostError as error:
-                    failures = dict.fromkeys(due, error.problem)
-            if wanted:
-                left = self.recorded()
-                _save(self.record, {name: one for name, one in left.items() if name not in wanted or name in failures})
+        try:
+            with self._alone() as lock:
+                wanted = {name: handle for name, handle in self.recorded().items() if name in usernames}
+                elsewhere = _load(self.paths.state / (BY_COMMAND if self.reason == BY_CAPTURE else BY_CAPTURE))
+                failures = self._resume({name: one for name, one in wanted.items() if elsewhere.get(name) != one}, lock)
+                if wanted:
+                    self._forget(wanted.keys() - failures.keys())
+        except HostError as error:
+            failures = dict.fromkeys(self.recorded().keys() & set(usernames), error.problem)
         for name, words in failures.items():
             log.error("%s's job is still suspended: %s", name, words)
         return failures
 
-    @property
-    def _lock(self) -> Path:
-        return self.paths.state / "jobs-frozen.lock"
+    def _forget(self, names: Collection[str]) -> None:
+        """They run. Where that cannot be written (a full disk), a later `thaw` finds them running."""
+        try:
+            _save(self.record, {name: one for name, one in self.recorded().items() if name not in names})
+        except OSError as error:
+            log.error("%s still lists jobs that were resumed: %s", self.record, error)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """One process at a time. HostError also when the state folder cannot be written."""
+        try:
+            with freeze_record.alone(self.paths.state / "jobs-frozen.lock") as lock:
+                yield lock
+        except OSError as error:
+            raise HostError(f"{self.paths.state} cannot be written: {error.strerror}") from error
 
     def _suspend(self, handles: Mapping[str, JobHandle], lock: int) -> str:
         """What Slurm complained about. Recorded before it is done; Slurm's command keeps the lock, so that whatever
@@ -169,13 +178,14 @@ class JobFreezer:
 
     def _resume(self, due: Mapping[str, JobHandle], lock: int) -> dict[str, str]:
         """By username: why a job is still suspended."""
-        suspended = [due[name].job for name, job in self._ask(due).items() if job.state is JobState.SUSPENDED]
-        complaint = control.resume(self.settings, suspended, inherit=[lock]) if suspended else ""
-        return {
-            name: complaint or "Slurm did not resume its job"
-            for name, job in self._ask(due).items()
-            if job.state in (JobState.SUSPENDED, JobState.UNKNOWN)
-        }
+        try:
+            suspended = [due[name].job for name, job in self._ask(due).items() if job.state is JobState.SUSPENDED]
+            complaint = control.resume(self.settings, suspended, inherit=[lock]) if suspended else ""
+            now = self._ask(due)
+        except HostError as error:
+            return dict.fromkeys(due, error.problem)
+        left = [name for name, job in now.items() if job.state in (JobState.SUSPENDED, JobState.UNKNOWN)]
+        return dict.fromkeys(left, complaint or "Slurm did not resume its job")
 
     def _ask(self, handles: Mapping[str, JobHandle]) -> dict[str, Job]:
         """By username. A job that is not ours by uid and AdminComment is gone. UnansweredError."""

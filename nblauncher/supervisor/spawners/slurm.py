@@ -5,6 +5,7 @@ Whatever asks the cluster runs in a short-lived child: nothing in the supervisor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -45,6 +46,8 @@ _AGAIN = 3.0
 _OF_THE_HOST = ("TZ", "OMP_NUM_THREADS")
 """Variables of a server's environment that hold on a node too; the others name places of this host."""
 
+_HOME = 15.0
+"""Seconds for a file in the home: one that hangs, perhaps by its student's doing, must not take the others' turns."""
 _ENDING = 20.0
 _PAUSE = 0.2
 
@@ -174,39 +177,45 @@ def _submit(
     more: dict[str, Any] = {name: about.get(name, {}) for name in ("appearance", "environment", "kernel")}
     more |= {"sign_ins": sign_ins, "course": course, "lost_node": str(about.get("lost_node", ""))}
     given = JobFile(config, certificate, key, **more)
-    file = Path(str(workers.run_as(account, _put, str(account.home), run, given)))
-    command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
     output = str(job_file.folder_of(account.home) / "%j.log")
     try:
+        file = Path(str(workers.run_as(account, _put, str(account.home), run, given, timeout=_HOME)))
+        command = [settings.python or sys.executable, "-I", "-m", "nblauncher.server.node", str(file), run]
         asked = submission.submission(settings, limits, account, command, course=course, run=run, output=output)
         return submission.submit(settings, asked, account)
     except HostError:
-        # If there is a job after all, it finds no file and ends.
-        workers.run_as(account, _drop, str(account.home), run)
+        # If there is a job after all, it finds no file and ends; if there is none, no secrets are left.
+        with contextlib.suppress(HostError):
+            workers.run_as(account, _drop, str(account.home), run, timeout=_HOME)
         raise
 
 
 def _end_others(settings: SlurmSettings, account: Account, course: str) -> None:
-    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home."""
+    """Jobs that a killed supervisor submitted and did not note: there are never two servers over one home. One that was
+    cancelled still runs until its node says that it has ended.
+    """
     until = time.monotonic() + _ENDING
-    while numbers := _others(settings, account, course):
+    while others := _others(settings, account, course):
         if time.monotonic() > until:
             raise HostError(
-                f"an older job of {account.username} does not end: {', '.join(map(str, numbers))}",
+                f"an older job of {account.username} does not end: {', '.join(map(str, sorted(others)))}",
                 "Look at it with `scontrol show job`, and cancel it.",
             )
-        control.cancel(settings, dict.fromkeys(numbers, account.uid))
+        control.cancel(settings, {number: account.uid for number, is_ending in others.items() if not is_ending})
         time.sleep(_PAUSE)
 
 
-def _others(settings: SlurmSettings, account: Account, course: str) -> list[int]:
-    """Known by the mark, which only root can write, or before it was written by the name, which the student can change:
-    one who does so in that moment may have two servers. A name with line breaks reaches no other student's job.
+def _others(settings: SlurmSettings, account: Account, course: str) -> dict[int, bool]:
+    """By number, whether it is ending already. Known by the mark, which only root can write, or before it was written
+    by the name, which the student can change: one who does so in that moment may have two servers. A name with line
+    breaks reaches no other student's job.
     """
-    theirs = ("squeue", "--noheader", "--all", f"--user={account.uid}", "--states=PENDING,RUNNING,SUSPENDED")
-    listed = tools.call(settings, *theirs, "--Format=jobid:14,admin_comment:64,name:80")
+    theirs = ("squeue", "--noheader", "--all", f"--user={account.uid}")
+    states = "--states=PENDING,RUNNING,SUSPENDED,COMPLETING"
+    listed = tools.call(settings, *theirs, states, "--Format=jobid:14,state:16,admin_comment:64,name:80")
     mark, name = re.escape(submission.mark_of(course)), re.escape(submission.job_name(course))
-    return sorted(map(int, re.findall(rf"^([0-9]+) +(?:{mark}|.*\b{name} *$)", listed, re.M)))
+    found = re.findall(rf"^([0-9]+) +([A-Z_]+) +(?:{mark}|.*\b{name} *$)", listed, re.M)
+    return {int(number): state == "COMPLETING" for number, state in found}
 
 
 def _put(home: str, run: str, given: JobFile) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from nblauncher.commands.deadlines import job_freezer
 from nblauncher.commands.deadlines.job_freezer import BY_CAPTURE, BY_COMMAND, JobFreezer
+from nblauncher.errors import HostError
 from nblauncher.model import JobHandle, SlurmSettings
 from nblauncher.paths import CoursePaths
 from nblauncher.supervisor import registry
@@ -163,3 +166,32 @@ def test_two_suspensions_are_some_seconds_apart(site, monkeypatch):
     site.freezer().freeze_new(lambda: ["ada"])
     (pause,) = slept
     assert 0 < pause <= 0.4
+
+
+def full_disk(*_given: object, **_more: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_on_a_full_disk_nothing_is_suspended_and_nobody_is_taken_for_frozen(site, monkeypatch):
+    jobs = site.freezer()
+    monkeypatch.setattr(job_freezer.root_files, "replace", full_disk)
+    assert "cannot be written: No space left on device" in jobs.freeze(["ada"])["ada"]
+    with pytest.raises(HostError, match="cannot be written"):  # which the watching process takes for "try again"
+        jobs.freeze_new(lambda: ["ada"])
+    assert site.calls == []
+
+
+def test_on_a_full_disk_jobs_are_resumed_all_the_same_and_forgotten_later(site, monkeypatch):
+    site.freezer().freeze(["ada", "bob"])
+    with monkeypatch.context() as patch:
+        patch.setattr(job_freezer.root_files, "replace", full_disk)
+        assert site.freezer().thaw(["ada"]) == {}
+    assert site.calls == ["suspend 7,8", "resume 7"] and site.freezer().recorded() == {"ada": ADA, "bob": BOB}
+    assert site.freezer().thaw(["ada"]) == {} and site.freezer().recorded() == {"bob": BOB}
+    assert site.calls == ["suspend 7,8", "resume 7"]
+
+
+def test_what_cannot_even_be_looked_at_is_not_taken_for_thawed(site, monkeypatch):
+    site.freezer().freeze(["ada"])
+    monkeypatch.setattr(job_freezer.freeze_record, "alone", full_disk)
+    assert "cannot be written" in site.freezer().thaw(["ada"])["ada"]

@@ -31,6 +31,22 @@ def test_a_dropped_one_starts_nothing(tmp_path):
         job_file.take(file)
 
 
+def test_one_that_no_job_has_read_goes_with_the_next_of_the_same_class(tmp_path):
+    left = job_file.put(tmp_path, "0a", replace(GIVEN, course="physics"))
+    another = job_file.put(tmp_path, "0b", replace(GIVEN, course="chemistry"))
+    job_file.put(tmp_path, "0c", replace(GIVEN, course="physics"))
+    assert another.exists() and not left.exists()
+
+
+def test_a_link_of_the_students_removes_nothing_else(tmp_path):
+    link = job_file.put(tmp_path, "0a", replace(GIVEN, course="physics")).with_name("physics.current")
+    (tmp_path / "precious.json").touch()
+    link.unlink()
+    link.symlink_to("../../../../precious")
+    job_file.put(tmp_path, "0b", replace(GIVEN, course="physics"))
+    assert (tmp_path / "precious.json").exists()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o602])
 def test_one_that_others_could_read_or_write_is_refused(tmp_path, mode):
     file = job_file.put(tmp_path, "0a", GIVEN)

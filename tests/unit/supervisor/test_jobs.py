@@ -12,6 +12,8 @@ import pytest
 from nblauncher.errors import HostError
 from nblauncher.isolation.cgroups import Group, Kind
 from nblauncher.model import GOES_ON, SHUT_DOWN, JobHandle, ServerState, SlurmSettings
+from nblauncher.server import job_file
+from nblauncher.server.job_file import JobFile
 from nblauncher.slurm.jobs import Job, JobState
 from nblauncher.supervisor import job_ends, jobs, states
 from nblauncher.supervisor.doings import SignIns, now
@@ -62,12 +64,13 @@ class Errands:
 
     answer: Any = None
     lines: tuple[str, ...] = ()
-    is_withdrawn = False
+    is_withdrawn: object = False
+    unread: object = ""
     asked = 0
 
     def run(self, _account: object, function: object, *given: object, done: Any, failed: Any, **_: Any) -> None:
         if function is job_ends._settle:
-            self.is_withdrawn = given[-1] is True
+            *_, self.unread, self.is_withdrawn = given
             done(list(self.lines))
             return
         self.asked += 1
@@ -91,7 +94,7 @@ class Cluster:
             self.errands.answer = job
         else:
             address = "10.0.0.1" if job.node else ""
-            seen = jobs._seen(SlurmSettings(), job, address, {job.id: place}, silent)
+            seen = jobs._seen(job, address, {job.id: place}, silent)
             self.errands.answer = {"jobs": {str(job.id): seen}, "addresses": {}}
         self.jobs._due = 0.0
         self.jobs.look([self.seat])
@@ -214,7 +217,7 @@ def test_nothing_is_asked_without_jobs(cluster):
 
 
 def test_a_look_survives_the_way_through_json():
-    given = jobs._seen(SlurmSettings(), RUNNING, "10.0.0.1", {})
+    given = jobs._seen(RUNNING, "10.0.0.1", {})
     assert {**asdict(Seen.of(given)), "said": given["said"]} == {**given, "said": given["said"]}
 
 
@@ -228,3 +231,53 @@ def test_the_end_of_a_job_stays_where_it_is_between_two_looks_unless_the_limit_c
     assert cluster.seat.cluster.ends_at > first + 3000
     cluster.says(replace(RUNNING, left=None))
     assert cluster.seat.cluster.ends_at == 0
+
+
+def test_one_look_asks_the_accounting_once_however_many_were_cancelled(tmp_path):
+    """It may be down, and each question to it would take seconds of the same look."""
+    calls = tmp_path / "calls"
+    scripts = {
+        "scontrol": "echo 'Slurmctld(primary) at ctl is UP'",
+        "squeue": "nonce=$(expr \"$*\" : '.*jobid:14|\\([0-9a-f]*\\)|')\n"
+        'for job in 7 8 9; do echo "$job |$nonce|1001|CANCELLED||0|0|0|0:00|None|nbl:physics:r |"; done',
+        "sacct": f"echo \"$*\" >>{calls}\nprintf '7|CANCELLED by 1001\\n8|CANCELLED by 0\\n9|COMPLETED\\n'",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    found = jobs._look(SlurmSettings(programs=str(tmp_path)), [7, 8, 9], {})["jobs"]
+    assert len(calls.read_text().splitlines()) == 1 and "--jobs=7,8,9" in calls.read_text()
+    words = [found[number]["words"] for number in (7, 8, 9)]
+    assert words == ["it was cancelled by uid 1001", "it was cancelled by uid 0", "it was cancelled"]
+
+
+def test_a_slow_name_service_costs_a_look_only_the_addresses_that_it_would_have_found(monkeypatch):
+    clock, asked = [0.0], list[str]()
+
+    def address(_settings: SlurmSettings, node: str) -> str:
+        clock[0] += 8.0
+        asked.append(node)
+        if len(asked) == 1:
+            raise HostError("this host does not know the address of the node")
+        return "10.0.0.2"
+
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(jobs.control, "node_address", address)
+    assert jobs._addresses(SlurmSettings(), {"n3", "n2", "n1"}) == {asked[1]: "10.0.0.2"}
+
+
+@pytest.mark.parametrize("has_answered", [False, True])
+def test_the_secrets_of_a_job_that_never_answered_do_not_stay_in_the_home(cluster, has_answered):
+    cluster.says(RUNNING if has_answered else QUEUED)
+    cluster.seat.stopping = Stopping(ServerState.STOPPED, SHUT_DOWN)
+    cluster.says(replace(QUEUED, state=JobState.ENDED, word="CANCELLED", comment=RUNNING.comment * has_answered))
+    assert cluster.seats.how is not None
+    assert cluster.errands.unread == ("" if has_answered else "0123456789abcdef")
+
+
+def test_what_a_job_never_read_is_removed_and_what_others_wait_for_is_not(tmp_path):
+    given = JobFile("{}", "certificate", "key", course="physics")
+    file, other = job_file.put(tmp_path, "0a", given), job_file.put(tmp_path, "0b", replace(given, course="chemistry"))
+    assert job_ends._in_the_home(str(tmp_path), "physics", 7, "", False) == [] and file.exists()
+    assert job_ends._in_the_home(str(tmp_path), "physics", 7, "0a", False) == [] and not file.exists()
+    assert other.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -27,17 +28,26 @@ def server() -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def relay(port: int) -> Iterator[int]:
     """Its own port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setblocking(False)
+    with relays(port, 1) as (_pid, own):
+        yield own[0]
+
+
+@contextlib.contextmanager
+def relays(port: int, count: int) -> Iterator[tuple[int, list[int]]]:
+    """Its pid, and its own ports."""
+    with contextlib.ExitStack() as stack:
+        listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        for one in listening:
+            one.setblocking(False)
         pid = os.fork()
         if pid == 0:
             try:
-                small_relay.serve([listening.fileno()], "127.0.0.1", port)
+                small_relay.serve([one.fileno() for one in listening], "127.0.0.1", port)
             finally:
                 os._exit(1)
-        own = listening.getsockname()[1]
+        own = [one.getsockname()[1] for one in listening]
     try:
-        yield own
+        yield pid, own
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -113,3 +123,46 @@ def send_all(listening: socket.socket, sent: bytes) -> None:
     connection, _address = listening.accept()
     with connection:
         connection.sendall(sent)
+
+
+def test_a_full_relay_takes_no_more_until_somebody_leaves_also_from_two_sockets_at_once(server, monkeypatch):
+    monkeypatch.setattr(small_relay, "_MOST", 2)
+    with relays(server.getsockname()[1], 2) as (pid, ports), contextlib.ExitStack() as clients:
+
+        def come(port: int) -> socket.socket:
+            return clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+
+        def arrives() -> socket.socket:
+            return clients.enter_context(server.accept()[0])
+
+        server.settimeout(20)
+        come(ports[0])
+        arrives()
+        os.kill(pid, signal.SIGSTOP)
+        for port in ports:
+            come(port)
+        os.kill(pid, signal.SIGCONT)
+        arrives(), arrives()  # one more than there is room for
+        clients.close()
+        assert echoed(server, ports[0], SENT) == SENT and echoed(server, ports[1], SENT) == SENT
+
+
+def test_without_a_descriptor_the_relay_waits_a_moment_and_does_not_spin(server, monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(small_relay.time, "sleep", slept.append)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        own = small_relay._Relay([os.dup(listening.fileno())], ())  # type: ignore[arg-type]
+        for problem in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+            own._take(_Refusing(problem))  # type: ignore[arg-type]
+        own._poll.close()
+        for one in own._listening.values():
+            one.close()
+    assert slept == [small_relay._PAUSE] * 2
+
+
+class _Refusing:
+    def __init__(self, problem: int) -> None:
+        self.problem = problem
+
+    def accept(self) -> None:
+        raise OSError(self.problem, os.strerror(self.problem))
