@@ -270,7 +270,9 @@ def test_where_root_may_not_suspend_freeze_says_who_was_not_frozen_and_a_capture
     with site(up, cluster, 'echo "Access/permission denied" >&2; exit 1'):
         done = up.run("freeze", "--only", ADA, expect=1)
         assert "could not be suspended" in done.stderr and "Access/permission denied" in done.stderr
-        assert launched.said_states(up)[ADA] == "ready" and is_moving(up, ADA)
+        # The supervisor may not have looked since the last test, in which the job was suspended.
+        eventually(lambda: launched.said_states(up)[ADA] == "ready", 10)
+        assert is_moving(up, ADA)
         assert "othing to do" in up.run("thaw").stdout
         folder = capture(up, expect=5)
         assert (folder / ADA / "work/ps1").is_dir()
