@@ -32,7 +32,9 @@ from nblauncher.system.memory import Room
 from tests.fakes import FakeAccounts
 
 TOP = Path(__file__).parents[3]
-FREE_PORTS = range(18100, 18200)
+_OURS = 18100 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+FREE_PORTS = range(_OURS, _OURS + 10)
+"""Of this worker alone: another one's test could take a port between two looks at it."""
 
 
 def asking(answers: Mapping[str, tuple[int, str]]) -> Ask:
