@@ -315,6 +315,7 @@ def test_a_class_that_was_shut_down(up):
 
 def waiting(room: Envelopes, at: datetime) -> subprocess.Popen[str]:
     """`retrieve --at --json` of a class that does not run."""
+    room.run("shutdown")
     process = room.start("retrieve", "--at", written(at), "--json")
     assert process.stderr is not None
     while "waiting here" not in process.stderr.readline():
@@ -347,7 +348,7 @@ def test_a_waiting_capture_that_comes_late_says_so_in_its_json_as_well(up):
     process.send_signal(signal.SIGCONT)
     out, _err = process.communicate(timeout=120)
     said = envelope.checked(out, process.returncode, "retrieve --at")
-    assert (process.returncode, said["status"], len(said["errors"])) == (5, "partial", 3)
+    assert (process.returncode, said["status"], len(said["errors"])) == (5, "partial", 3), said
     assert {one["late"] for one in said["students"]} == {True}
     (receipt, *_) = sorted((up.home(ADA) / "receipts").glob("*.json"))
     about = up.ask("verify-receipt", "verify-receipt", str(receipt))["receipt"]

@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 
 from nblauncher.system.unix_server import Limits, UnixServer
+from tests.running import eventually
 
 
 class Greeting:
@@ -63,6 +64,10 @@ class Desk:
         one = socket.socket(socket.AF_UNIX)
         one.connect(self.address)
         return one
+
+    def children(self) -> list[int]:
+        """Running, or not yet waited for (proc_pid_children(5))."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def close(self) -> int:
         self.link.close()
@@ -117,6 +122,7 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some(tmp_path, 
     desk = made[0]
     with desk.connect() as one:
         assert desk.heard(one) == b"hello"
+    eventually(lambda: not desk.children())
     soft, hard = resource.prlimit(desk.pid, resource.RLIMIT_NOFILE)
     taken = set(map(int, os.listdir(f"/proc/{desk.pid}/fd")))
     free = [number for number in range(max(taken) + 4) if number not in taken]
