@@ -346,9 +346,9 @@ def test_a_waiting_capture_that_comes_late_says_so_in_its_json_as_well(up):
     assert datetime.now().astimezone() < at, "too slow to stop it before the capture"
     eventually(lambda: datetime.now().astimezone() > at + timedelta(seconds=11))
     process.send_signal(signal.SIGCONT)
-    out, _err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     said = envelope.checked(out, process.returncode, "retrieve --at")
-    assert (process.returncode, said["status"], len(said["errors"])) == (5, "partial", 3), said
+    assert (process.returncode, said["status"], len(said["errors"])) == (5, "partial", 3), out + err
     assert {one["late"] for one in said["students"]} == {True}
     (receipt, *_) = sorted((up.home(ADA) / "receipts").glob("*.json"))
     about = up.ask("verify-receipt", "verify-receipt", str(receipt))["receipt"]

@@ -188,7 +188,9 @@ def test_a_login_cannot_wake_the_class_nor_itself(course, ada, student, freezer,
     with place(course, ada, WRITER):
         assert is_moving(ada)
         with freezer.frozen([student]):
-            waker = subprocess.Popen([*become(ada.username), "sh", "-c", "while :; do kill -CONT -1; done"])
+            wake = [*become(ada.username), "sh", "-c", "while :; do kill -CONT -1; done"]
+            # A session of its own: SIGCONT may be sent to every process of the sender's (kill(2)).
+            waker = subprocess.Popen(wake, start_new_session=True)
             eventually(lambda: waker.pid in freezer.groups.held(ada.uid).pids())
             assert stands(ada)
         waker.kill()

@@ -19,6 +19,7 @@ from nblauncher.isolation.namespaces import Namespaces
 from nblauncher.model import Account, Limits
 from nblauncher.server import class_files
 from nblauncher.system import privileges
+from tests import launched
 from tests.running import RunningClass, eventually, made_account, running_class
 
 pytestmark = pytest.mark.system
@@ -99,7 +100,7 @@ def test_everything_of_a_student_is_in_one_namespace(course, ada, bob):
 
 
 def processes_of(account: Account) -> list[psutil.Process]:
-    return [one for one in psutil.process_iter() if one.uids().real == account.uid]
+    return launched.processes_of(account.uid)
 
 
 @pytest.mark.adoption

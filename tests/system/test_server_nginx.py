@@ -331,7 +331,7 @@ def test_the_administrators_own_key_is_nginxs_alone_and_must_be_good_for_everybo
             one.sign_in(made.credentials[ADA]["notebook_password"])
             assert one.http.get("api/status").status_code == 200
         uid = pwd.getpwnam(ADA).pw_uid
-        mine = [process for process in psutil.process_iter() if process.uids().real == uid]
+        mine = launched.processes_of(uid)
         assert mine and not any("memfd:nblauncher" in line for one in mine for line in _open_files(one.pid))
     finally:
         made.close()
