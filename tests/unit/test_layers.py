@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -109,9 +109,14 @@ def imports(source: bytes, package: tuple[str, ...]) -> Iterator[tuple[int, str]
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
-def own_modules(source: bytes, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+@cache
+def imported_by(module: str) -> tuple[tuple[int, str], ...]:
+    return tuple(imports(MODULES[module].read_bytes(), package_of(MODULES[module])))
+
+
+def own_modules(found: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Of these imports the package's own modules."""
-    for line, name in imports(source, package):
+    for line, name in found:
         module = name.removeprefix("nblauncher.")
         if name.startswith("nblauncher.") and module in MODULES:
             yield line, module
@@ -133,9 +138,8 @@ def loaded_with(module: str) -> frozenset[str]:
         seen.add(current)
         parents = current.split(".")[:-1]
         to_see += [".".join(parents[:depth]) for depth in range(1, len(parents) + 1)]
-        source, package = MODULES[current].read_bytes(), package_of(MODULES[current])
-        to_see += [own for _, own in own_modules(source, package)]
-        tops = {name.partition(".")[0] for _, name in imports(source, package)}
+        to_see += [own for _, own in own_modules(imported_by(current))]
+        tops = {name.partition(".")[0] for _, name in imported_by(current)}
         others |= tops - set(sys.stdlib_module_names) - {"nblauncher", ""}
     return frozenset({room_of(one) for one in seen} | others)
 
@@ -150,7 +154,7 @@ def test_a_room_imports_only_what_its_row_allows(room):
     allowed = {room, *GROUND, *ROOMS[room].split()}
     for module, file in MODULES.items():
         if room_of(module) == room:
-            for line, imported in own_modules(file.read_bytes(), package_of(file)):
+            for line, imported in own_modules(imported_by(module)):
                 where = f"{file.relative_to(PACKAGE)}:{line} imports nblauncher.{imported}"
                 assert room_of(imported) in allowed, f"{where}, which is not in the row of {room}"
 
@@ -171,9 +175,9 @@ def test_no_row_allows_what_nobody_needs():
     for room, allowed in ROOMS.items():
         used = {
             room_of(imported)
-            for module, file in MODULES.items()
+            for module in MODULES
             if room_of(module) == room
-            for _, imported in own_modules(file.read_bytes(), package_of(file))
+            for _, imported in own_modules(imported_by(module))
         }
         assert set(allowed.split()) <= used, f"{room} does not import {set(allowed.split()) - used}"
 
@@ -222,7 +226,7 @@ def allowed_by(words: str, room: str) -> set[str]:
 def test_only_the_host_chooses_implementations():
     seams = {"accounts": "accounts", "supervisor.spawners": "supervisor", "frontends": "frontends"}
     for module, file in MODULES.items():
-        for line, imported in own_modules(file.read_bytes(), package_of(file)):
+        for line, imported in own_modules(imported_by(module)):
             for seam, room in seams.items():
                 is_choice = imported.startswith(f"{seam}.") and imported in IMPLEMENTATIONS
                 may = room_of(module) == room or module == "planning.host"
@@ -251,7 +255,7 @@ IMPLEMENTATIONS = frozenset(
     ],
 )
 def test_every_form_of_import_is_seen(source, modules):
-    assert [module for _, module in own_modules(source.encode(), ("nblauncher", "ledger"))] == modules
+    assert [module for _, module in own_modules(imports(source.encode(), ("nblauncher", "ledger")))] == modules
 
 
 def test_no_deadline_depends_on_a_clock_that_can_be_set():
