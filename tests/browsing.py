@@ -77,8 +77,8 @@ _HAS_KERNEL = """async () => {
 
 
 @contextlib.contextmanager
-def browser_page(home: Path, authority: Path | None, *flags: str, **context: Any) -> Iterator[Any]:
-    """A page of a fresh Chromium with a home of its own, in which the class CA was installed, or not."""
+def chromium(driver: Any, home: Path, authority: Path | None, *flags: str) -> Iterator[Any]:
+    """A Chromium with a home of its own, in which the class CA was installed, or not. `driver`: Playwright's."""
     assert CHROMIUM is not None and CERTUTIL is not None
     store = home / ".pki/nssdb"
     store.mkdir(parents=True)
@@ -86,18 +86,32 @@ def browser_page(home: Path, authority: Path | None, *flags: str, **context: Any
     subprocess.run([CERTUTIL, *database, "-N", "--empty-password"], check=True)
     if authority is not None:
         subprocess.run([CERTUTIL, *database, "-A", "-t", "C,,", "-n", "class", "-i", authority], check=True)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*FLAGS, *flags], env={**os.environ, "HOME": str(home)}
-        )
-        opened = chromium.new_context(**context)
-        opened.set_default_timeout(60_000)
-        # pytest shows them below a test that failed.
-        opened.on("requestfailed", lambda request: print(f"request failed: {request.url}: {request.failure}"))
-        opened.on("response", lambda one: print(f"answer {one.status}: {one.url}") if one.status >= 400 else None)
-        opened.on("weberror", lambda error: print(f"error in a page: {error.error}"))
-        yield opened.new_page()
-        chromium.close()
+    browser = driver.chromium.launch(
+        executable_path=CHROMIUM, args=[*FLAGS, *flags], env={**os.environ, "HOME": str(home)}
+    )
+    yield browser
+    browser.close()
+
+
+@contextlib.contextmanager
+def fresh_page(browser: Any, **context: Any) -> Iterator[Any]:
+    """A page of a browser that knows nothing of the visits before: neither cookies nor stored settings."""
+    opened = browser.new_context(**context)
+    opened.set_default_timeout(60_000)
+    # pytest shows them below a test that failed.
+    opened.on("requestfailed", lambda request: print(f"request failed: {request.url}: {request.failure}"))
+    opened.on("response", lambda one: print(f"answer {one.status}: {one.url}") if one.status >= 400 else None)
+    opened.on("weberror", lambda error: print(f"error in a page: {error.error}"))
+    yield opened.new_page()
+    for one in browser.contexts:  # also those that a test has opened
+        one.close()
+
+
+@contextlib.contextmanager
+def browser_page(driver: Any, home: Path, authority: Path | None, *flags: str, **context: Any) -> Iterator[Any]:
+    """A page of a Chromium that is started for it."""
+    with chromium(driver, home, authority, *flags) as browser, fresh_page(browser, **context) as page:
+        yield page
 
 
 def run_until_it_answers(tab: Any, cell: Any, words: str = "", *, code: str | None = None) -> None:

@@ -22,6 +22,9 @@ SWEEP_DEADLINE = 10.0
 JOB_DEADLINE = 35.0
 """Seconds in which the cluster should confirm that a cancelled job has ended. Slurm kills it after 30 (KillWait)."""
 
+SILENT_DEADLINE = 10.0
+"""The same while the controller does not answer: nothing would be confirmed before it does."""
+
 _SWEEP_PAUSE = 0.05
 _JOB_PAUSE = 0.25
 _QUIET_ROUNDS = 6
@@ -92,7 +95,8 @@ class Ending:
             return
         if stopping.sweeping_since == 0.0:
             stopping.sweeping_since = time.monotonic()
-        if stopping.done and time.monotonic() - stopping.sweeping_since > JOB_DEADLINE:
+        patience = SILENT_DEADLINE if seat.cluster.silent_since else JOB_DEADLINE
+        if stopping.done and time.monotonic() - stopping.sweeping_since > patience:
             self._unconfirmed(seat)
         stopping.deadline = self._loop.later(_JOB_PAUSE, lambda: self.sweep(seat))
 

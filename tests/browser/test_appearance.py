@@ -11,7 +11,7 @@ import pytest
 
 from nblauncher.supervisor import client
 from tests import launched
-from tests.browsing import STAYS, accessibility_problems, browser_page, picture, require_browser, run_until_it_answers
+from tests.browsing import STAYS, accessibility_problems, picture, require_browser, run_until_it_answers
 from tests.classroom import QUICK, Classroom
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
@@ -45,13 +45,6 @@ def room() -> Iterator[Classroom]:
         yield made
     finally:
         made.close()
-
-
-@pytest.fixture
-def page(room: Classroom, tmp_path: Path):
-    viewport = {"width": 1280, "height": 800}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as one:
-        yield one
 
 
 def sign_in(room: Classroom, page) -> None:

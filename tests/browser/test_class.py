@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import browser_page, require_browser, run_until_it_answers
+from tests.browsing import require_browser, run_until_it_answers
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook, sources
 from tests.running import eventually
@@ -45,14 +45,6 @@ def lab(question: str) -> bytes:
     saved = {"output_type": "display_data", "data": html, "metadata": {}}
     cells = cell(question, "q", "markdown"), cell("pass", "s") | {"outputs": [saved]}, cell("answer", "a")
     return notebook(*cells, kernelspec={"name": "python3", "display_name": "Python 3"})
-
-
-@pytest.fixture
-def page(room: Classroom, tmp_path: Path):
-    """A browser in which the class CA was installed, as docs/browser.md says."""
-    viewport = {"width": 1280, "height": 900}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as one:
-        yield one
 
 
 def opened_lesson(room, page, lesson: str, tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nblauncher.supervisor import client
-from tests.browsing import accessibility_problems, browser_page, require_browser, run_until_it_answers
+from tests.browsing import accessibility_problems, require_browser, run_until_it_answers
 from tests.classroom import Classroom
 from tests.running import limited_by
 
@@ -41,11 +41,9 @@ def room() -> Iterator[Classroom]:
         made.close()
 
 
-@pytest.fixture
-def page(room: Classroom, tmp_path: Path):
-    lead_here = f"--host-resolver-rules=MAP *.{HOST} 127.0.0.1, MAP {HOST} 127.0.0.1"
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", lead_here) as one:
-        yield one
+@pytest.fixture(scope="module")
+def flags() -> list[str]:
+    return [f"--host-resolver-rules=MAP *.{HOST} 127.0.0.1, MAP {HOST} 127.0.0.1"]
 
 
 def test_a_student_arrives_at_the_own_host_and_a_kernel_answers(room, page, tmp_path: Path):

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.browsing import browser_page, require_browser
+from tests.browsing import browser_page, chromium, fresh_page, require_browser
 from tests.formgrader import Served, can_connect, hostile_cells, plant, served, submit, tunnel
 from tests.graded import Graded, graded_class
 from tests.packages import alone
@@ -50,9 +50,15 @@ def formgrader(course: Graded) -> Iterator[Served]:
         yield one
 
 
+@pytest.fixture(scope="module")
+def browser(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(driver, tmp_path_factory.mktemp("browser"), None) as one:
+        yield one
+
+
 @pytest.fixture
-def page(formgrader: Served, tmp_path: Path) -> Iterator[Any]:
-    with browser_page(tmp_path / "home", None, viewport={"width": 1280, "height": 1000}) as one:
+def page(formgrader: Served, browser: Any) -> Iterator[Any]:
+    with fresh_page(browser, viewport={"width": 1280, "height": 1000}) as one:
         sign_in(one, formgrader)
         yield one
 
@@ -71,7 +77,7 @@ def open_submission(page: Any, formgrader: Served, student: str) -> None:
     page.wait_for_selector("textarea.comment")
 
 
-def test_at_a_name_of_its_own_the_cookie_is_for_no_student(course: Graded, tmp_path: Path):
+def test_at_a_name_of_its_own_the_cookie_is_for_no_student(driver: Any, course: Graded, tmp_path: Path):
     """On the network: TLS with a certificate that no student has, and a port that is taken is named."""
     room = course.room
     room.write(grading={"name": NAME, "port": PORT + 1}, web={"port": room.port, "names": ["class.example.org"]})
@@ -82,7 +88,7 @@ def test_at_a_name_of_its_own_the_cookie_is_for_no_student(course: Graded, tmp_p
         with served(course) as one:
             assert one.url == f"https://{NAME}:{PORT + 1}/" and one.said["tunnel"] == ""
             rules = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
-            with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", rules) as page:
+            with browser_page(driver, tmp_path / "home", room.paths.tls / "ca.pem", rules) as page:
                 sign_in(page, one)
                 (cookie,) = [each for each in page.context.cookies() if each["name"].startswith("__Host-")]
                 assert cookie["domain"] == NAME and cookie["secure"] and cookie["httpOnly"]

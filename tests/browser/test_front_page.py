@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nblauncher.frontends import class_ca
 from nblauncher.system.tls_context import server_context
 from tests import front_page as tools
-from tests.browsing import STAYS, accessibility_problems
+from tests.browsing import STAYS, accessibility_problems, chromium, require_browser, sync_api
 
 pytestmark = [pytest.mark.browser, pytest.mark.system, pytest.mark.group("front page")]
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: the package playwright is missing")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CERTUTIL = shutil.which("certutil")
 PORT = 18720
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--host-resolver-rules=MAP bank.example 127.0.0.2",
-]
 
 
 @pytest.fixture(scope="module")
 def front() -> Iterator[tools.FrontPageProcess]:
-    if CHROMIUM is None or CERTUTIL is None:
-        pytest.skip("NO BROWSER TEST: install chromium and certutil (libnss3-tools)")
+    require_browser()
     with tools.accounts(26010) as people:
         made = tools.FrontPageProcess(
             PORT, {"nbtwada": (people["nbtwada"], PORT + 1), "nbtwbob": (people["nbtwbob"], PORT + 2)}
@@ -48,29 +36,10 @@ def front() -> Iterator[tools.FrontPageProcess]:
 
 
 @pytest.fixture(scope="module")
-def browser(front, tmp_path_factory):
-    """Chromium with a home of its own, in whose NSS store the class CA is trusted."""
-    home = tmp_path_factory.mktemp("home")
-    store = home / ".pki" / "nssdb"
-    store.mkdir(parents=True)
-    subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-N", "--empty-password"], check=True)
-    authority = front.folder / "tls" / "ca.pem"
-    subprocess.run([CERTUTIL, "-d", f"sql:{store}", "-A", "-t", "C,,", "-n", "class", "-i", str(authority)], check=True)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(home)}
-        )
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context()
-    made = context.new_page()
-    made.set_default_timeout(30_000)
-    yield made
-    context.close()
+def browser(driver: Any, front: tools.FrontPageProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    bank = "--host-resolver-rules=MAP bank.example 127.0.0.2"
+    with chromium(driver, tmp_path_factory.mktemp("browser"), front.folder / "tls/ca.pem", bank) as one:
+        yield one
 
 
 def sign_in(page, password: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nblauncher.supervisor import client
-from tests.browsing import browser_page, require_browser
+from tests.browsing import require_browser
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook
 
@@ -41,12 +41,9 @@ def room(request) -> Iterator[Classroom]:
         made.close()
 
 
-@pytest.fixture
-def page(room: Classroom, tmp_path: Path):
-    lead_here = f"--host-resolver-rules=MAP *.{HOST} 127.0.0.1, MAP {HOST} 127.0.0.1"
-    viewport = {"width": 1280, "height": 900}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", lead_here, viewport=viewport) as one:
-        yield one
+@pytest.fixture(scope="module")
+def flags() -> list[str]:
+    return [f"--host-resolver-rules=MAP *.{HOST} 127.0.0.1, MAP {HOST} 127.0.0.1"]
 
 
 def own_address(room: Classroom, name: str) -> str:

@@ -38,11 +38,10 @@ def room() -> Iterator[Classroom]:
 
 
 @pytest.fixture
-def page(room: Classroom, tmp_path: Path) -> Iterator[Any]:
-    viewport = {"width": 1280, "height": 900}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as one:
-        sign_in(room, one, ADA)
-        yield one
+def page(room: Classroom, page: Any) -> Any:
+    """Ada's, who is signed in."""
+    sign_in(room, page, ADA)
+    return page
 
 
 def lab(question: str, code: str = "pass") -> bytes:
@@ -240,10 +239,10 @@ def german_room() -> Iterator[Classroom]:
         made.close()
 
 
-def test_strip_and_question_are_in_the_language_of_the_class(german_room, tmp_path: Path):
+def test_strip_and_question_are_in_the_language_of_the_class(driver, german_room, tmp_path: Path):
     """German as it is shipped, and a text of the teacher's, which is text there too."""
     room, viewport = german_room, {"width": 1280, "height": 900}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as page:
+    with browser_page(driver, tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as page:
         sign_in(room, page, EVA)
         tab = opened(room, page, "notebooks/tutorial/lab.ipynb", EVA)
         at = (datetime.now() + timedelta(minutes=9)).replace(second=0, microsecond=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pypdf
 import pytest
@@ -35,7 +36,7 @@ LEAVES_ITS_CARD = """() => [...document.querySelectorAll(".half")].flatMap(half 
 })"""
 
 
-def test_every_card_is_printed_whole_and_nothing_is_asked_for(tmp_path: Path) -> None:
+def test_every_card_is_printed_whole_and_nothing_is_asked_for(driver: Any, tmp_path: Path) -> None:
     require_browser()
     password = Secret("abcd-efgh-jkmn-pqrs")
     slips = [
@@ -44,7 +45,7 @@ def test_every_card_is_printed_whole_and_nothing_is_asked_for(tmp_path: Path) ->
     ]
     file = tmp_path / "cards.html"
     file.write_text(page.page(COURSE, slips, "section", "a4"), encoding="utf-8")
-    with browser_page(tmp_path / "home", None) as tab:
+    with browser_page(driver, tmp_path / "home", None) as tab:
         asked: list[str] = []
         said: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))

@@ -36,11 +36,11 @@ def classroom() -> Iterator[Classroom]:
 
 
 @pytest.fixture(params=["stranger", "trusted"])
-def visit(request, classroom, tmp_path: Path) -> Iterator[Visit]:
+def visit(request, driver, classroom, tmp_path: Path) -> Iterator[Visit]:
     """A fresh Chromium that has never heard of the class, or that was told to trust its CA."""
     has_ca = request.param == "trusted"
     authority = classroom.paths.tls / "ca.pem" if has_ca else None
-    with browser_page(tmp_path / "home", authority) as page:
+    with browser_page(driver, tmp_path / "home", authority) as page:
         yield Visit(page, tmp_path, has_ca=has_ca)
 
 

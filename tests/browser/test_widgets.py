@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import browser_page, require_browser, run_until_it_answers
+from tests.browsing import require_browser, run_until_it_answers
 from tests.classroom import Classroom
 from tests.notebooks import cell, notebook
 from tests.running import eventually
@@ -38,21 +38,19 @@ def room() -> Iterator[Classroom]:
 
 
 @pytest.mark.parametrize("place", ["notebooks/tutorial/slider.ipynb", "lab/tree/tutorial/slider.ipynb"])
-def test_a_slider_is_seen_and_moves(room, place, tmp_path: Path):
-    viewport = {"width": 1280, "height": 900}
-    with browser_page(tmp_path / "home", room.paths.tls / "ca.pem", viewport=viewport) as page:
-        page.goto(f"https://localhost:{PORT}/{STUDENT}")
-        page.fill("#password", room.credentials[STUDENT]["notebook_password"])
-        page.click("button[type=submit]")
-        page.wait_for_selector(".jp-DirListing-item:has-text('slider.ipynb')")
-        page.goto(f"https://localhost:{PORT + 1}/user/{STUDENT}/{place}")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-        run_until_it_answers(page, page.locator(".jp-CodeCell").first, "x is 5")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-        slider = page.locator(".jupyter-widgets .slider-container").first
-        slider.wait_for()
-        page.screenshot(path=tmp_path / "slider.png")
-        box = slider.bounding_box()
-        moved = page.locator(".jp-OutputArea-output").get_by_text(re.compile("x is ([6-9]|10)")).first
-        at = box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2
-        eventually(lambda: page.mouse.click(*at) or moved.is_visible())
+def test_a_slider_is_seen_and_moves(room, page, place, tmp_path: Path):
+    page.goto(f"https://localhost:{PORT}/{STUDENT}")
+    page.fill("#password", room.credentials[STUDENT]["notebook_password"])
+    page.click("button[type=submit]")
+    page.wait_for_selector(".jp-DirListing-item:has-text('slider.ipynb')")
+    page.goto(f"https://localhost:{PORT + 1}/user/{STUDENT}/{place}")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    run_until_it_answers(page, page.locator(".jp-CodeCell").first, "x is 5")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    slider = page.locator(".jupyter-widgets .slider-container").first
+    slider.wait_for()
+    page.screenshot(path=tmp_path / "slider.png")
+    box = slider.bounding_box()
+    moved = page.locator(".jp-OutputArea-output").get_by_text(re.compile("x is ([6-9]|10)")).first
+    at = box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2
+    eventually(lambda: page.mouse.click(*at) or moved.is_visible())

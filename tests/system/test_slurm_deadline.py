@@ -1,17 +1,14 @@
-"""The teacher's day on a cluster: a class with material, a deadline, freeze and thaw, on a real cluster."""
+"""Freeze, thaw and deadlines of a class whose servers are jobs of a real cluster."""
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ import pytest
 from nblauncher.commands.deadlines import job_freezer
 from tests import launched, slurm_cluster
 from tests.classroom import QUICK, Classroom, set_up_class
-from tests.homework import write
+from tests.cluster_class import captured, is_moving, remarks, soon, writes_all_the_time
 from tests.running import eventually
 from tests.slurm_cluster import Cluster
 
@@ -30,11 +27,6 @@ cluster = slurm_cluster.cluster
 
 ADA, BOB, EVE = NAMES = [f"nbtjd{number}" for number in range(1, 4)]
 PORT = 29000
-
-WRITER = (
-    "import os\\ni = 0\\nwhile True:\\n i += 1\\n open('.next', 'w').write(f'{i:09}')\\n os.replace('.next', 'count')"
-)
-"""Replaces a file as fast as it can."""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +38,9 @@ def room(cluster: Cluster) -> Iterator[Classroom]:
             limits={"memory": "600 MB", "cpus": 1},
             web={"port": PORT, "bind": ["127.0.0.1"]},
         )
+        (made.folder / "material/ps1").mkdir()
+        (made.folder / "material/ps1/task.txt").write_text("fresh\n")
+        made.run("send")
         yield made
 
 
@@ -81,25 +76,11 @@ def has_to_stop(pid: int) -> bool:
 def is_stopped_by_slurm(cluster: Cluster, room: Classroom, name: str) -> bool:
     """Not by our own freezer, which reaches the nodes too: they are on this very host."""
     if not cluster.has_cgroups:
-        theirs = [one for one in psutil.process_iter() if one.uids().real == pwd.getpwnam(name).pw_uid]
+        theirs = launched.processes_of(pwd.getpwnam(name).pw_uid)
         return bool(theirs) and all(one.status() == psutil.STATUS_STOPPED or has_to_stop(one.pid) for one in theirs)
     pattern = f"*/slurm_*/uid_{pwd.getpwnam(name).pw_uid}/job_{job_of(room, name)}/step_batch/freezer.state"
     (file,) = Path(f"/sys/fs/cgroup/freezer/nbt-slurm{cluster.number}").glob(pattern)
     return file.read_text().strip() == "FROZEN"
-
-
-def soon(seconds: float) -> datetime:
-    return (datetime.now().astimezone() + timedelta(seconds=seconds)).replace(microsecond=0)
-
-
-def captured(room: Classroom, at: datetime) -> Path | None:
-    """The folder of the retrieval for this moment."""
-    for folder in sorted((room.folder / "retrieved").glob("2*")):
-        for file in folder.glob("*/manifest.json"):
-            about = json.loads(file.read_text()).get("deadline")
-            if about and datetime.fromisoformat(about["at"]) == at:
-                return folder
-    return None
 
 
 def capture(room: Classroom, expect: int = 0) -> Path:
@@ -111,29 +92,6 @@ def capture(room: Classroom, expect: int = 0) -> Path:
     folder = captured(room, at)
     assert folder is not None
     return folder
-
-
-def remarks(folder: Path, name: str) -> list[str]:
-    """What is wrong with the student's capture as a whole."""
-    exclusions = json.loads((folder / name / "manifest.json").read_text())["exclusions"]
-    return [one["reason"] for one in exclusions if one["path"] == "work/ps1"]
-
-
-def writes_all_the_time(room: Classroom, name: str) -> None:
-    """From a cell, as a process of its own."""
-    with launched.visitor(room, name) as student:
-        student.run(
-            "import os, subprocess, sys\nos.makedirs('tutorial/ps1', exist_ok=True); os.chdir('tutorial/ps1')\n"
-            f"subprocess.Popen([sys.executable, '-I', '-c', \"{WRITER}\"], start_new_session=True)"
-        )
-    eventually(lambda: (room.home(name) / "tutorial/ps1/count").exists())
-
-
-def is_moving(room: Classroom, name: str) -> bool:
-    file = room.home(name) / "tutorial/ps1/count"
-    before = file.stat().st_mtime_ns
-    time.sleep(0.3)
-    return file.stat().st_mtime_ns != before
 
 
 @contextmanager
@@ -154,48 +112,6 @@ def site(room: Classroom, cluster: Cluster, suspend: str) -> Iterator[None]:
     finally:
         room.write(slurm=before)
         room.run("setup")
-
-
-def test_a_teachers_day(room, cluster):
-    """From launch to shutdown: cells, corrected material, work that comes back, a deadline."""
-    said = launched.students(room.json("launch", "--background"))
-    assert {one["server"] for one in said.values()} == {"ready"}
-    found = launched.reports(room)
-    assert {one.node for one in found.values()} == {"n1", "n2"}
-    for name in NAMES:
-        with launched.visitor(room, name) as student:
-            ran = student.run(
-                "import os, socket; open('tutorial/lab1.txt', 'a').write('2.0 s\\n')\n"
-                "print(os.getuid(), socket.gethostname(), open('tutorial/lab1.txt').read())"
-            )
-        assert ran == f"{pwd.getpwnam(name).pw_uid} {found[name].node} measure the pendulum\n2.0 s\n\n"
-    (room.folder / "material/ps1").mkdir()
-    (room.folder / "material/ps1/task.txt").write_text("fresh\n")
-    (room.folder / "material/lab1.txt").write_text("measure the pendulum twice\n")
-    room.run("send", expect=None)
-    for name in NAMES:
-        assert (room.home(name) / "tutorial/ps1/task.txt").read_text() == "fresh\n"
-        assert "2.0 s" in (room.home(name) / "tutorial/lab1.txt").read_text()
-    room.run("retrieve")
-    latest = room.folder / "retrieved/latest"
-    assert all("2.0 s" in (latest / name / "work/lab1.txt").read_text() for name in NAMES)
-    before = {name: job_of(room, name) for name in NAMES}
-    writes_all_the_time(room, ADA)
-    write(BOB, "tutorial/ps1/answer.txt", "42")
-    at = soon(6)
-    room.run("retrieve", "--at", f"{at:%Y-%m-%d %H:%M:%S}", "--assignment", "ps1")
-    eventually(lambda: captured(room, at), 60)
-    folder = captured(room, at)
-    assert (folder / BOB / "work/ps1/answer.txt").read_text() == "42"
-    assert len((folder / ADA / "work/ps1/count").read_text()) == 9
-    assert not any(remarks(folder, name) for name in NAMES)
-    eventually(lambda: launched.is_ready(room) and is_moving(room, ADA), 20)
-    assert {name: job_of(room, name) for name in NAMES} == before
-    room.run("shutdown")
-    assert cluster.run("squeue", "-h", "-t", "PENDING,RUNNING,SUSPENDED,COMPLETING", "-o", "%i") == ""
-    assert not any(launched.processes_of(pwd.getpwnam(name).pw_uid) for name in NAMES)
-    assert not [left for name in NAMES for left in room.home(name).glob(".local/share/nblauncher/jobs/*.json")]
-    assert not list(room.paths.state.glob("jobs*.json"))
 
 
 def test_a_job_in_the_queue_is_not_frozen_and_is_as_soon_as_it_runs(room, cluster):

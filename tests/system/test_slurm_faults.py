@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from nblauncher.supervisor import client
-from nblauncher.supervisor.specs import ServerReport
 from tests import launched, slurm_cluster
 from tests.classroom import QUICK, Classroom, set_up_class
+from tests.cluster_class import uid
+from tests.launched import reports
 from tests.running import eventually
 from tests.slurm_cluster import Cluster
 
@@ -52,13 +52,6 @@ def room(cluster: Cluster) -> Iterator[Classroom]:
         yield made
 
 
-def reports(room: Classroom) -> dict[str, ServerReport]:
-    supervisor = client.connect(room.paths)
-    assert supervisor is not None
-    with supervisor:
-        return {report.username: report for report in supervisor.servers()}
-
-
 def jobs(room: Classroom, *names: str) -> dict[str, int | None]:
     return {name: one.job for name, one in reports(room).items() if name in names}
 
@@ -89,10 +82,6 @@ def leaders_of(name: str) -> set[int]:
     """Without the small process that reports, which is a child of the server's."""
     pids = set(servers_of(name))
     return {pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).ppid() not in pids}
-
-
-def uid(name: str) -> int:
-    return pwd.getpwnam(name).pw_uid
 
 
 @contextlib.contextmanager

@@ -20,11 +20,12 @@ import psutil
 import pytest
 
 from nblauncher.frontends import class_ca
-from nblauncher.supervisor import client
 from nblauncher.supervisor.specs import ServerReport
 from tests import launched, slurm_cluster, visits
 from tests.classroom import QUICK, Classroom, set_up_class
+from tests.cluster_class import nothing_is_left, uid
 from tests.jupyter_client import JupyterClient
+from tests.launched import reports
 from tests.running import eventually
 from tests.slurm_cluster import Cluster
 
@@ -66,17 +67,6 @@ def up(room: Classroom) -> Classroom:
     return room
 
 
-def reports(room: Classroom) -> dict[str, ServerReport]:
-    supervisor = client.connect(room.paths)
-    assert supervisor is not None
-    with supervisor:
-        return {report.username: report for report in supervisor.servers()}
-
-
-def uid(name: str) -> int:
-    return pwd.getpwnam(name).pw_uid
-
-
 def place(cluster: Cluster, report: ServerReport) -> tuple[str, int]:
     """Where a student's server listens."""
     said = re.search(r"Comment=nbl1 run=\S+ r=0 port=([0-9]+)", cluster.run("scontrol", "show", "job", str(report.job)))
@@ -103,11 +93,6 @@ def works(student: JupyterClient, report: ServerReport) -> None:
 
 def hears(student: JupyterClient, message: str) -> None:
     eventually(lambda: visits.shown(student) == [("message", message)])
-
-
-def nothing_is_left(cluster: Cluster) -> None:
-    assert cluster.run("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%i") == ""
-    assert not [one for name in NAMES for one in launched.processes_of(uid(name))]
 
 
 def test_students_work_on_nodes_through_nginx(room, cluster):
@@ -230,9 +215,7 @@ def test_the_next_launch_takes_the_sockets_behind_nginx_from_the_relays(up):
 
 def test_after_shutdown_nothing_is_left(up, cluster):
     assert "Stopped" in up.run("shutdown").stdout
-    nothing_is_left(cluster)
-    assert launched.states(up) == {}
-    assert not [left for name in NAMES for left in up.home(name).glob(".local/share/nblauncher/jobs/*.json")]
+    nothing_is_left(cluster, up, NAMES)
 
 
 def test_a_sleeper_waits_in_the_queue_with_a_page_and_then_has_a_server(room, cluster):
@@ -264,7 +247,7 @@ def test_a_sleeper_waits_in_the_queue_with_a_page_and_then_has_a_server(room, cl
         cluster.run("scancel", others)
         room.write(notebook=ON_NODES)
         room.run("shutdown")
-    nothing_is_left(cluster)
+    nothing_is_left(cluster, room, NAMES)
 
 
 @pytest.mark.parametrize("mode", ["files", "off"])

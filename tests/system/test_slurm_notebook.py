@@ -15,7 +15,6 @@ import pytest
 
 from nblauncher.server import notices
 from nblauncher.server.notices import Notices
-from nblauncher.supervisor import client
 from nblauncher.supervisor.specs import ServerReport
 from tests import launched, slurm_cluster, visits
 from tests.classroom import QUICK, Classroom, set_up_class
@@ -27,28 +26,47 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 cluster = slurm_cluster.cluster
 
 NAMES = ADA, BOB, EVE = [f"nbtjn{number}" for number in range(1, 4)]
+SLEEPER = "nbtjo1"
 PORT = 29100
 
 
+def on_nodes(made: Classroom, cluster: Cluster, **notebook: Any) -> None:
+    made.write(
+        notebook={**QUICK, "spawner": "slurm", **notebook},
+        slurm={"config": str(cluster.config)},
+        limits={"memory": "600 MB", "cpus": 1},
+        # As in test_slurm_class: bridges of other tests' clusters must not become addresses of the class.
+        web={"port": made.port, "bind": ["127.0.0.1"]},
+    )
+
+
 @pytest.fixture(scope="module")
-def room(cluster: Cluster) -> Iterator[Classroom]:
+def sleepers(cluster: Cluster) -> Iterator[Classroom]:
+    """Another class, with a server that came when its student did. Its minute of rest passes beside the other tests."""
+    with set_up_class("nbtjo", [SLEEPER], port=PORT + 20, first_uid=34850) as made:
+        on_nodes(made, cluster, start="on-demand", idle_stop=1)
+        said = made.json("launch", "--background")
+        assert {one["server"] for one in said["students"]} == {"asleep"} and cluster.jobs() == ""
+        visit(made)
+        yield made
+
+
+def visit(sleepers: Classroom) -> None:
+    with launched.visitor(sleepers, SLEEPER) as student:
+        assert student.api("GET", "me").status_code == 200
+    assert report(sleepers, SLEEPER).state.value == "ready"
+
+
+@pytest.fixture(scope="module")
+def room(cluster: Cluster, sleepers: Classroom) -> Iterator[Classroom]:
     with set_up_class("nbtjn", NAMES, port=PORT, first_uid=34800) as made:
-        made.write(
-            notebook={**QUICK, "spawner": "slurm"},
-            slurm={"config": str(cluster.config)},
-            limits={"memory": "600 MB", "cpus": 1},
-            # As in test_slurm_class: bridges of other tests' clusters must not become addresses of the class.
-            web={"port": PORT, "bind": ["127.0.0.1"]},
-        )
+        on_nodes(made, cluster)
         made.run("launch", "--background")
         yield made
 
 
 def report(room: Classroom, name: str) -> ServerReport:
-    supervisor = client.connect(room.paths)
-    assert supervisor is not None
-    with supervisor:
-        return next(iter(supervisor.servers([name])))
+    return launched.reports(room)[name]
 
 
 def status(room: Classroom, name: str) -> dict[str, Any]:
@@ -215,6 +233,12 @@ def test_a_student_whose_server_is_replaced_by_one_that_hangs_harms_nobody_else(
             print(f"beside a server that hangs: a message after {time.monotonic() - began:.2f} s")
         as_eve(cluster, "scontrol", "update", f"jobid={job}", comment)
     assert {one["server"] for one in room.json("status")["students"]} == {"ready"}
+
+
+def test_a_server_that_nobody_uses_ends_and_is_submitted_again_when_its_student_comes(sleepers, cluster):
+    eventually(lambda: report(sleepers, SLEEPER).state.value == "asleep", 150)
+    assert SLEEPER not in cluster.jobs()
+    visit(sleepers)
 
 
 def as_eve(cluster: Cluster, *argv: str) -> None:
