@@ -55,16 +55,20 @@ def merge(
     updated = {student.username: _updated(student, person) for person, student in found}
     lines = {student.username: person.line for person, student in found}
     matched = {person for person, _student in found}
+    others = _Others()
+    for student in known:
+        others.add(student)
     added: list[Student] = []
     for person in people:
         if person in matched:
             continue
         username = _username(person, taken, source, problems)
         if username:
-            notes += _note(person, username, known, added)
+            notes += _note(person, username, others)
             taken.add(username)
             lines[username] = person.line
             added.append(_updated(Student(username), person))
+            others.add(added[-1])
     if problems:
         raise InputError(problems, "Nothing was changed.")
     absent = tuple(student.username for student in known if student.username not in updated)
@@ -225,19 +229,33 @@ def _wanted(person: Person) -> str:
     return next(filter(USERNAME.fullmatch, made), "")
 
 
-def _note(person: Person, username: str, known: Roster, added: Sequence[Student]) -> Iterator[str]:
-    others = [*known, *added]
-    if same := [one.username for one in others if one.name and _folded(one.name) == _folded(person.name)]:
+@dataclass
+class _Others:
+    """The students so far."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """username → name."""
+    namesakes: dict[str, list[str]] = field(default_factory=dict)
+    """Folded name → usernames."""
+
+    def add(self, student: Student) -> None:
+        self.names[student.username] = student.name
+        if student.name:
+            self.namesakes.setdefault(_folded(student.name), []).append(student.username)
+
+
+def _note(person: Person, username: str, others: _Others) -> Iterator[str]:
+    if same := others.namesakes.get(_folded(person.name)):
         yield f"two people are called {_called(person)}: {', '.join(same)} and {username}"
     elif (base := _wanted(person)) != username:
-        whose = next((printable(one.name) for one in others if one.username == base), None)
-        if whose is None:
+        if (name := others.names.get(base)) is None:
             yield (
                 f"{username} ({_called(person)}): {base} is an account of the course whose student left the roster; if"
                 f" the two are one, write {base} into students.csv instead"
             )
         else:
-            yield f"{username} ({_called(person)}): the username {base} is that of {whose or 'another student'}"
+            whose = printable(name) or "another student"
+            yield f"{username} ({_called(person)}): the username {base} is that of {whose}"
 
 
 def _called(person: Person) -> str:
