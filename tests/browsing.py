@@ -24,6 +24,7 @@ CERTUTIL = shutil.which("certutil")
 FLAGS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
+    "--process-per-site",  # tabs share what was compiled: a third less of a processor for each page of Jupyter
 ]
 
 

@@ -123,7 +123,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Workers begin with what takes longest: browsers, and groups of several files. Unit tests are last."""
+    """Workers begin with what takes longest: browsers, groups of several files, what waits. Unit tests are last."""
     if (found := machine.pidfds()).level != "ok":
         for item in items:
             if item.get_closest_marker("adoption"):
@@ -134,7 +134,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         group = group_of(file)
         if not group:
             return 2
-        return 1 if group == file and not item.get_closest_marker("browser") else 0
+        return 1 if group == file and not any(map(item.get_closest_marker, ("browser", "early"))) else 0
 
     if hasattr(config, "workerinput"):
         items.sort(key=turn)

@@ -18,9 +18,9 @@ PATIENCE = 500.0
 """Seconds that one command may take."""
 
 SETUP = """
-from setuptools import find_packages, setup
+from setuptools import setup
 setup(name="nblauncher", version="0",
-      packages=[*find_packages(include=["nblauncher", "nblauncher.*"]), "notebook"],
+      packages=["nblauncher", "notebook"],
       package_dir={"notebook": "nblauncher/commands"},
       entry_points={"console_scripts": [
           "nblauncher = nblauncher.standin:main", "ipython_dir = nblauncher.standin:main"]})
@@ -122,7 +122,7 @@ def real_checkout(folder: Path) -> Path:
 
 
 def stand_in_checkout(folder: Path) -> Path:
-    """The same with a command that only says where it is, and without dependencies: builds in seconds."""
+    """The same with a command that only says where it is, without rooms and dependencies: builds in seconds."""
     real_checkout(folder)
     (folder / "setup.py").write_text(SETUP)
     (folder / "nblauncher" / "standin.py").write_text(STAND_IN)

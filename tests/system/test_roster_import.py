@@ -161,6 +161,7 @@ def test_what_is_not_a_list_neither_hangs_nor_hurts(teacher: Account, folder: Pa
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_workbook_made_to_be_expensive_is_given_up(teacher: Account, folder: Path) -> None:
     """A small file with sixty million bytes of cells."""
     (folder / "bomb.xlsx").write_bytes(workbook([], sheet=sheet("<row>" + "<c/>" * 15_000_000 + "</row>")))

@@ -182,16 +182,17 @@ def test_a_node_without_power_and_one_without_a_network(cluster, site, students)
     first, second = started(on_one, ada), started(on_two, bob)
     until(site, first, JobState.RUNNING), until(site, second, JobState.RUNNING)
     wait_until(lambda: "sleep" in processes_of(ada) and "sleep" in processes_of(bob), "they did not start")
-    cluster.kill_node("n1")
-    cluster.cut("n2")
-    try:
-        assert processes_of(ada) == "" and "sleep" in processes_of(bob)
-        until(site, first, JobState.ENDED), until(site, second, JobState.ENDED)
-        assert jobs.poll(site, [second])[second].word == "NODE_FAIL" and "sleep" in processes_of(bob)
-        assert set(control.down_nodes(site)) == {"n1", "n2"}
-    finally:
-        cluster.join("n1")
-        cluster.join("n2")
+    with cluster.in_a_hurry():
+        cluster.kill_node("n1")
+        cluster.cut("n2")
+        try:
+            assert processes_of(ada) == "" and "sleep" in processes_of(bob)
+            until(site, first, JobState.ENDED), until(site, second, JobState.ENDED)
+            assert jobs.poll(site, [second])[second].word == "NODE_FAIL" and "sleep" in processes_of(bob)
+            assert set(control.down_nodes(site)) == {"n1", "n2"}
+        finally:
+            cluster.join("n1")
+            cluster.join("n2")
     wait_until(lambda: processes_of(bob) == "", lambda: processes_of(bob))
 
 

@@ -22,7 +22,7 @@ from tests.launched import reports
 from tests.running import eventually
 from tests.slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.early]
 cluster = slurm_cluster.cluster
 
 NAMES = [f"nbtjob{number}" for number in range(1, 7)]

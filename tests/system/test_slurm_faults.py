@@ -34,10 +34,7 @@ OTHER = {"n1": "n2", "n2": "n1"}
 
 @pytest.fixture(scope="module")
 def room(cluster: Cluster) -> Iterator[Classroom]:
-    quick = "SlurmdTimeout=5\nMessageTimeout=3\nTCPTimeout=1"
-    cluster.config.write_text(cluster.config.read_text().replace("SlurmdTimeout=10", quick))
-    cluster.run("scontrol", "reconfigure")
-    with set_up_class("nbtjf", NAMES, port=PORT, first_uid=35000) as made:
+    with cluster.in_a_hurry(), set_up_class("nbtjf", NAMES, port=PORT, first_uid=35000) as made:
         made.write(
             notebook={**QUICK, "spawner": "slurm"},
             slurm={"config": str(cluster.config)},

@@ -22,7 +22,7 @@ from tests.jupyter_client import JupyterClient
 from tests.running import eventually
 from tests.slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.early]
 cluster = slurm_cluster.cluster
 
 NAMES = ADA, BOB, EVE = [f"nbtjn{number}" for number in range(1, 4)]
