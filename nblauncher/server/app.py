@@ -23,6 +23,9 @@ from typing import Any, cast
 from nblauncher.system import late_grammar  # noqa: F401 — before jsonschema
 
 # isort: split
+from nblauncher.server import without_node  # noqa: F401 — before jupyterlab.labapp
+
+# isort: split
 from jupyter_core.utils import ensure_event_loop
 from jupyter_server.serverapp import ServerApp
 from jupyterlab.commands import get_user_settings_dir, get_workspaces_dir
