@@ -23,10 +23,10 @@ Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
 
   tests/unit/test_x.py::name    this test of the checkout as it is, in seconds: no root, nothing is installed, no lint
 
-Run it as root for all of them. It installs python3 and venv, and with apt also chromium, certutil, rsync, cron, at,
-nginx, e2fsprogs, debootstrap, systemd-container, qemu-system-x86, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
-/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs munge and Slurm, whose
-daemons the tests start themselves.
+Run it as root for all of them. It installs python3 and venv, and with apt also chromium-headless-shell, certutil, rsync,
+cron, at, nginx, e2fsprogs, zsh, fish, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
+/opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs chromium, debootstrap,
+systemd-container, qemu-system-x86, munge and Slurm, whose daemons the tests start themselves.
 USAGE
 }
 
@@ -112,10 +112,15 @@ install_tools() {
     check_accounts
     make_accounts # `./install.sh --uninstall` removes them
     command -v apt-get >/dev/null || return 0
-    wanted=(chromium libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx e2fsprogs:mkfs.ext4 debootstrap systemd-container:systemd-nspawn)
+    wanted=(libnss3-tools:certutil rsync cron:crontab at nginx-light:nginx e2fsprogs:mkfs.ext4)
     wanted+=(zsh fish) # 8 MB
-    [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
-    [ "$1" != slow ] || wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)
+    if [ "$1" = slow ]; then
+        wanted+=(chromium debootstrap systemd-container:systemd-nspawn)
+        wanted+=(munge:munged slurmctld slurmd slurm-client:squeue)
+        [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86:qemu-system-x86_64)
+    elif ! command -v chromium >/dev/null || apt-cache show chromium-headless-shell >/dev/null 2>&1; then
+        wanted+=(chromium-headless-shell)
+    fi
     for tool in "${wanted[@]}"; do
         command -v "${tool#*:}" >/dev/null || missing+=("${tool%:*}")
     done
@@ -123,7 +128,9 @@ install_tools() {
     has_library libpangoft2-1.0.so.0 || missing+=(libpangoft2-1.0-0) # for WeasyPrint
     [ -d /usr/share/fonts/truetype/noto ] || missing+=(fonts-noto-core fonts-noto-color-emoji)
     [ -d /usr/share/fonts/opentype/noto ] || missing+=(fonts-noto-cjk)
-    if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}"; then
+    # Not every distribution has the shell.
+    if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}" &&
+        ! apt_install "${missing[@]/chromium-headless-shell/chromium}"; then
         printf '\n*** apt could not install %s: the tests that need them are SKIPPED. ***\n\n' "${missing[*]}"
     fi
 }

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import browser_page, require_browser, run_until_it_answers, sync_api
+from tests.browsing import CHROMIUM, browser_page, require_browser, run_until_it_answers, sync_api
 from tests.classroom import Classroom
 
-pytestmark = [pytest.mark.browser, pytest.mark.system]
+pytestmark = [pytest.mark.browser, pytest.mark.system, pytest.mark.slow]
 
 STUDENT = "nbtdwalker"
 PORT = 19120
@@ -24,7 +24,7 @@ NOTEBOOK = Path(__file__).parents[2] / "nblauncher/commands/samples/material/wel
 @pytest.fixture(scope="module")
 def classroom() -> Iterator[Classroom]:
     """A launched class of one student."""
-    require_browser()
+    require_browser(CHROMIUM)
     made = Classroom("nbtdwarn", [STUDENT], port=PORT, first_uid=29000)
     try:
         shutil.copy(NOTEBOOK, made.folder / "material/welcome.ipynb")
@@ -40,7 +40,7 @@ def visit(request, driver, classroom, tmp_path: Path) -> Iterator[Visit]:
     """A fresh Chromium that has never heard of the class, or that was told to trust its CA."""
     has_ca = request.param == "trusted"
     authority = classroom.paths.tls / "ca.pem" if has_ca else None
-    with browser_page(driver, tmp_path / "home", authority) as page:
+    with browser_page(driver, tmp_path / "home", authority, program=CHROMIUM) as page:
         yield Visit(page, tmp_path, has_ca=has_ca)
 
 
