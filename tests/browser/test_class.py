@@ -88,13 +88,20 @@ def test_an_update_that_comes_while_the_notebook_is_open_loses_nothing(room, pag
     tab = opened_lesson(room, page, "lab.ipynb", tmp_path)
     tab.wait_for_function("window.savedScriptHasRun === true")  # material.trust
     file = room.home(STUDENT) / "tutorial/lab.ipynb"
-    tab.locator(".jp-CodeCell .cm-content").last.fill("my unsaved answer")
+    answer = tab.locator(".jp-CodeCell .cm-content").last
+
+    def is_typed() -> bool:  # a page that is still loading may put the notebook's own text back
+        answer.fill("my unsaved answer")
+        tab.wait_for_timeout(1000)
+        return "my unsaved answer" in answer.inner_text()
+
+    eventually(is_typed)
     (room.folder / "material/lab.ipynb").write_bytes(lab("a better question"))
     assert "updated" in room.run("send").stdout
     assert sources(file.read_bytes()) == ["a better question", "pass", "answer"]
     tab.wait_for_selector(".jp-Dialog:has-text('Your teacher changed')")
     tab.screenshot(path=tmp_path / "5-changed.png")
-    assert "my unsaved answer" in tab.locator(".jp-CodeCell .cm-content").last.inner_text()
+    assert "my unsaved answer" in answer.inner_text()
     buttons = tab.locator(".jp-Dialog-button").all_inner_texts()
     assert [text.strip() for text in buttons] == ["Cancel", "Overwrite", "Load it, keep mine beside"]
     assert sources(file.read_bytes()) == ["a better question", "pass", "answer"]

@@ -139,7 +139,7 @@ def said(port: int, request: bytes, name: str = HOST, *, is_plain: bool = False)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             one = stack.enter_context(context.wrap_socket(one, server_hostname=name))
         answer = b""
-        with contextlib.suppress(ConnectionError):  # whoever hangs up has said all that it says
+        with contextlib.suppress(ConnectionError, ssl.SSLEOFError):  # whoever hangs up has said all that it says
             one.sendall(request)
             while part := one.recv(65536):
                 answer += part
