@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Install what the tests need and run them: lint, types, unit, contract, system and browser tests.
 #
-# As root on Linux everything runs, in two parts: what takes minutes by itself is in the slow one. The package is
-# installed (not editable) into /opt/nblauncher/testing, where students' processes can import it even when the checkout
-# is in /root. Elsewhere the tests run that need no root.
+# As root on Linux everything runs, in two parts: what takes minutes, and rarer cases, are in the slow one. The package
+# is installed (not editable) into /opt/nblauncher/testing, where students' processes can import it even when the
+# checkout is in /root. Elsewhere the tests run that need no root.
 
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -17,21 +17,22 @@ Usage: ./run-tests.sh [all|check|slow|system|browser] [PYTEST-ARGUMENTS...]
 
   all      everything but the slow tests; the default, about ten minutes
   check    ruff, mypy and the tests that need no root, in seconds
-  slow     the tests marked slow: machines that boot, an emulated kernel, whatever takes minutes; CI runs it after `all`
+  slow     the tests marked slow: machines that boot, an emulated kernel, a cluster, whatever takes minutes, and more
+           cases of what `all` tries once; CI runs it after `all`
   system   the system tests of `all`: real accounts named nbt..., real notebook servers
   browser  the browser tests, with Chromium
 
   tests/unit/test_x.py::name    this test of the checkout as it is, in seconds: no root, nothing is installed, no lint
 
-Run it as root for all of them. It installs python3 and venv, and with apt also chromium-headless-shell, certutil, rsync,
-cron, at, nginx, e2fsprogs, zsh, fish, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
+Run it as root for all of them. It installs python3 and venv, and with apt also chromium-headless-shell, certutil,
+rsync, cron, at, nginx, e2fsprogs, zsh, fish, libatomic1, Pango and Noto fonts, where they are missing. The test tools go into
 /opt/nblauncher/testing (without root: ~/.cache/nblauncher-testing). For slow it also installs chromium, debootstrap,
 systemd-container, qemu-system-x86, munge and Slurm, whose daemons the tests start themselves.
 USAGE
 }
 
 run_tests() {
-    local stage=all status=0 workers=6 bytecode="" tools="" lint=""
+    local stage=all status=0 workers=6 bytecode="" tools="" lint="" is_new=false
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | slow | system | browser) stage=$1; shift ;;
@@ -61,7 +62,7 @@ run_tests() {
         testing=${XDG_CACHE_HOME:-$HOME/.cache}/nblauncher-testing
         refuse_or_say_what_is_left_out "$stage"
     fi
-    prepare_environment
+    prepare_environment # the first time, with the checkout
     [ -z "$tools" ] || wait "$tools"
     cd "$here"
     if [ "$stage" = one ]; then
@@ -69,7 +70,8 @@ run_tests() {
             --basetemp="$scratch/t" "${selection[@]}" "$@" || status=1
         return $status
     fi
-    install_checkout
+    $is_new || install_checkout
+    ! can_make_accounts || chmod -R a+rX,go-w "$environment"
     if [ "$stage" = all ] || [ "$stage" = check ]; then
         bytecode=$testing/cache/bytecode
         lint >"$scratch/lint" 2>&1 & # beside the tests, most of which wait most of the time
@@ -153,6 +155,7 @@ prepare_environment() { # an environment per set of versions, made once
         set -- -c "$scratch/source/constraints.txt" "setuptools>=70.1" "$scratch/source[test]"
         install_with_uv "$@" || install_packages "$environment" --quiet "$@"
         touch "$environment/complete"
+        is_new=true
     fi
 }
 
@@ -176,10 +179,11 @@ install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds; uv is told wh
         "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
 }
 
-install_checkout() { # into the environment, anew each time
-    [ -e "$scratch/source" ] || copy_source "$scratch/source"
-    install_packages "$environment" --quiet --no-deps --no-build-isolation --force-reinstall "$scratch/source"
-    ! can_make_accounts || chmod -R a+rX,go-w "$environment"
+install_checkout() { # into the environment
+    copy_source "$scratch/source"
+    "$environment/bin/python" -I -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
+        --no-deps --no-build-isolation --force-reinstall "$scratch/source"
+    "$environment/bin/python" -I -m compileall -q -j 0 "$environment"/lib/python*/site-packages/nblauncher
 }
 
 compile_tests() { # once, for all workers: most of collecting is rewriting the assertions

@@ -160,6 +160,7 @@ def test_no_page_of_a_teachers_link_and_no_closed_front_page_has_a_barrier(room,
     assert found == []
 
 
+@pytest.mark.slow
 def test_another_title_and_language_are_on_all_pages_after_a_reload_and_no_server_is_restarted(room, page):
     before = launched.handles(room)
     texts = room.folder / "texts.yaml"

@@ -239,6 +239,7 @@ def german_room() -> Iterator[Classroom]:
         made.close()
 
 
+@pytest.mark.slow
 def test_strip_and_question_are_in_the_language_of_the_class(driver, german_room, tmp_path: Path):
     """German as it is shipped, and a text of the teacher's, which is text there too."""
     room, viewport = german_room, {"width": 1280, "height": 900}

@@ -120,7 +120,9 @@ def test_a_server_that_ended_meanwhile_is_told_and_started_again(course, ada):
     course.ready((ada, ADA))
 
 
-@pytest.mark.parametrize("field", ["start_time", "uid", "inode", "port"])
+@pytest.mark.parametrize(
+    "field", ["start_time", *(pytest.param(one, marks=pytest.mark.slow) for one in ("uid", "inode", "port"))]
+)
 def test_what_cannot_be_verified_is_ended_and_started_again(course, ada, bob, field):
     course.ready((ada, ADA))
     before = course.handle(ada)

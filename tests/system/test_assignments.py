@@ -106,6 +106,7 @@ def test_a_near_miss_is_named_and_refused_everywhere_and_nothing_changes(room):
     assert "for the same folder" in room.run("setup", expect=3).stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_comes_later_in_the_term_is_only_said(room):
     room.write(deadlines={"ps3": LATER, "ps10": LATER})
     for command in ("check", "setup", "launch"):

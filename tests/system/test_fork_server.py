@@ -237,7 +237,7 @@ def test_a_killed_fork_server_costs_nobody_anything_and_is_replaced(course, ada,
     assert course.handle(ada) == handle and course.report(ada).state is ServerState.READY
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_fork_server_that_is_lost_in_the_middle_of_a_start_delays_the_server_only(course, ada, how):
     server = loaded(course)
     course.bind((ada, ADA))

@@ -137,6 +137,7 @@ def scatter(count):
             pass
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files_come_home_and_one_more_is_incomplete(eve, desk):
     as_student(eve, scatter, 20_000)
     collected, name = desk.collect(eve)

@@ -303,6 +303,7 @@ def test_planted_names_of_ours_gain_nothing(teacher, eve, trap):
     assert (folder / "lab1").read_text() == "two"
 
 
+@pytest.mark.slow
 def test_a_folder_with_20000_files_is_no_obstacle(teacher, eve):
     teacher.send(eve)
     for number in range(20_000):

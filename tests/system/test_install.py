@@ -139,6 +139,7 @@ def test_a_build_that_fails_leaves_the_installed_release(machine, checkout):
     assert machine.current == current
 
 
+@pytest.mark.slow
 def test_a_release_that_cannot_be_imported_is_not_switched_to(machine, checkout):
     before, current = machine.contents(), machine.current
     (checkout / "nblauncher" / "__init__.py").write_text('__version__ = "2"\nimport missing\n')
@@ -168,6 +169,7 @@ def test_an_interrupted_install_leaves_the_installed_release_and_the_next_one_fi
     assert machine.current == current
 
 
+@pytest.mark.slow
 def test_a_damaged_release_is_replaced_by_another_one(machine, checkout):
     damaged = machine.current
     for file in machine.seen(PREFIX / damaged).rglob("nblauncher/__init__.py"):
@@ -180,6 +182,7 @@ def test_a_damaged_release_is_replaced_by_another_one(machine, checkout):
     machine.run("/usr/local/bin/nblauncher")
 
 
+@pytest.mark.slow
 def test_without_pypi_the_message_says_so(fresh_machine, checkout):
     output = fresh_machine.run(
         checkout / "install.sh",

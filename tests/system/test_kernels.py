@@ -420,6 +420,7 @@ def test_garbage_is_answered_by_a_process_of_the_students_own_and_costs_nobody_e
     started(client)
 
 
+@pytest.mark.slow
 def test_ten_thousand_requests_of_one_student_keep_no_kernel_from_another(ready, client, ada, bob):
     ready.ready((bob, BOB))
     server = loaded(ready)

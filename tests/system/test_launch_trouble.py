@@ -127,6 +127,7 @@ def test_without_tls_it_works_and_warns_and_lab_is_an_interface(down):
     assert httpx.get(f"http://127.0.0.1:{PORT}/", headers={"Host": "bank.example"}).status_code == 400
 
 
+@pytest.mark.slow
 def test_the_administrators_certificate_serves_the_class_when_the_key_may_be_shared(down):
     with tempfile.TemporaryDirectory(dir=down.folder) as folder:
         authority = class_ca.ensure_class_ca(Path(folder), ["localhost"], [], "somebody")
@@ -168,6 +169,7 @@ def without_ipv6() -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
+@pytest.mark.slow
 def test_on_a_host_without_ipv6_the_class_does_without_and_says_so(down):
     said = down.run("launch", "--background", "--only", ADA, preexec_fn=without_ipv6)
     assert f"Note: {NO_IPV6}" in said.stderr
@@ -180,6 +182,7 @@ def test_on_a_host_without_ipv6_the_class_does_without_and_says_so(down):
         assert ada.run("print(6 * 7)") == "42\n"
 
 
+@pytest.mark.slow
 def test_two_courses_run_beside_each_other_with_a_student_in_both(down):
     other = Classroom("nbtl2", [ADA], port=OTHER_PORT, first_uid=30150)
     try:

@@ -217,6 +217,7 @@ def test_after_a_killed_supervisor_sleepers_sleep_again_with_the_next_launch(cou
         assert browser.sign_in(PASSWORD).status_code == 302
 
 
+@pytest.mark.slow
 @pytest.mark.adoption
 def test_a_server_that_was_adopted_sleeps_and_wakes_too(course, ada):
     asleep(course, (ada, ADA), idle_stop=5)

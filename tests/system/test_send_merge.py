@@ -192,8 +192,16 @@ def test_a_damaged_version_is_never_merged_with(taught):
         ((b"not a notebook", b"", 0, b""), "is not a notebook"),
         ((b'{"worksheets": 1, "metadata": {}, "nbformat": 3, ', b'"nbformat_minor": 0}', 1, b""), "of format 4"),
         ((b"", b"[", 200_000, b""), "too much memory"),
-        ((b'{"cells": [], "nbformat": 4, "nbformat_minor": 5}', b" ", 200_000_000, b""), "larger than 16 MiB"),
-        ((b'{"cells": [', b"[],[],", 2_700_000, b'[]], "nbformat": 4, "nbformat_minor": 5}'), "no cells|too much"),
+        pytest.param(
+            (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5}', b" ", 200_000_000, b""),
+            "larger than 16 MiB",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            (b'{"cells": [', b"[],[],", 2_700_000, b'[]], "nbformat": 4, "nbformat_minor": 5}'),
+            "no cells|too much",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["text", "format-3", "brackets", "200-MB", "millions-of-lists"],
 )
@@ -273,6 +281,7 @@ def test_the_teachers_outputs_are_trusted_and_a_students_never(taught):
     assert (secret.st_uid, secret.st_mode & 0o777) == (taught.home(ADA).stat().st_uid, 0o600)
 
 
+@pytest.mark.slow
 def test_a_student_whose_key_cannot_be_used_gets_the_material_all_the_same(taught):
     folder = taught.home(ADA) / ".local/share/jupyter"
     as_student(

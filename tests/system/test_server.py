@@ -369,6 +369,7 @@ def wheel(folder: Path, name: str, version: str, code: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_pip_in_a_cell_adds_upgrades_and_leaves_the_courses_packages_alone(course, ada):
     folder = Path(tempfile.mkdtemp(prefix="nbtv-wheels-"))
     folder.chmod(0o755)

@@ -55,7 +55,7 @@ def bob() -> Iterator[Account]:
         yield account
 
 
-@pytest.fixture(scope="module", params=["process", "forkserver"])
+@pytest.fixture(scope="module", params=[pytest.param("process", marks=pytest.mark.slow), "forkserver"])
 def course(request, tmp_path_factory: pytest.TempPathFactory, ada: Account, bob: Account) -> Iterator[RunningClass]:
     folder = tmp_path_factory.mktemp("limits")
     with running_class(folder, "nbtv-limits", FRONT, spawner=request.param) as running:

@@ -177,6 +177,7 @@ def is_shown_out(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_client_that_drips_its_header_is_shown_out_all_the_same(front):
     with trust(front).wrap_socket(socket.create_connection(("127.0.0.1", PORT)), server_hostname="localhost") as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
