@@ -32,7 +32,7 @@ USAGE
 }
 
 run_tests() {
-    local stage=all status=0 workers=6 bytecode="" tools="" lint="" is_new=false
+    local stage=all status=0 workers=4 bytecode="" tools="" lint="" is_new=false
     case ${1:-} in
         -h | --help) usage; return 0 ;;
         all | check | slow | system | browser) stage=$1; shift ;;

@@ -246,11 +246,12 @@ def test_what_slurm_refuses_is_told_in_its_words(cluster, site, students, settin
 def test_a_time_that_the_partition_does_not_allow_waits_for_ever_and_says_why(cluster, site, students):
     wanted = SlurmSettings(config=site.config, partition=SHORT, time=60)
     number = started(wanted, students["nbtsca"])
-    job = until(site, number, JobState.QUEUED)
-    wait_until(lambda: jobs.poll(site, [number])[number].reason != "", "no reason")
-    job = jobs.poll(site, [number])[number]
-    assert job.reason in words.HOPELESS
-    assert "allow" in words.plain(job)
+    until(site, number, JobState.QUEUED)
+    # Slurm may say at first that the node is not available yet.
+    wait_until(
+        lambda: jobs.poll(site, [number])[number].reason in words.HOPELESS, lambda: str(jobs.poll(site, [number]))
+    )
+    assert "allow" in words.plain(jobs.poll(site, [number])[number])
 
 
 def test_a_held_job_is_told_as_held(cluster, site, students):
