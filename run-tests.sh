@@ -41,9 +41,9 @@ run_tests() {
     case $stage in
         all) selection=(tests/unit tests/contract tests/system tests/browser -m "not slow") ;;
         check) selection=(tests/unit tests/contract -m "not system and not browser and not slow") ;;
-        slow) # beside the emulated kernel one at a time: some wait for a moment and must not be late
+        slow) # fewer at a time: some wait for a moment and must not be late
             selection=(tests/unit tests/contract tests/system tests/browser -m slow)
-            workers=2
+            workers=3
             ;;
         system) selection=(tests/contract tests/system -m "system and not slow") ;; # a contract runs on the real thing as well
         browser) selection=(tests/browser -m "not slow") ;;
@@ -176,7 +176,7 @@ install_with_uv() { # install_with_uv REQUIREMENTS...: in seconds; uv is told wh
     done < <("$environment/bin/python" -I -m pip config list | sed -n "s/^.*\.\([a-z-]*\)='\(.*\)'$/\1 \2/p")
     "$uv" pip install --quiet --no-config --cache-dir "$scratch/uv" --index-strategy unsafe-best-match \
         --python "$environment/bin/python" "${words[@]}" "$@" &&
-        "$environment/bin/python" -I -m compileall -q -j 0 "$environment/lib"
+        "$environment/bin/python" -I -m compileall -q -j 0 -x '/tests?/' "$environment/lib"
 }
 
 install_checkout() { # into the environment

@@ -16,6 +16,7 @@ from tests.running import limited_by
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.skipif(
         shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="NO NGINX: install nginx-light"
     ),
@@ -66,7 +67,6 @@ def test_a_student_arrives_at_the_own_host_and_a_kernel_answers(room, page, tmp_
     tab.screenshot(path=tmp_path / "memory.png")
 
 
-@pytest.mark.slow
 def test_who_is_not_there_looks_again_until_the_server_is(room, page, tmp_path: Path):
     room.run("shutdown", "--only", ADA)
     page.goto(f"{OWN}tree")

@@ -65,7 +65,7 @@ def sign_in(room: Classroom, page, name: str) -> None:
     [
         ("button", "tree"),
         ("menu", "notebooks/tutorial/lab.ipynb"),
-        ("button", "lab/tree/tutorial/lab.ipynb"),
+        pytest.param("button", "lab/tree/tutorial/lab.ipynb", marks=pytest.mark.slow),
         pytest.param("menu", "tree", marks=pytest.mark.slow),
         pytest.param("button", "notebooks/tutorial/lab.ipynb", marks=pytest.mark.slow),
         pytest.param("menu", "lab/tree/tutorial/lab.ipynb", marks=pytest.mark.slow),

@@ -61,7 +61,10 @@ def assert_gone(room: Classroom) -> None:
     assert room.run("remove", "--yes").stdout == "remove: nothing to do.\n"
 
 
-@pytest.mark.parametrize("lines", [(1, 2, 3, 5, 7), (8, 9, 10), (11,), (12,), (13,)])
+@pytest.mark.parametrize(
+    "lines",
+    [(8, 9, 10), (12,), *(pytest.param(one, marks=pytest.mark.slow) for one in ((1, 2, 3, 5, 7), (11,), (13,)))],
+)
 def test_after_sigkill_at_any_point_the_same_command_finishes_and_nothing_is_lost(room, lines):
     write(ADA, "tutorial/result.txt", "42")
     write(BOB, "diary.txt", "dear diary")

@@ -341,7 +341,10 @@ def save_slowly(path, text):
             stream.flush()
 
 
-@pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_slowly])
+SAVES = [save_in_place, save_by_renaming, pytest.param(save_slowly, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("save", SAVES)
 def test_nothing_that_a_student_saves_while_files_are_merged_is_ever_lost(teacher, ada, save):
     """Each file was edited before, so that it is merged, and is saved with other work at some time meanwhile."""
     names = [f"lab{number:02}.py" for number in range(60)]
@@ -373,7 +376,7 @@ def test_nothing_that_a_student_saves_while_files_are_merged_is_ever_lost(teache
     assert MERGED in outcomes
 
 
-@pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_slowly])
+@pytest.mark.parametrize("save", SAVES)
 def test_nothing_that_a_student_saves_while_files_are_updated_is_ever_lost(teacher, ada, save):
     """The student saves every file once, at some time during the delivery; each save is found afterwards."""
     names = [f"lab{number:02}" for number in range(60)]
