@@ -98,7 +98,6 @@ def physics() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.slow
 def test_kernels_run_with_a_python_of_the_courses_own(up, physics):
     before = launched.handles(up)
     up.write(notebook={"kernel_python": str(physics)})

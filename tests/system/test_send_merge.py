@@ -281,7 +281,6 @@ def test_the_teachers_outputs_are_trusted_and_a_students_never(taught):
     assert (secret.st_uid, secret.st_mode & 0o777) == (taught.home(ADA).stat().st_uid, 0o600)
 
 
-@pytest.mark.slow
 def test_a_student_whose_key_cannot_be_used_gets_the_material_all_the_same(taught):
     folder = taught.home(ADA) / ".local/share/jupyter"
     as_student(

@@ -13,14 +13,22 @@ import pytest
 from nblauncher.paths import CoursePaths
 from nblauncher.preflight import trial, trial_pair
 from tests.classroom import Classroom
+from tests.packages import alone
 from tests.running import eventually
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]  # a trial takes a minute
+# A trial takes a minute, and builds a package.
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.group("builder")]
 
 ADA = "nbtoada"
 PORT = 18690
 FIRST_UID = 26500
 NGINX = pytest.mark.skipif(shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="NO NGINX")
+
+
+@pytest.fixture(autouse=True)
+def no_other_build() -> Iterator[None]:
+    with alone():
+        yield
 
 
 @pytest.fixture(scope="module", params=["direct", pytest.param("nginx", marks=NGINX)])
