@@ -21,9 +21,10 @@ from pathlib import Path
 _LARGEST = 1 << 20
 
 _SERVER = """
-import gc, importlib, json, os, pkgutil, socket, sys, time
+import contextlib, gc, importlib, json, os, pkgutil, selectors, socket, sys, time
 
 from nblauncher.__main__ import main
+from nblauncher.forkserver import life
 
 for name in ("nblauncher.cli", "nblauncher.commands", "nblauncher.preflight"):
     package = importlib.import_module(name)
@@ -41,37 +42,39 @@ def run(words, folder, environment, outputs):
         os.dup2(descriptor, number)
     os.closerange(3, 256)
     sys.argv[:] = ["nblauncher", *words]
-    main()
+    life.live(main)  # an interpreter that is torn down copies all the memory that it shares
 
 
-def mind(reply, *request):
+def begin(request, reply, *outputs):
     pid = os.fork()
     if pid == 0:
-        run(*request)
+        run(*json.loads(request), outputs)
     reply.send(str(pid).encode())
-    for descriptor in range(3):
+    for descriptor in outputs:
         os.close(descriptor)
-    os.closerange(3, reply.fileno())
-    os.closerange(reply.fileno() + 1, 256)
-    reply.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-    os._exit(0)
+    waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, reply))
+
+
+def end(pidfd, pid, reply):
+    waiting.unregister(pidfd)
+    os.close(pidfd)
+    with reply, contextlib.suppress(BrokenPipeError):  # the test waits no more
+        reply.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
 
 
 asked = socket.socket(fileno=int(sys.argv[1]))
+waiting = selectors.DefaultSelector()
+waiting.register(asked, selectors.EVENT_READ)
 while True:
-    message, descriptors, _flags, _address = socket.recv_fds(asked, LARGEST, 3)
-    if not message:
-        break
-    if os.fork() == 0:
-        asked.close()
-        mind(socket.socket(fileno=descriptors[0]), *json.loads(message), descriptors[1:])
-    for descriptor in descriptors:
-        os.close(descriptor)
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+    for key, _events in waiting.select():
+        if key.fileobj is not asked:
+            end(key.fileobj, *key.data)
+            continue
+        request, descriptors, _flags, _address = socket.recv_fds(asked, LARGEST, 3)
+        if not request:
+            sys.exit()
+        reply, *outputs = descriptors
+        begin(request, socket.socket(fileno=reply), *outputs)
 """.replace("LARGEST", str(_LARGEST))
 
 _server: socket.socket | None = None
