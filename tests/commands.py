@@ -20,17 +20,33 @@ from pathlib import Path
 
 _LARGEST = 1 << 20
 
-_SERVER = """
-import contextlib, gc, importlib, json, os, pkgutil, selectors, socket, sys, time
+IMPORTED = """
+import gc, importlib, pkgutil
 
 from nblauncher.__main__ import main
+from nblauncher.cli.render import table
+from nblauncher.exchange import merge
+from nblauncher.exchange.send import signing
 from nblauncher.forkserver import life
 
 for name in ("nblauncher.cli", "nblauncher.commands", "nblauncher.preflight"):
     package = importlib.import_module(name)
     for found in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
         importlib.import_module(found.name)
+# What some commands import when they need it.
+merge.load()
+signing.load()
+table(["column"], [["cell"]], 80)
 gc.freeze()
+"""
+"""Of a program that forks commands: `life.live(main)` is one. It ends without the tearing down of an interpreter, which
+would copy all the memory that it shares.
+"""
+
+_SERVER = """
+import contextlib, json, os, selectors, socket, sys, time
+
+IMPORTED
 
 
 def run(words, folder, environment, outputs):
@@ -42,7 +58,7 @@ def run(words, folder, environment, outputs):
         os.dup2(descriptor, number)
     os.closerange(3, 256)
     sys.argv[:] = ["nblauncher", *words]
-    life.live(main)  # an interpreter that is torn down copies all the memory that it shares
+    life.live(main)
 
 
 def begin(request, reply, *outputs):
@@ -75,7 +91,7 @@ while True:
             sys.exit()
         reply, *outputs = descriptors
         begin(request, socket.socket(fileno=reply), *outputs)
-""".replace("LARGEST", str(_LARGEST))
+""".replace("LARGEST", str(_LARGEST)).replace("IMPORTED", IMPORTED)
 
 _server: socket.socket | None = None
 

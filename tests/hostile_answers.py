@@ -392,9 +392,11 @@ def _rename(notebook: Notebook) -> None:
         answers.named(notebook, name)["metadata"]["nbgrader"]["grade_id"] = f"{name}\x1b[31m\nx"
 
 
-def _raw(data: bytes) -> Callable[[Path], None]:
+def _raw(data: bytes | Callable[[], bytes]) -> Callable[[Path], None]:
+    """Large data are made when they are written: for what each worker has in memory every fork of a test pays."""
+
     def prepare(folder: Path) -> None:
-        (folder / "problem1.ipynb").write_bytes(data)
+        (folder / "problem1.ipynb").write_bytes(data() if callable(data) else data)
 
     return prepare
 
@@ -429,11 +431,11 @@ FILES = {
     "empty": Attack(prepare=_raw(b""), said="not JSON", is_graded=False),
     "not UTF-8": Attack(prepare=_raw(b'{"cells": ["\xff\xfe"]}'), is_graded=False),
     "a surrogate": Attack(_notebook(lambda notebook: notebook["metadata"].update(title="\ud800"))),
-    "deep": Attack(prepare=_raw(b"[" * 5_000_000), is_graded=False),
-    "deep objects": Attack(prepare=_raw(b'{"a":' * 1_000_000 + b"1" + b"}" * 1_000_000), is_graded=False),
+    "deep": Attack(prepare=_raw(lambda: b"[" * 5_000_000), is_graded=False),
+    "deep objects": Attack(prepare=_raw(lambda: b'{"a":' * 1_000_000 + b"1" + b"}" * 1_000_000), is_graded=False),
     "a large number": Attack(
         prepare=_raw(
-            b'{"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"x": ' + b"9" * 5_000_000 + b"}}"
+            lambda: b'{"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"x": ' + b"9" * 5_000_000 + b"}}"
         ),
         is_graded=False,
     ),

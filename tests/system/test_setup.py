@@ -17,6 +17,7 @@ import pytest
 
 from nblauncher.auth import passwords
 from nblauncher.paths import host_database
+from tests import commands
 from tests.classroom import COMMAND, Classroom, system_lines
 from tests.running import remove_account
 
@@ -344,16 +345,16 @@ def test_who_is_not_root_is_refused(room):
     assert "root" in answer.stderr
 
 
-NOT_ROOT = """
+NOT_ROOT = f"""
 import json, os, sys
-from nblauncher.cli import main
+{commands.IMPORTED}
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 for words in json.loads(sys.argv[1]):
     print(words[0], flush=True)
     if (pid := os.fork()) == 0:
         os.dup2(1, 2)
         sys.argv[1:] = words
-        main.main()
+        life.live(main)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 COMMANDS = (

@@ -86,37 +86,32 @@ def test_a_class_list_becomes_a_private_roster_without_root_and_without_a_config
     assert "ada," in (tmp_path / "students.csv").read_text()
 
 
-ONE_AFTER_THE_OTHER = """
-import gc, json, os, sys
-from nblauncher.cli import main
-from nblauncher.system import interruption
-interruption.listen()
-gc.freeze()
+ONE_AFTER_THE_OTHER = f"""
+import json, os, sys
+{commands.IMPORTED}
 for words in json.loads(sys.argv[1]):
     if (pid := os.fork()) == 0:
         sys.argv[1:] = words
-        main.main()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        life.live(main)
+    print(words, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 """Of a command line that is wrong, importing takes all the time: here it is done once for all of them."""
+LISTS = [
+    *((command, "--only") for command in ("setup", "send", "launch", "reload", "status", "retrieve", "shutdown")),
+    *((command, "--only") for command in ("remove", "snapshot", "freeze", "thaw")),
+    ("remove", "--claim"),
+    ("remove", "--despite-incomplete"),
+    ("remove", "--section"),
+]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *((command, "--only") for command in ("setup", "send", "launch", "reload", "status", "retrieve", "shutdown")),
-        *((command, "--only") for command in ("remove", "snapshot", "freeze", "thaw")),
-        ("remove", "--claim"),
-        ("remove", "--despite-incomplete"),
-        ("remove", "--section"),
-    ],
-)
-def test_a_list_of_names_that_is_given_and_empty_is_a_wrong_command_line(tmp_path, arguments):
+def test_a_list_of_names_that_is_given_and_empty_is_a_wrong_command_line(tmp_path):
     """`remove --only "$LEAVERS" --yes` with an empty variable must not remove the class."""
     lines = [
         [*words, given, "--dry-run"]
+        for option in LISTS
         for given in ("", ",", " ", " , ,", "\t")
-        for words in (arguments, [*arguments, "ada", arguments[-1]])
+        for words in (option, [*option, "ada", option[-1]])
     ]
     answer = subprocess.run(
         [sys.executable, "-I", "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)],
@@ -126,9 +121,10 @@ def test_a_list_of_names_that_is_given_and_empty_is_a_wrong_command_line(tmp_pat
         stdin=subprocess.DEVNULL,
         env={"PATH": os.environ["PATH"]},
     )
-    assert answer.stdout.split() == ["2"] * len(lines), answer
-    noun = "section" if arguments[1] == "--section" else "student"
-    assert answer.stderr.count(f"does not name a {noun}") == len(lines)
+    assert answer.stdout.splitlines() == [f"{words} 2" for words in lines], answer
+    of_sections = sum("--section" in words for words in lines)
+    assert answer.stderr.count("does not name a section") == of_sections
+    assert answer.stderr.count("does not name a student") == len(lines) - of_sections
 
 
 @pytest.mark.parametrize("limit", ["--only", "--section"])

@@ -140,7 +140,7 @@ def drained(tmp_path, content: bytes) -> tuple[CappedLog, Loop]:
         with contextlib.suppress(BlockingIOError):
             rest = rest[os.write(writing, rest[: 1 << 16]) :]
         if rest:
-            loop.later(0.0, feed)
+            loop.later(0.005, feed)
         else:
             os.close(writing)
             loop.later(0.0, lambda: (log.close(), done.cancel(), loop.stop())[0])
@@ -157,7 +157,7 @@ def test_a_log_keeps_lines_and_escapes_what_moves_a_cursor(tmp_path):
     assert log.last_lines() == ("héllo", "\\x1b[31mred\\u202e", "no end\\xff")
 
 
-@pytest.mark.parametrize("line", [b"x" * 99 + b"\n", b"\n", b"x" * 10_000_000])
+@pytest.mark.parametrize("line", [b"x" * 99 + b"\n", b"\n", b"x"])
 def test_a_log_never_outgrows_its_cap(tmp_path, line):
     drained(tmp_path, (line * (3_000_000 // len(line) + 1))[:3_000_000])
     files = list(tmp_path.iterdir())
