@@ -25,6 +25,7 @@ def faults(owner: Account, source: Path, paths: Iterable[str]) -> Mapping[str, s
     notebooks = sorted(path for path in paths if path.endswith(".ipynb"))
     found: dict[str, str] = {}
     if notebooks:
+        merge.load()  # before the fork: what is sent next is merged with it as well
         for frame in frames_of(owner, _examine, source, notebooks, stall=_STALL, longest=_LONGEST):
             found[str(frame.header["path"])] = str(frame.header["words"])
     return found
@@ -34,7 +35,6 @@ def _examine(output: int, source: Path, paths: Iterable[str]) -> None:
     """Runs as the owner. A file that cannot be read is reported when it is sent."""
     voice = Voice(output)
     root = open_source(source)
-    merge.load()
     for path in paths:
         voice.tick()
         above, _, name = path.rpartition("/")
