@@ -134,7 +134,7 @@ class RunningClass:
     """A course with its supervisor. `up` starts servers; `close` ends everything, also after a failed test."""
 
     def __init__(
-        self, folder: Path, course: str, front_port: int, *, interface: str = "notebook", spawner: str = "process"
+        self, folder: Path, course: str, front_port: int, *, interface: str = "notebook", spawner: str = "forkserver"
     ) -> None:
         self.paths = CoursePaths(course)
         self.front_port, self.interface, self.spawner = front_port, interface, spawner
@@ -149,6 +149,7 @@ class RunningClass:
             preloading.lend(self.paths)
             self._supervisor = client.start(self.paths)
             class_files.write(self.paths.run, self.kernels)
+            self._supervisor.prepare(self.spawner, at_first_use=True)
         return self._supervisor
 
     def reconnect(self) -> Client:

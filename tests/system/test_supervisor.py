@@ -325,7 +325,7 @@ def test_a_server_that_never_answered_is_not_started_again(course, ada):
 
 
 def test_a_server_that_does_not_answer_in_time_is_ended(course, ada):
-    assert course.up((ada, ADA), deadline=0.0)[0].reason == "it did not answer in time"
+    assert course.up((ada, ADA), deadline=0.0, spawner="process")[0].reason == "it did not answer in time"
     assert not processes_of(ada)
     assert course.report(ada).state is ServerState.FAILED
     course.ready((ada, ADA))
