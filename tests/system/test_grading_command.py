@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import pwd
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nblauncher.forkserver.requests import Place
+from nblauncher.grading.by_command import program
+from nblauncher.isolation import spawn
+from nblauncher.isolation.cgroups import Group, Kind
+from nblauncher.isolation.sandbox import Sandbox
+from nblauncher.model import Account, Handle
+from nblauncher.system import processes
 from tests import envelope
 from tests.homework import write
+from tests.running import eventually
 from tests.taught import ADA, BOB, NAMES, Taught, taught_class
 
 pytestmark = [pytest.mark.system, pytest.mark.group("grading-command")]
@@ -94,6 +104,22 @@ def test_only_what_changed_is_graded_again(room):
     (room.folder / "grading/source/ps1/grade.py").write_text(TESTS.replace('"max_score": 2', '"max_score": 3'))
     room.hand_over()
     assert {one["status"] for one in graded(room).values()} == {"done"}
+
+
+def test_a_program_that_ends_before_it_is_watched_has_been_run(room, monkeypatch):
+    entry = pwd.getpwnam(ADA)
+    account = Account(ADA, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+    start = spawn.fork_exec
+
+    def started_and_ended(child: spawn.Child) -> tuple[Handle, int]:
+        handle, output = start(child)
+        eventually(lambda: not processes.is_running(handle))
+        return handle, output
+
+    monkeypatch.setattr(spawn, "fork_exec", started_and_ended)
+    place = Place(account, Sandbox(Group(Kind.NONE, Path())))
+    ended = program.run(place, ["sh", "-c", "echo done; exit 3"], {"PATH": "/usr/bin:/bin"}, "", seconds=30, most=100)
+    assert ended == program.Ended(3, "done\n")
 
 
 def test_a_student_cannot_bring_tests_of_their_own(room):

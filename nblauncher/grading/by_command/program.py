@@ -44,9 +44,7 @@ def run(
     found = _found(words[0], environment["PATH"])
     child = Child(place.account, (found, *words[1:]), environment, (), views.HOME / folder, place.sandbox)
     handle, output = spawn.fork_exec(child)
-    pidfd = processes.open_handle(handle)
-    if pidfd is None:
-        raise HostError(f"{words[0]} could not be watched")
+    pidfd = os.pidfd_open(handle.pid)  # our child until it is waited for, even if it has ended by now
     try:
         kept = _collected(output, pidfd, time.monotonic() + seconds, most)
         is_over = processes.wait_for_end(pidfd, 0)
