@@ -7,6 +7,7 @@ import random
 import signal
 import stat
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nblauncher.exchange.send import delivery, material, profile
 from nblauncher.exchange.send.delivery import BESIDE, BLOCKED, DELETED, KEPT, MERGED, NEW, UPDATED
 from nblauncher.system import drafts
 from tests.notebooks import cell, named, notebook, sources
+from tests.running import eventually
 from tests.sending import DAY, TARGET, Teacher, content_of, told
 from tests.students import become, made_account
 
@@ -268,9 +270,9 @@ def test_whenever_a_delivery_is_killed_the_next_one_finishes_it_without_litter(t
             if sum(f"version {step}" in text for text in read_all(ada, names)) >= step:
                 killed.kill()
                 break
+            time.sleep(0.001)
         os.waitpid(killed.pid, 0)
-        while workers_of(ada):
-            pass
+        eventually(lambda: not workers_of(ada))
         teacher.send(ada)
         assert content_of(ada.home / TARGET) == content_of(teacher.source)
         assert not [name for name in os.listdir(ada.home / TARGET) if name.startswith(drafts.PREFIX)]
@@ -293,9 +295,9 @@ def test_whenever_a_merge_is_killed_the_next_run_finishes_it_and_the_work_is_the
             if sum(b"new %d" % step in (ada.home / TARGET / name).read_bytes() for name in names) >= step:
                 killed.kill()
                 break
+            time.sleep(0.001)
         os.waitpid(killed.pid, 0)
-        while workers_of(ada):
-            pass
+        eventually(lambda: not workers_of(ada))
         teacher.send(ada)
         for name in names:
             merged = (ada.home / TARGET / name).read_bytes()
