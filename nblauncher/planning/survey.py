@@ -47,7 +47,9 @@ class Facts:
     with_passwords: frozenset[str] = frozenset()
     """Students with passwords of this course for their present account."""
     taken_ports: frozenset[int] = frozenset()
-    """Ports of other courses, and ports on which another program listens."""
+    """Ports of other courses, and ports on which another program listens. Looked for only when one of these students
+    has no port yet.
+    """
     spent_ports: frozenset[int] = frozenset()
     desired: Mapping[str, str] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
@@ -71,7 +73,6 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
     found = {name: account for name in wanted if (account := host.accounts.lookup(name)) is not None}
     states = {name: account_state(claims.get(name), found.get(name)) for name in wanted}
     same_uid = {name for name, account in found.items() if uids.get(name) == account.uid}
-    owned_ports = host.ledger.ports()
     brought = imported.read(host.paths.imported)
     newcomers = brought.students if brought else {}
     return Facts(
@@ -91,8 +92,7 @@ def survey(host: Host, usernames: Iterable[str]) -> Facts:
         with_records=frozenset(same_uid),
         with_material=frozenset(host.course_ledger.with_material() & same_uid),
         with_passwords=frozenset(host.course_ledger.with_passwords() & same_uid),
-        taken_ports=frozenset(port for port, (owner, _) in owned_ports.items() if owner != course)
-        | (listening_ports() - frozenset(port for port, (owner, _) in owned_ports.items() if owner == course)),
+        taken_ports=_taken_ports(host) if wanted.keys() - members.keys() else frozenset(),
         spent_ports=host.ledger.spent_ports(course),
         desired=host.course_ledger.desired(),
         imported={name: one.port_offset for name, one in newcomers.items()},
@@ -178,6 +178,12 @@ def claimed_account(host: Host, username: str) -> Account:
     if claim is None or claim.is_guest:
         raise HostError(f"the ledger has no claim on {username}")
     return claim.account
+
+
+def _taken_ports(host: Host) -> frozenset[int]:
+    owners = {port: course for port, (course, _student) in host.ledger.ports().items()}
+    others = frozenset(port for port, course in owners.items() if course != host.settings.course)
+    return others | (listening_ports() - owners.keys())
 
 
 def listening_ports(*, uid: int | None = None) -> frozenset[int]:

@@ -125,6 +125,7 @@ def test_no_page_of_a_students_server_has_a_barrier(room, page, tmp_path: Path):
     assert found == []
 
 
+@pytest.mark.slow
 def test_no_page_of_a_teachers_link_and_no_closed_front_page_has_a_barrier(room, page, tmp_path: Path):
     found = []
 

@@ -72,7 +72,13 @@ def receipt(room: Classroom, name: str) -> tuple[dict[str, Any], str]:
 # What a key means
 
 
-@pytest.mark.parametrize("key", ["tutorial/ps1", "material/ps1", "./ps1/", "ps1/", "ps1\\"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "tutorial/ps1",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("material/ps1", "./ps1/", "ps1/", "ps1\\")),
+    ],
+)
 def test_every_usual_form_of_a_folder_captures_it(room, key):
     write(ADA, "tutorial/ps1/lab.py", "answer")
     got = capture(room, key)

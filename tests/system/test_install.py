@@ -149,7 +149,8 @@ def test_a_release_that_cannot_be_imported_is_not_switched_to(machine, checkout)
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "number",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
 )
 def test_an_interrupted_install_leaves_the_installed_release_and_the_next_one_finishes(machine, checkout, number):
     before, current, good = machine.contents(), machine.current, (checkout / "setup.py").read_text()

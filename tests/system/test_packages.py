@@ -24,7 +24,7 @@ from tests.classroom import Classroom
 from tests.packages import alone, archived, build, source_distribution
 from tests.running import eventually
 
-pytestmark = [pytest.mark.system, pytest.mark.group("builder")]
+pytestmark = [pytest.mark.system, pytest.mark.group("builder"), pytest.mark.slow]  # builds environments
 # Tests that build a whole environment, with ipykernel and all it needs, are slow: each takes twenty seconds.
 
 
@@ -81,7 +81,6 @@ def test_packages_are_built_by_an_account_that_owns_nothing_and_installed_as_roo
     assert not running_as(builder)
 
 
-@pytest.mark.slow
 def test_what_was_there_stays_until_the_new_one_works_and_one_more_is_kept(place, first):
     source_distribution(place, "2.0")
     (place / "index" / "nbtbuilt-2.0.tar.gz").chmod(0o600)  # it cannot be read
@@ -95,7 +94,6 @@ def test_what_was_there_stays_until_the_new_one_works_and_one_more_is_kept(place
     assert build(place, "nbtbuilt==1.0") == first, "what is still there is not built again"
 
 
-@pytest.mark.slow
 def test_an_environment_that_cannot_be_imported_is_not_used(place, builder):
     source_distribution(place, "3.0", 'pathlib.Path("nbtbuilt.py").write_text("raise RuntimeError(7)")')
     with pytest.raises(HostError, match="RuntimeError: 7"):
@@ -126,7 +124,7 @@ shutil.rmtree(os.environ["HOME"] + "/wheels"); os.symlink("/root", os.environ["H
     "extra",
     [
         pytest.param(SMUGGLED, id="a link"),
-        pytest.param(NO_WHEEL, id="no wheel", marks=pytest.mark.slow),
+        pytest.param(NO_WHEEL, id="no wheel"),
         pytest.param(MOVED, id="the folder"),
     ],
 )
@@ -185,7 +183,6 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-@pytest.mark.slow
 def test_a_build_leaves_nothing_on_the_host_and_sees_nothing_of_it(place, builder, open_folder):
     source_distribution(place, "1.0", name="nbtsibling")
     stale = place / "courses/third/.build/home"
@@ -236,7 +233,6 @@ if os.fork() == 0:
 """
 
 
-@pytest.mark.slow
 def test_a_process_that_keeps_pips_pipe_open_is_ended_and_the_build_goes_on(place, builder):
     source_distribution(place, "7.0", HOLDING)
     made = build(place, "nbtbuilt==7.0", course="other")
@@ -259,7 +255,6 @@ if os.fork() == 0:
 """
 
 
-@pytest.mark.slow
 def test_one_packages_build_changes_no_other_packages_wheel(place, builder, first):
     """`first` has ipykernel as the index has it."""
     source_distribution(place, "8.0", FORGING)
@@ -281,7 +276,6 @@ def build_wheel(*arguments, **named):
 """
 
 
-@pytest.mark.slow
 def test_what_a_package_is_built_with_is_fetched_before_it_is_built(place, builder):
     source_distribution(place, "1.0", name="nbtneeded")
     files = {
@@ -304,7 +298,6 @@ DATA = [(where, ["nbt.pth"])]
 """
 
 
-@pytest.mark.slow
 def test_nothing_of_a_package_runs_as_root_while_it_is_installed(place, builder):
     seen = place / "ran-as"
     seen.touch()
@@ -351,7 +344,6 @@ def hanging(place: Path, rooms: tuple[Classroom, Classroom]) -> Iterator[subproc
     go.unlink()
 
 
-@pytest.mark.slow
 def test_while_one_courses_packages_are_built_other_courses_are_set_up_and_removed(place, rooms, hanging):
     one, two = rooms
     two.run("setup")
@@ -368,7 +360,6 @@ def test_while_one_courses_packages_are_built_other_courses_are_set_up_and_remov
     assert not one.paths.environments.exists()
 
 
-@pytest.mark.slow
 def test_a_course_that_is_removed_while_its_packages_are_built_stays_removed(place, rooms, hanging):
     one, _two = rooms
     (place / "go").touch()

@@ -98,6 +98,7 @@ def physics() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow  # makes an environment
 def test_kernels_run_with_a_python_of_the_courses_own(up, physics):
     before = launched.handles(up)
     up.write(notebook={"kernel_python": str(physics)})

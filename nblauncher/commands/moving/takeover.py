@@ -205,7 +205,7 @@ def _refuse_taken(host: Host, session: Session) -> None:
     port = settings.web.port
     users = {found: course for found, (course, _name) in host.ledger.ports().items()}
     users |= {record.front_port: record.course for record in host.ledger.courses()}
-    if port in users or port in facts.taken_ports:
+    if port in users or port in survey.listening_ports():
         who = f"course {users[port]} of this host" if port in users else "another program"
         raise RefusedError(
             f"the front page's port {port} is taken by {who}; nothing was changed",
