@@ -37,7 +37,7 @@ def rehearse() -> None:
     for minor in _MINORS:
         for relaxes in (False, True):
             nbformat.validator.validate(_v4.new_notebook(nbformat_minor=minor), relax_add_props=relaxes)
-    with tempfile.TemporaryDirectory(prefix="nblauncher-rehearsal-") as folder, _without_config():
+    with tempfile.TemporaryDirectory(prefix="nblauncher-rehearsal-") as folder, _without_config(folder):
         course = Path(folder)
         url = f"sqlite:///{course}/gradebook.db"
         with contextlib.closing(sqlite3.connect(course / "gradebook.db")) as made, made:
@@ -78,10 +78,14 @@ def _released(url: str) -> Any:
 
 
 @contextlib.contextmanager
-def _without_config() -> Iterator[None]:
-    """No configuration of Jupyter's is read from the host."""
+def _without_config(scratch: str) -> Iterator[None]:
+    """No configuration of Jupyter's is read from the host. jupyter_core makes a temporary folder that stands for none
+    and never removes it: it is made in `scratch`, which goes.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, scratch
     os.environ["JUPYTER_NO_CONFIG"] = "1"
     try:
         yield
     finally:
         del os.environ["JUPYTER_NO_CONFIG"]
+        tempfile.tempdir = before

@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,10 @@ def course(whole: Graded) -> Iterator[Graded]:
     for folder in ("submitted", "autograded", ".nblauncher"):
         subprocess.run(["rm", "-rf", "--", str(whole.course / folder)], check=True)
     whole.room.write(STUDENTS, grading=LIMITS)
+    before = jupyters_folders()
     yield whole
     assert left_behind(whole) == []
+    assert jupyters_folders() <= before
 
 
 def hand_in(course: Graded, students: list[str], **more: Any) -> None:
@@ -68,6 +71,11 @@ def grade(course: Graded, *arguments: str, expect: int = 0) -> dict[str, dict[st
 
 def done(graded: dict[str, dict[str, Any]]) -> list[str]:
     return sorted(name for name, one in graded.items() if one["status"] == "done")
+
+
+def jupyters_folders() -> set[Path]:
+    """Temporary folders that jupyter_core makes where no configuration is to be read, and never removes."""
+    return set(Path(tempfile.gettempdir()).glob("jupyter-clean-cfg-*"))
 
 
 def left_behind(course: Graded) -> list[str]:
