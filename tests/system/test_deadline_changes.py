@@ -50,10 +50,11 @@ def set_deadlines(room: Classroom, **deadlines: datetime) -> None:
 
 
 def collector(room: Classroom) -> subprocess.Popen[str]:
-    """What the supervisor starts minutes before a moment; it has begun to copy when this returns."""
+    """What the supervisor starts minutes before a moment; it has copied each student's work when this returns."""
     process = room.start("retrieve", "--unattended", room.course)
     assert process.stderr is not None
-    assert "beforehand" in process.stderr.readline()
+    for _student in NAMES:
+        assert "beforehand" in process.stderr.readline()
     return process
 
 
